@@ -1,0 +1,106 @@
+// Brings a checkout up to date: the addon in build/Release, TypeScript in dist/. Does nothing where nothing
+// has changed since the last run, so that npm can call it as `prepare` and every test run can call it first.
+//
+//   node scripts/build.mjs [native] [ts]      both when none is named
+
+import { spawnSync } from 'node:child_process';
+import fs from 'node:fs';
+import { createRequire } from 'node:module';
+import path from 'node:path';
+
+const require = createRequire(import.meta.url);
+const { compile } = require('./lib/native_build.cjs');
+
+const root = path.join(import.meta.dirname, '..');
+const inRoot = (/** @type {string[]} */ ...parts) => path.join(root, ...parts);
+
+/** Every file below the named files and folders. @param {string[]} names @returns {string[]} */
+function filesIn(...names) {
+  return names.flatMap((name) => {
+    const full = inRoot(name);
+    if (!fs.existsSync(full)) return [];
+    if (!fs.statSync(full).isDirectory()) return [name];
+    return fs
+      .readdirSync(full, { recursive: true, withFileTypes: true })
+      .filter((entry) => entry.isFile())
+      .map((entry) => path.relative(root, path.join(entry.parentPath, entry.name)));
+  });
+}
+
+/**
+ * Runs `make` unless every product exists and no source has changed since it last began. The stamp holds the
+ * time of the start, so an edit made while it ran counts as newer.
+ * @param {string} name
+ * @param {{ sources: string[], products: string[], make: () => boolean }} step
+ */
+function bringUpToDate(name, { sources, products, make }) {
+  const stamp = inRoot('build', `${name}.stamp`);
+  const made = fs.existsSync(stamp) ? fs.statSync(stamp).mtimeMs : 0;
+  const current =
+    products.every((file) => fs.existsSync(inRoot(file))) &&
+    sources.every((file) => fs.statSync(inRoot(file)).mtimeMs <= made);
+  if (current) return;
+  const start = new Date();
+  if (!make()) process.exit(1);
+  fs.mkdirSync(path.dirname(stamp), { recursive: true });
+  fs.writeFileSync(stamp, '');
+  fs.utimesSync(stamp, start, start);
+}
+
+function buildNative() {
+  bringUpToDate('native', {
+    sources: filesIn('CMakeLists.txt', 'engine', 'cpu', 'binding'),
+    products: ['build/Release/marginfc.node'],
+    make: () => compile(root).ok,
+  });
+}
+
+function buildTypeScript() {
+  const modules = filesIn('src').map((file) => path.relative('src', file).replace(/\.ts$/, ''));
+  bringUpToDate('typescript', {
+    sources: [...filesIn('src'), 'package.json', 'tsconfig.json', 'tsconfig.base.json'],
+    products: [
+      ...modules.map((module) => `dist/${module}.js`),
+      ...commonJsEntries().flatMap((entry) => [`${entry}.cjs`, `${entry}.d.cts`]),
+    ],
+    make: () => {
+      const tsc = require.resolve('typescript/bin/tsc');
+      const child = spawnSync(process.execPath, [tsc, '--project', inRoot('tsconfig.json')], {
+        stdio: 'inherit',
+      });
+      if (child.status !== 0) return false;
+      writeCommonJsEntries();
+      removeOrphans(modules);
+      return true;
+    },
+  });
+}
+
+/** The entry points that package.json offers to `require`, for example `dist/index`. */
+function commonJsEntries() {
+  const { exports } = JSON.parse(fs.readFileSync(inRoot('package.json'), 'utf8'));
+  return Object.values(exports)
+    .filter((entry) => typeof entry === 'object')
+    .map((entry) => entry.require.default.replace(/^\.\/(.*)\.cjs$/, '$1'));
+}
+
+/** `require` gets the very module that `import` gets: one copy of the classes, one addon. */
+function writeCommonJsEntries() {
+  for (const entry of commonJsEntries()) {
+    const module = `./${path.basename(entry)}.js`;
+    fs.writeFileSync(inRoot(`${entry}.cjs`), `'use strict';\nmodule.exports = require('${module}');\n`);
+    fs.writeFileSync(inRoot(`${entry}.d.cts`), `export * from '${module}';\n`);
+  }
+}
+
+/** Output of sources that are gone would still be published. @param {string[]} modules */
+function removeOrphans(modules) {
+  for (const file of filesIn('dist')) {
+    const module = path.relative('dist', file).replace(/\.(js|cjs|d\.ts|d\.cts)(\.map)?$/, '');
+    if (!modules.includes(module)) fs.rmSync(inRoot(file));
+  }
+}
+
+const steps = process.argv.slice(2);
+if (steps.length === 0 || steps.includes('native')) buildNative();
+if (steps.length === 0 || steps.includes('ts')) buildTypeScript();

@@ -1,0 +1,27 @@
+import { defineConfig } from 'vitest/config';
+
+/** Installs the package from a tarball and compiles it twice: minutes, so apart from the quick tests. */
+const packaging = ['test/packaging.test.ts'];
+
+const report = process.env.MARGINFC_TEST_REPORT;
+
+export default defineConfig({
+  test: {
+    // CI counts the tests from this file.
+    reporters: report ? ['default', ['json', { outputFile: report }]] : ['default'],
+    projects: [
+      {
+        test: {
+          name: 'unit',
+          include: ['test/**/*.test.ts'],
+          exclude: packaging,
+          testTimeout: 120_000,
+          hookTimeout: 120_000,
+        },
+      },
+      {
+        test: { name: 'packaging', include: packaging, testTimeout: 900_000, hookTimeout: 900_000 },
+      },
+    ],
+  },
+});
