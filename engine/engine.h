@@ -1,0 +1,164 @@
+// The contract every engine implements. Start reading here.
+//
+// marginfc computes, for B feature rows x and C class rows w of D floats each, the softmax cross-entropy
+// of s * cos(x, w) with a margin on each row's own class, and both gradients, without the B x C logits.
+// The classes are split in contiguous ranges. An engine keeps a range (ClassShard) and runs one batch
+// against it (ShardPass); engine/evaluation.h drives the phases over all shards and does what is per row:
+//
+//   0 prepare     ClassShard::begin          norms, operands packed for the engine
+//   1 target      ShardPass::targets         cosine and sine of the own class, float64
+//   2 negatives   ShardPass::negatives       sums of exp over all other classes of the shard
+//   3 epilogue    engine/row_epilogue.h      margin, loss, row coefficients
+//   4 gradients   ShardPass::gradients       dX of the shard and dW, or the update of W
+//   5 finish      the same call              tangent projection, optimiser
+//
+// Every pointer below is borrowed for as long as its comment says and never freed by the callee. Calls
+// return when their results are written. A ShardPass may be used by one thread at a time; a ClassShard
+// may serve several passes, but not while it is being updated. No exception leaves these functions.
+#pragma once
+
+#include <atomic>
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "engine/status.h"
+
+namespace marginfc {
+
+// Classes start .. end-1 of the whole head.
+struct ClassRange {
+  int64_t start = 0;
+  int64_t end = 0;
+  int64_t size() const { return end - start; }
+};
+
+// Shard `index` of `count`: C / count classes, the first C mod count shards one more (as PartialFC).
+inline ClassRange shard_range(int64_t classes, int64_t count, int64_t index) {
+  const int64_t base = classes / count, extra = classes % count;
+  const int64_t start = index * base + (index < extra ? index : extra);
+  return {start, start + base + (index < extra ? 1 : 0)};
+}
+
+enum class Workspace { keep, recompute };
+
+// The B rows that every shard sees.
+struct Batch {
+  const float* features = nullptr;  // [rows, dim], until the pass ends
+  const int32_t* labels = nullptr;  // [rows], class ids of the whole head or -1, until the pass ends
+  int64_t rows = 0;
+  int32_t dim = 0;
+  double scale = 64;  // s
+  bool check_finite = true;
+  Workspace workspace = Workspace::recompute;
+  const std::atomic<int32_t>* cancel = nullptr;  // work stops soon after it becomes non-zero; nullable
+};
+
+// One row's angle to its own class. Written only by the shard that owns the label.
+struct Target {
+  double cosine = 0;        // clamped to [-1, 1]
+  double sine = 0;          // |wh - cosine * xh|, or sqrt(1 - cosine^2) where a row has no direction
+  double feature_norm = 0;  // |x|, written by every shard
+};
+
+// Results of phase 2, one entry a row, for the classes of one shard without the row's own class.
+struct Negatives {
+  double* sum = nullptr;     // [rows], sum over negatives of exp(s * cos - offset)
+  double* offset = nullptr;  // [rows], 0 while s <= 64, else the largest exponent, so that nothing underflows
+  float* hardest = nullptr;  // [rows], largest negative cosine (-2 if there is none); nullable
+};
+
+// Phase 3's answer to one shard: loss gradient of a row's cosines.
+struct RowCoefficients {
+  const double* kappa = nullptr;   // [rows], dLoss/dcos_ij = kappa_i * exp(s * cos_ij - offset_i) for negatives
+  const double* gamma = nullptr;   // [rows], dLoss/dcos_iy for the own class
+  const double* radial = nullptr;  // [rows], dLoss/d|x_i| of a margin that depends on it; nullable
+  double largest_weight = 0;       // largest |dLoss/dz| a row's weight allows: kappa <= this * exp(offset - lse)
+};
+
+struct Optimizer {
+  enum class Kind { sgd, adamw };
+  Kind kind = Kind::sgd;
+  double weight_decay = 0;
+  double momentum = 0;    // sgd
+  bool nesterov = false;  // sgd
+  double beta1 = 0.9;     // adamw
+  double beta2 = 0.999;   // adamw
+  double epsilon = 1e-8;  // adamw
+};
+
+// Where the weights' gradient goes.
+struct WeightSink {
+  enum class Kind { none, write, accumulate, update };
+  Kind kind = Kind::none;
+  float* gradient = nullptr;  // write: [classes of the shard, dim]
+  double learning_rate = 0;   // update
+  int64_t step = 0;           // update: number of this update, from 1 (adamw's bias correction)
+};
+
+// One batch against one shard.
+class ShardPass {
+ public:
+  virtual ~ShardPass() = default;
+
+  // Phase 1. `targets` [rows]; rows whose label lies elsewhere keep cosine and sine as they are.
+  virtual Status targets(Target* targets) = 0;
+
+  // Phase 2. With `feature_gradient` the unnormalised dX is gathered on the way, which saves gradients()
+  // the work.
+  virtual Status negatives(bool feature_gradient, const Negatives& result) = 0;
+
+  // Before gradients(): takes all memory that call needs. After this, gradients() with an update cannot
+  // fail and does not look at `cancel`, so that a step over several shards happens wholly or not at all.
+  virtual Status reserve(bool feature_gradient, const WeightSink& sink) = 0;
+
+  // Phases 4 and 5, after targets(), negatives() and reserve(). `feature_gradient` [rows, dim] or null: this
+  // shard's part of dX; the parts of all shards add up.
+  virtual Status gradients(const RowCoefficients& rows, float* feature_gradient, const WeightSink& sink) = 0;
+};
+
+// A contiguous range of classes: weights borrowed from the caller, or owned with optimiser state.
+class ClassShard {
+ public:
+  virtual ~ClassShard() = default;
+
+  virtual ClassRange range() const = 0;
+
+  // Phase 0. `batch`'s arrays must live as long as the pass.
+  virtual Status begin(const Batch& batch, std::unique_ptr<ShardPass>* pass) = 0;
+
+  // The k <= size() classes with the largest cosine for each row, best first, ties to the smaller id.
+  // features [rows, dim] -> classes [rows, k], cosines [rows, k].
+  virtual Status nearest(const Batch& batch, int64_t k, int32_t* classes, float* cosines) = 0;
+
+  // Owned weights only. `first` and `count` are class ids of the whole head inside range().
+  virtual Status initialize(double std, uint64_t seed) = 0;
+  virtual Status write(int64_t first, int64_t count, const float* values) = 0;
+  virtual Status read(int64_t first, int64_t count, float* values) const = 0;
+  // One update with the accumulated gradient, which is zero afterwards.
+  virtual Status apply(const WeightSink& update) = 0;
+};
+
+class Engine {
+ public:
+  virtual ~Engine() = default;
+
+  // weights [range.size(), dim]: the range's own rows, borrowed for the shard's life.
+  virtual Status borrow(ClassRange range, int32_t dim, const float* weights, std::unique_ptr<ClassShard>* shard) = 0;
+  // Weights and optimiser state in the engine's own memory, zero at first.
+  virtual Status own(ClassRange range, int32_t dim, const Optimizer& optimizer, std::unique_ptr<ClassShard>* shard) = 0;
+  // Bytes `keep` would hold for one shard of this size: decides workspace 'auto'.
+  virtual size_t keep_bytes(int64_t rows, int64_t classes) const = 0;
+};
+
+// One line of listEngines().
+struct EngineRow {
+  std::string name;
+  bool available = false;
+  std::string detail;  // when available: instruction set, threads
+  std::string reason;  // when not: why
+};
+
+}  // namespace marginfc

@@ -1,0 +1,90 @@
+// One batch against a whole head: drives the phases of engine.h over the shards and does what is per row.
+#pragma once
+
+#include <memory>
+#include <vector>
+
+#include "engine/engine.h"
+#include "engine/margin.h"
+
+namespace marginfc {
+
+enum class Reduction { mean, sum, none };
+
+// A margin parameter: one value, one a row, or one a class.
+struct Parameter {
+  double value = 0;
+  const float* per_row = nullptr;    // [rows]
+  const float* per_class = nullptr;  // [classes]
+};
+
+struct Margin {
+  MarginKind kind = MarginKind::arcface;
+  Parameter parameters[kMaxMarginParameters];
+  // kind custom, cosine units, [rows]:
+  const double* target = nullptr;
+  const double* target_derivative = nullptr;
+  const double* norm_derivative = nullptr;  // nullable
+};
+
+struct LossOptions {
+  Overflow overflow = Overflow::none;
+  bool straight_through = false;
+  Reduction reduction = Reduction::mean;
+  const float* row_weights = nullptr;  // [rows], until the evaluation ends; nullable
+  bool diagnostics = false;            // also accuracy and the hardest negative
+};
+
+struct RowResults {
+  float* loss = nullptr;           // [rows]
+  float* log_sum_exp = nullptr;    // [rows]
+  float* target_cosine = nullptr;  // [rows]
+};
+
+struct ForwardResult {
+  double loss = 0;      // NaN with reduction none
+  double accuracy = 0;  // NaN without diagnostics or counted rows
+};
+
+struct Gradients {
+  double loss_gradient = 1;                  // mean and sum
+  const float* row_loss_gradient = nullptr;  // [rows]; reduction none
+  float* features = nullptr;                 // [rows, dim]; nullable
+  WeightSink weights;                        // weights.gradient is [classes, dim] of all shards
+};
+
+class Evaluation {
+ public:
+  // `shards` cover all classes in order. Labels are in range. All pointers outlive the evaluation.
+  Evaluation(std::vector<ClassShard*> shards, const Batch& batch, const LossOptions& options);
+  ~Evaluation();
+
+  // Phases 0 and 1.
+  Status targets();
+  const std::vector<Target>& target_rows() const { return targets_; }
+
+  // Phases 0 to 3. `feature_gradient`: dX will be asked for, so gather it on the way.
+  Status forward(const Margin& margin, bool feature_gradient, const RowResults& rows, ForwardResult* result);
+
+  // Phases 4 and 5; after forward().
+  Status backward(const Gradients& gradients);
+
+ private:
+  Status epilogue(const Margin& margin, const RowResults& rows, ForwardResult* result);
+
+  const std::vector<ClassShard*> shards_;
+  const Batch batch_;
+  const LossOptions options_;
+  std::vector<std::unique_ptr<ShardPass>> passes_;
+  std::vector<Target> targets_;               // [rows]
+  std::vector<std::vector<double>> sums_;     // [shards][rows]
+  std::vector<std::vector<double>> offsets_;  // [shards][rows]
+  std::vector<std::vector<float>> hardest_;   // [shards][rows]
+  std::vector<double> log_sum_exp_;           // [rows]
+  std::vector<double> shortfall_;             // [rows], 1 - p_iy
+  std::vector<double> derivative_;            // [rows], F'
+  std::vector<double> norm_derivative_;       // [rows], dF/d|x|; empty if the margin has none
+  std::vector<double> row_scale_;             // [rows], what the reduction multiplies a row's loss with
+};
+
+}  // namespace marginfc

@@ -1,0 +1,94 @@
+#include "engine/head.h"
+
+#include <algorithm>
+#include <new>
+
+namespace marginfc {
+
+Status Head::create(Engine& engine, int64_t classes, int32_t dim, int64_t shards, const Optimizer& optimizer,
+                    std::unique_ptr<Head>* head) try {
+  std::unique_ptr<Head> created(new Head(classes, dim));
+  created->shards_.resize(shards);
+  for (int64_t r = 0; r < shards; r++)
+    MARGINFC_TRY(engine.own(shard_range(classes, shards, r), dim, optimizer, &created->shards_[r]));
+  *head = std::move(created);
+  return {};
+} catch (const std::bad_alloc&) {
+  return Status::no_weights();
+}
+
+std::vector<ClassShard*> Head::shards() const {
+  std::vector<ClassShard*> shards;
+  for (const auto& shard : shards_) shards.push_back(shard.get());
+  return shards;
+}
+
+Status Head::initialize(double std, uint64_t seed) {
+  for (const auto& shard : shards_) MARGINFC_TRY(shard->initialize(std, seed));
+  return {};
+}
+
+Status Head::write(int64_t first, int64_t count, const float* values) {
+  for (const auto& shard : shards_) {
+    const int64_t start = std::max(first, shard->range().start), end = std::min(first + count, shard->range().end);
+    if (start < end) MARGINFC_TRY(shard->write(start, end - start, values + (start - first) * dim_));
+  }
+  return {};
+}
+
+Status Head::read(int64_t first, int64_t count, float* values) const {
+  for (const auto& shard : shards_) {
+    const int64_t start = std::max(first, shard->range().start), end = std::min(first + count, shard->range().end);
+    if (start < end) MARGINFC_TRY(shard->read(start, end - start, values + (start - first) * dim_));
+  }
+  return {};
+}
+
+Status Head::nearest(const Batch& batch, int64_t k, int32_t* classes, float* cosines) try {
+  // Each shard gives its own best; the merge keeps k of them. Shards come in class order, so a stable choice of the
+  // larger cosine sends ties to the smaller id.
+  struct List {
+    int64_t k;
+    std::vector<int32_t> classes;
+    std::vector<float> cosines;
+  };
+  std::vector<List> lists;
+  for (const auto& shard : shards_) {
+    const int64_t own = std::min(k, shard->range().size());
+    if (own == 0) continue;
+    lists.push_back({own, std::vector<int32_t>(batch.rows * own), std::vector<float>(batch.rows * own)});
+    MARGINFC_TRY(shard->nearest(batch, own, lists.back().classes.data(), lists.back().cosines.data()));
+  }
+  std::vector<int64_t> next(lists.size());
+  for (int64_t i = 0; i < batch.rows; i++) {
+    std::fill(next.begin(), next.end(), 0);
+    for (int64_t n = 0; n < k; n++) {
+      size_t best = lists.size();
+      for (size_t r = 0; r < lists.size(); r++) {
+        if (next[r] == lists[r].k) continue;
+        if (best == lists.size() ||
+            lists[r].cosines[i * lists[r].k + next[r]] > lists[best].cosines[i * lists[best].k + next[best]])
+          best = r;
+      }
+      const int64_t at = i * lists[best].k + next[best]++;
+      classes[i * k + n] = lists[best].classes[at];
+      cosines[i * k + n] = lists[best].cosines[at];
+    }
+  }
+  return {};
+} catch (const std::bad_alloc&) {
+  return Status::no_workspace();
+}
+
+Status Head::apply(double learning_rate) {
+  WeightSink sink;
+  sink.kind = WeightSink::Kind::update;
+  sink.learning_rate = learning_rate;
+  sink.step = step_count_ + 1;
+  for (const auto& shard : shards_) MARGINFC_TRY(shard->apply(sink));
+  accumulated_ = false;
+  step_count_++;
+  return {};
+}
+
+}  // namespace marginfc

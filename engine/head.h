@@ -1,0 +1,45 @@
+// The classes of one MarginHead: shards that own their weights, and what spans them.
+#pragma once
+
+#include <memory>
+#include <vector>
+
+#include "engine/engine.h"
+
+namespace marginfc {
+
+class Head {
+ public:
+  static Status create(Engine& engine, int64_t classes, int32_t dim, int64_t shards, const Optimizer& optimizer,
+                       std::unique_ptr<Head>* head);
+
+  int64_t classes() const { return classes_; }
+  int32_t dim() const { return dim_; }
+  std::vector<ClassShard*> shards() const;
+
+  // Optimiser updates made. A step reads it, and counts itself when it is done.
+  int64_t step_count() const { return step_count_; }
+  void count_step() { step_count_++; }
+  // Whether there is anything for apply() to use.
+  bool accumulated() const { return accumulated_; }
+  void mark_accumulated() { accumulated_ = true; }
+
+  Status initialize(double std, uint64_t seed);
+  // [count, dim], classes first .. first + count - 1.
+  Status write(int64_t first, int64_t count, const float* values);
+  Status read(int64_t first, int64_t count, float* values) const;
+  // As ClassShard::nearest, over all shards; k <= classes().
+  Status nearest(const Batch& batch, int64_t k, int32_t* classes, float* cosines);
+  Status apply(double learning_rate);
+
+ private:
+  Head(int64_t classes, int32_t dim) : classes_(classes), dim_(dim) {}
+
+  const int64_t classes_;
+  const int32_t dim_;
+  std::vector<std::unique_ptr<ClassShard>> shards_;
+  int64_t step_count_ = 0;
+  bool accumulated_ = false;
+};
+
+}  // namespace marginfc
