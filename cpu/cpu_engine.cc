@@ -1,0 +1,31 @@
+#include "cpu/cpu_engine.h"
+
+#include <new>
+
+#include "cpu/pass.h"
+#include "cpu/shard.h"
+
+namespace marginfc {
+
+Status CpuEngine::borrow(ClassRange range, int32_t dim, const float* weights, std::unique_ptr<ClassShard>* shard) try {
+  *shard = std::make_unique<CpuShard>(*this, range, dim, weights);
+  return {};
+} catch (const std::bad_alloc&) {
+  return Status::no_weights();
+}
+
+Status CpuEngine::own(ClassRange range, int32_t dim, const Optimizer& optimizer,
+                      std::unique_ptr<ClassShard>* shard) try {
+  auto owned = std::make_unique<CpuShard>(*this, range, dim, nullptr);
+  MARGINFC_TRY(owned->allocate(optimizer));
+  *shard = std::move(owned);
+  return {};
+} catch (const std::bad_alloc&) {
+  return Status::no_weights();
+}
+
+size_t CpuEngine::keep_bytes(int64_t rows, int64_t classes) const {
+  return static_cast<size_t>(exponential_stride(rows, kernels_.panel)) * classes * sizeof(float);
+}
+
+}  // namespace marginfc

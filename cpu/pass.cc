@@ -1,0 +1,259 @@
+#include "cpu/pass.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <limits>
+
+#include "engine/margin.h"
+
+namespace marginfc {
+namespace {
+
+constexpr double kLn2 = 0.6931471805599453;
+// Up to here exp(z) and its sums over 10M classes stay inside float32 without an offset.
+constexpr double kMostPlainScale = 64;
+
+// Classes in a block: 112 rows of 512 floats and the features of a row block share a second-level cache of 1 MiB.
+constexpr int32_t kBlockClasses = 112;
+// E of a block for the whole batch, when it is not kept, stays below this many floats.
+constexpr int64_t kMostBlockFloats = 192 * 1024;
+// Fixed, so that sums are added in the same order on any number of threads.
+constexpr int64_t kChunks = 16;
+// kappa = weight * exp(-lse) is scaled so that the largest weight is about 2^20: then kappa * xh is far from both
+// ends of float32 for every sum that exp(+-64) over 10M classes can give.
+constexpr int kWeightExponent = 20;
+
+Status not_finite(const char* argument, int64_t row) {
+  return Status::failure(Code::not_finite, std::string(argument) + " must be finite, row " + std::to_string(row) +
+                                               " holds a NaN or infinite value");
+}
+
+}  // namespace
+
+int64_t exponential_stride(int64_t rows, int panel) {
+  const int64_t padded = (rows + panel - 1) / panel * panel;
+  return padded % 256 == 0 ? padded + 16 : padded;
+}
+
+CpuPass::CpuPass(CpuShard& shard, const Batch& batch)
+    : shard_(shard),
+      engine_(shard.engine()),
+      kernels_(engine_.kernels()),
+      batch_(batch),
+      rows_(batch.rows),
+      dim_(batch.dim),
+      classes_(shard.range().size()),
+      panels_((batch.rows + kernels_.panel - 1) / kernels_.panel),
+      width_((static_cast<int64_t>(batch.dim) + kernels_.panel - 1) / kernels_.panel * kernels_.panel),
+      stride_(exponential_stride(batch.rows, kernels_.panel)) {
+  const int32_t tile = kernels_.tile_classes;
+  int64_t most = kBlockClasses;
+  if (stride_ > 0) most = std::min(most, kMostBlockFloats / stride_);
+  block_classes_ = static_cast<int32_t>(std::max<int64_t>(most / tile, 1)) * tile;
+  blocks_ = (classes_ + block_classes_ - 1) / block_classes_;
+  chunks_ = std::min(kChunks, blocks_);
+}
+
+Status CpuPass::prepare() {
+  norms_.resize(rows_);
+  for (int64_t i = 0; i < rows_; i++) {
+    double total = 0;
+    for (int32_t d = 0; d < dim_; d++) {
+      const double x = batch_.features[i * dim_ + d];
+      total += x * x;
+    }
+    const double norm = std::sqrt(total);
+    if (batch_.check_finite && !std::isfinite(norm)) return not_finite("features", i);
+    norms_[i] = {norm, 1 / std::max(norm, kNormFloor), !(norm < kNormFloor)};
+  }
+
+  const ClassRange range = shard_.range();
+  labels_.assign(panels_ * kernels_.panel, -1);
+  for (int64_t i = 0; i < rows_; i++) {
+    const int32_t label = batch_.labels[i];
+    if (label < range.start || label >= range.end) continue;
+    labels_[i] = static_cast<int32_t>(label - range.start);
+    owners_.push_back({labels_[i], static_cast<int32_t>(i)});
+  }
+  std::stable_sort(owners_.begin(), owners_.end(), [](Owner a, Owner b) { return a.index < b.index; });
+  if (!pack_features()) return Status::no_workspace();
+
+  scratch_.resize(engine_.pool().threads());
+  const int64_t block_rows = batch_.workspace == Workspace::keep ? 0 : std::min(kRowBlock, panels_ * kernels_.panel);
+  for (Scratch& scratch : scratch_)
+    if (!scratch.block.allocate(block_classes_, dim_, kernels_.panel) ||
+        !scratch.exponentials.allocate(block_classes_ * block_rows) || !scratch.sums.allocate(kRowBlock))
+      return Status::no_workspace();
+  return {};
+}
+
+// [panels, dim, panel]: lane l of panel p is row p * panel + l; rows behind the last are 0.
+bool CpuPass::pack_features() {
+  const int64_t panel = kernels_.panel;
+  if (!features_.allocate(panels_ * dim_ * panel)) return false;
+  const double scale = feature_scale();
+  for (int64_t i = 0; i < rows_; i++) {
+    float* lane = features_.data() + i / panel * dim_ * panel + i % panel;
+    const double factor = norms_[i].inverse;
+    for (int32_t d = 0; d < dim_; d++)
+      lane[d * panel] = static_cast<float>(scale * (batch_.features[i * dim_ + d] * factor));
+  }
+  for (int64_t i = rows_; i < panels_ * panel; i++) {
+    float* lane = features_.data() + i / panel * dim_ * panel + i % panel;
+    for (int32_t d = 0; d < dim_; d++) lane[d * panel] = 0;
+  }
+  return true;
+}
+
+Status CpuPass::check_weights() const {
+  if (!batch_.check_finite || bad_class_ == INT64_MAX) return {};
+  return not_finite("weights", shard_.range().start + bad_class_);
+}
+
+Status CpuPass::targets(Target* targets) {
+  if (!target_rows_.allocate(owners_.size() * dim_)) return Status::no_workspace();
+  targets_.resize(owners_.size());
+  target_inverse_.resize(owners_.size());
+  for (int64_t i = 0; i < rows_; i++) targets[i].feature_norm = norms_[i].norm;
+  for (size_t o = 0; o < owners_.size(); o++) {
+    const Owner owner = owners_[o];
+    const float* w = shard_.row(owner.index);
+    const float* x = batch_.features + static_cast<int64_t>(owner.row) * dim_;
+    std::memcpy(target_rows_.data() + o * dim_, w, dim_ * sizeof(float));
+    double total = 0;
+    for (int32_t d = 0; d < dim_; d++) total += static_cast<double>(w[d]) * w[d];
+    const double norm = std::sqrt(total);
+    if (batch_.check_finite && !std::isfinite(norm)) return not_finite("weights", shard_.range().start + owner.index);
+    const double inverse = 1 / std::max(norm, kNormFloor), x_inverse = norms_[owner.row].inverse;
+    double cosine = 0;
+    for (int32_t d = 0; d < dim_; d++) cosine += (x[d] * x_inverse) * (w[d] * inverse);
+    if (cosine > 1) cosine = 1;
+    if (cosine < -1) cosine = -1;
+    double sine;
+    if (norms_[owner.row].has_direction && !(norm < kNormFloor)) {
+      double square = 0;
+      for (int32_t d = 0; d < dim_; d++) {
+        const double apart = w[d] * inverse - cosine * (x[d] * x_inverse);
+        square += apart * apart;
+      }
+      sine = std::sqrt(square);
+    } else {
+      sine = std::sqrt(1 - cosine * cosine);
+    }
+    targets_[o] = {cosine, sine, norms_[owner.row].norm};
+    target_inverse_[o] = inverse;
+    targets[owner.row] = targets_[o];
+  }
+  return {};
+}
+
+Status CpuPass::negatives(bool feature_gradient, const Negatives& result) {
+  const int64_t lanes = panels_ * kernels_.panel;
+  const bool far = batch_.scale > kMostPlainScale;
+  if (batch_.workspace == Workspace::keep && !kept_.allocate(stride_ * classes_)) return Status::no_workspace();
+  if (feature_gradient) {
+    const size_t size = chunks_ * width_ * rows_;
+    if (!accumulators_.allocate(size, true)) return Status::no_workspace();
+    if (blocks_ / std::max<int64_t>(chunks_, 1) > kBlocksPerSettle && !settled_.allocate(size, true))
+      return Status::no_workspace();
+  }
+  sums_.assign(chunks_ * lanes, 0);
+  bad_class_ = INT64_MAX;
+  if (far || result.hardest) {
+    if (!hardest_.allocate(chunks_ * lanes)) return Status::no_workspace();
+    std::fill_n(hardest_.data(), chunks_ * lanes, -std::numeric_limits<float>::infinity());
+  }
+  if (far) MARGINFC_TRY(find_row_maxima());
+
+  Sweep sweep;
+  sweep.sums = true;
+  sweep.hardest = result.hardest && !far;
+  sweep.features = feature_gradient;
+  MARGINFC_TRY(run(sweep));
+  features_gathered_ = feature_gradient;
+  MARGINFC_TRY(check_weights());
+
+  for (int64_t i = 0; i < rows_; i++) {
+    double total = 0;
+    float hardest = -std::numeric_limits<float>::infinity();
+    for (int64_t chunk = 0; chunk < chunks_; chunk++) {
+      total += sums_[chunk * lanes + i];
+      if (result.hardest) hardest = std::max(hardest, hardest_.data()[chunk * lanes + i]);
+    }
+    result.sum[i] = total;
+    result.offset[i] = far ? offsets_.data()[i] * kLn2 : 0;
+    if (result.hardest) result.hardest[i] = std::max(-2.0f, static_cast<float>(hardest / feature_scale()));
+  }
+  return {};
+}
+
+// s > 64: the largest exponent of each row becomes its offset. Its own product, so this path costs 2 BCD more.
+Status CpuPass::find_row_maxima() {
+  const int64_t lanes = panels_ * kernels_.panel;
+  if (!offsets_.allocate(lanes)) return Status::no_workspace();
+  std::fill_n(offsets_.data(), lanes, 0.0f);
+  Sweep sweep;
+  sweep.hardest = true;
+  MARGINFC_TRY(run(sweep));
+  for (int64_t i = 0; i < lanes; i++) {
+    float largest = -std::numeric_limits<float>::infinity();
+    for (int64_t chunk = 0; chunk < chunks_; chunk++) largest = std::max(largest, hardest_.data()[chunk * lanes + i]);
+    offsets_.data()[i] = std::isfinite(largest) ? largest : 0.0f;
+  }
+  return {};
+}
+
+Status CpuPass::reserve(bool feature_gradient, const WeightSink& sink) try {
+  gamma_.resize(rows_);
+  if (feature_gradient && !features_gathered_) {
+    if (!accumulators_.allocate(chunks_ * width_ * rows_, true)) return Status::no_workspace();
+    if (blocks_ / std::max<int64_t>(chunks_, 1) > kBlocksPerSettle &&
+        !settled_.allocate(chunks_ * width_ * rows_, true))
+      return Status::no_workspace();
+  }
+  if (sink.kind == WeightSink::Kind::none) return {};
+  if (sink.kind == WeightSink::Kind::accumulate) MARGINFC_TRY(shard_.reserve_accumulated());
+  if (!weighted_features_.allocate(width_ * rows_)) return Status::no_workspace();
+  const bool keep = batch_.workspace == Workspace::keep;
+  for (Scratch& scratch : scratch_)
+    if ((!keep && !scratch.exponentials.allocate(block_classes_ * stride_)) ||
+        !scratch.gradient.allocate((kernels_.tile_classes + 1) * width_) ||
+        !scratch.dots.allocate(kernels_.tile_classes))
+      return Status::no_workspace();
+  return {};
+} catch (const std::bad_alloc&) {
+  return Status::no_workspace();
+}
+
+Status CpuPass::gradients(const RowCoefficients& rows, float* feature_gradient, const WeightSink& sink) {
+  std::copy_n(rows.gamma, rows_, gamma_.begin());
+  Sweep sweep;
+  sweep.recompute = batch_.workspace != Workspace::keep;
+  sweep.features = feature_gradient && !features_gathered_;
+  sweep.weights = sink.kind != WeightSink::Kind::none;
+  sweep.sink = sink;
+  sweep.cancellable = sink.kind != WeightSink::Kind::update && sink.kind != WeightSink::Kind::accumulate;
+  if (sweep.weights) pack_weighted_features(rows);
+  if (sweep.weights || sweep.features) MARGINFC_TRY(run(sweep));
+  features_gathered_ |= sweep.features;
+  if (feature_gradient) finish_features(rows, feature_gradient);
+  return {};
+}
+
+// [width / panel, rows, panel], so that a class's sum over rows reads both operands in order.
+void CpuPass::pack_weighted_features(const RowCoefficients& rows) {
+  const int64_t panel = kernels_.panel;
+  const int exponent = rows.largest_weight > 0 ? kWeightExponent - std::ilogb(rows.largest_weight) : 0;
+  unscale_ = std::ldexp(1.0, -exponent);
+  for (int64_t i = 0; i < rows_; i++) {
+    const double factor = std::ldexp(rows.kappa[i], exponent) * norms_[i].inverse;
+    float* lane = weighted_features_.data() + i * panel;
+    for (int64_t d = 0; d < width_; d++)
+      lane[d / panel * rows_ * panel + d % panel] = d < dim_
+                                                        ? static_cast<float>(factor * batch_.features[i * dim_ + d])
+                                                        : 0.0f;
+  }
+}
+
+}  // namespace marginfc

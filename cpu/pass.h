@@ -1,0 +1,127 @@
+// One batch against one CPU shard: phases 0, 1, 2, 4 and 5 of engine.h.
+//
+// Phases 2 and 4 are sweeps over the shard's classes in blocks. Blocks belong to a fixed number of chunks, each
+// with its own row sums and dX accumulators that are added in chunk order, so the result does not depend on
+// the number of threads or on who ran what.
+#pragma once
+
+#include <atomic>
+#include <vector>
+
+#include "cpu/class_block.h"
+#include "cpu/memory.h"
+#include "cpu/shard.h"
+
+namespace marginfc {
+
+// Floats from one class to the next in E: whole panels, and no power of two, which would put every class of a
+// tile in the same cache set.
+int64_t exponential_stride(int64_t rows, int panel);
+
+// Rows whose E is made and used while a class block is in the cache.
+constexpr int64_t kRowBlock = 128;
+// dX is added up block by block; after this many blocks the sum is moved to a second one, so that no float32 sum
+// runs over more than this many terms.
+constexpr int64_t kBlocksPerSettle = 128;
+
+class CpuPass final : public ShardPass {
+ public:
+  CpuPass(CpuShard& shard, const Batch& batch);
+
+  // Phase 0.
+  Status prepare();
+  Status targets(Target* targets) override;
+  Status negatives(bool feature_gradient, const Negatives& result) override;
+  Status reserve(bool feature_gradient, const WeightSink& sink) override;
+  Status gradients(const RowCoefficients& rows, float* feature_gradient, const WeightSink& sink) override;
+  // ClassShard::nearest; after prepare().
+  Status nearest(int64_t k, int32_t* classes, float* cosines);
+
+ private:
+  // What a sweep does with each block's E.
+  struct Sweep {
+    bool sums = false;      // gather row sums
+    bool hardest = false;   // gather the largest exponents
+    bool features = false;  // gather dX
+    bool weights = false;   // finish dW
+    bool recompute = true;  // from the product; else E is the kept one
+    bool cancellable = true;
+    WeightSink sink;
+  };
+  // One thread's memory.
+  struct Scratch {
+    ClassBlock block;
+    FloatBuffer exponentials;  // E of one block: [classes, stride], or of one block and row block
+    FloatBuffer sums;          // [row block]
+    FloatBuffer gradient;      // one tile of dW, [tile classes, width], then one row of target terms
+    FloatBuffer dots;          // [tile classes]
+  };
+  // A row that owns class `index` of this shard.
+  struct Owner {
+    int32_t index;
+    int32_t row;
+  };
+  struct RowNorm {
+    double norm;
+    double inverse;      // 1 / max(|x|, 1e-12)
+    bool has_direction;  // |x| >= 1e-12
+  };
+
+  bool pack_features();
+  // Makes the rows' products log2 of exp(s * cos).
+  double feature_scale() const { return batch_.scale * 1.4426950408889634; }
+  Status find_row_maxima();
+  // Fails when a sweep met a class row that is not finite.
+  Status check_weights() const;
+  // Returns the block's classes.
+  int32_t load_block(int64_t b, ClassBlock& block);
+  NegativesTask product_task(const ClassBlock& block, int64_t row, int64_t rows, float* exponentials,
+                             int64_t stride) const;
+  Status run(const Sweep& sweep);
+  // Blocks first .. last - 1; sums, maxima and dX of rows row_start .. row_end - 1 go to `chunk`.
+  void sweep_blocks(const Sweep& sweep, int64_t first, int64_t last, int64_t chunk, int64_t row_start, int64_t row_end,
+                    Scratch& scratch);
+  void weight_tiles(const Sweep& sweep, Scratch& scratch, const float* exponentials, int64_t stride);
+  const float* target_terms(const ClassBlock& block, int32_t c, float* terms) const;
+  void settle(int64_t chunk, int64_t row_start, int64_t row_end);
+  void finish_features(const RowCoefficients& rows, float* feature_gradient);
+  void pack_weighted_features(const RowCoefficients& rows);
+  const float* target_row(size_t owner) const { return target_rows_.data() + owner * dim_; }
+  bool cancelled() const { return batch_.cancel && batch_.cancel->load(std::memory_order_relaxed) != 0; }
+
+  CpuShard& shard_;
+  CpuEngine& engine_;
+  const Kernels& kernels_;
+  const Batch batch_;
+  const int64_t rows_;
+  const int32_t dim_;
+  const int64_t classes_;
+  const int64_t panels_;  // of rows
+  const int64_t width_;   // dim rounded up to a panel
+  const int64_t stride_;  // of a kept or whole-batch E
+  int32_t block_classes_ = 0;
+  int64_t blocks_ = 0;
+  int64_t chunks_ = 0;
+
+  std::vector<RowNorm> norms_;          // [rows]
+  std::vector<int32_t> labels_;         // [panels * panel], class id of the shard or -1
+  std::vector<Owner> owners_;           // by class, then row
+  std::vector<Target> targets_;         // [owners]
+  std::vector<double> target_inverse_;  // [owners], 1 / max(|w_y|, 1e-12)
+  FloatBuffer target_rows_;        // [owners, dim], as they were in phase 1: an update may move W before dX is done
+  FloatBuffer features_;           // packed s * log2(e) * xh
+  FloatBuffer weighted_features_;  // packed kappa * xh, scaled by 2^k
+  FloatBuffer kept_;               // E, [classes, stride]
+  FloatBuffer accumulators_;       // dX: [chunks, width / panel, rows, panel]
+  FloatBuffer settled_;            // the same, for long chunks
+  FloatBuffer offsets_;            // [panels * panel], log2 units; only when s > 64
+  FloatBuffer hardest_;            // [chunks, panels * panel], log2 units
+  std::vector<double> sums_;       // [chunks, panels * panel]
+  std::vector<Scratch> scratch_;   // [threads]
+  std::vector<double> gamma_;      // [rows], while gradients() runs
+  double unscale_ = 1;             // undoes the scale of weighted_features_
+  bool features_gathered_ = false;
+  std::atomic<int64_t> bad_class_{INT64_MAX};
+};
+
+}  // namespace marginfc

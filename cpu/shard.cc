@@ -1,0 +1,118 @@
+#include "cpu/shard.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <new>
+
+#include "cpu/pass.h"
+#include "engine/random.h"
+
+namespace marginfc {
+namespace {
+
+// Class rows per task where rows are handled one by one.
+constexpr int64_t kRowsPerTask = 256;
+}  // namespace
+
+Status CpuShard::allocate(const Optimizer& optimizer) {
+  optimizer_ = optimizer;
+  const size_t size = static_cast<size_t>(range_.size()) * dim_;
+  if (!owned_.allocate(size)) return Status::no_weights();
+  const bool adamw = optimizer.kind == Optimizer::Kind::adamw;
+  if ((adamw || optimizer.momentum != 0) && !momentum_.allocate(size)) return Status::no_weights();
+  if (adamw && !variance_.allocate(size)) return Status::no_weights();
+  weights_ = owned_.data();
+  return {};
+}
+
+Status CpuShard::begin(const Batch& batch, std::unique_ptr<ShardPass>* pass) try {
+  auto begun = std::make_unique<CpuPass>(*this, batch);
+  MARGINFC_TRY(begun->prepare());
+  *pass = std::move(begun);
+  return {};
+} catch (const std::bad_alloc&) {
+  return Status::no_workspace();
+}
+
+Status CpuShard::nearest(const Batch& batch, int64_t k, int32_t* classes, float* cosines) try {
+  CpuPass pass(*this, batch);
+  MARGINFC_TRY(pass.prepare());
+  return pass.nearest(k, classes, cosines);
+} catch (const std::bad_alloc&) {
+  return Status::no_workspace();
+}
+
+// Element (class, column) is a function of seed, class and column alone: Philox blocks of four columns.
+Status CpuShard::initialize(double std, uint64_t seed) {
+  const int64_t classes = range_.size();
+  engine_.pool().run((classes + kRowsPerTask - 1) / kRowsPerTask, [&](int64_t task, int) {
+    const int64_t last = std::min(classes, (task + 1) * kRowsPerTask);
+    for (int64_t index = task * kRowsPerTask; index < last; index++) {
+      float* row = owned_.data() + index * dim_;
+      for (int32_t d = 0; d < dim_; d += 4) {
+        const Random4 random = philox(seed, range_.start + index, d / 4);
+        double normal[4];
+        normal_pair(random.v[0], random.v[1], &normal[0], &normal[1]);
+        normal_pair(random.v[2], random.v[3], &normal[2], &normal[3]);
+        for (int32_t l = 0; l < 4 && d + l < dim_; l++) row[d + l] = static_cast<float>(std * normal[l]);
+      }
+    }
+  });
+  return {};
+}
+
+Status CpuShard::write(int64_t first, int64_t count, const float* values) {
+  std::memcpy(owned_.data() + (first - range_.start) * dim_, values, count * dim_ * sizeof(float));
+  return {};
+}
+
+Status CpuShard::read(int64_t first, int64_t count, float* values) const {
+  std::memcpy(values, weights_ + (first - range_.start) * dim_, count * dim_ * sizeof(float));
+  return {};
+}
+
+Status CpuShard::reserve_accumulated() {
+  if (accumulated_) return {};
+  return accumulated_.allocate(static_cast<size_t>(range_.size()) * dim_) ? Status{} : Status::no_weights();
+}
+
+void CpuShard::accumulate(int64_t index, const GradientRow& gradient) {
+  engine_.kernels().add_row(gradient, accumulated_.data() + index * dim_);
+}
+
+void CpuShard::update(int64_t index, const GradientRow& gradient, const WeightSink& sink) {
+  float* weights = owned_.data() + index * dim_;
+  float* momentum = momentum_ ? momentum_.data() + index * dim_ : nullptr;
+  if (optimizer_.kind == Optimizer::Kind::sgd) {
+    const SgdStep step{static_cast<float>(sink.learning_rate), static_cast<float>(optimizer_.momentum),
+                       static_cast<float>(optimizer_.weight_decay), optimizer_.nesterov};
+    engine_.kernels().sgd_row(gradient, step, weights, momentum);
+    return;
+  }
+  const double t = static_cast<double>(sink.step);
+  AdamwStep step;
+  step.step_size = static_cast<float>(sink.learning_rate / (1 - std::pow(optimizer_.beta1, t)));
+  step.beta1 = static_cast<float>(optimizer_.beta1);
+  step.beta2 = static_cast<float>(optimizer_.beta2);
+  step.root_correction = static_cast<float>(1 / std::sqrt(1 - std::pow(optimizer_.beta2, t)));
+  step.epsilon = static_cast<float>(optimizer_.epsilon);
+  step.decay = static_cast<float>(1 - sink.learning_rate * optimizer_.weight_decay);
+  engine_.kernels().adamw_row(gradient, step, weights, momentum, variance_.data() + index * dim_);
+}
+
+Status CpuShard::apply(const WeightSink& sink) {
+  MARGINFC_TRY(reserve_accumulated());
+  const int64_t classes = range_.size();
+  engine_.pool().run((classes + kRowsPerTask - 1) / kRowsPerTask, [&](int64_t task, int) {
+    const int64_t last = std::min(classes, (task + 1) * kRowsPerTask);
+    for (int64_t index = task * kRowsPerTask; index < last; index++) {
+      float* raw = accumulated_.data() + index * dim_;
+      update(index, {raw, raw, 1.0f, 0.0f, nullptr, dim_}, sink);
+      std::memset(raw, 0, dim_ * sizeof(float));
+    }
+  });
+  return {};
+}
+
+}  // namespace marginfc

@@ -1,0 +1,49 @@
+// A range of classes on the CPU: weights of the caller's, or its own with the optimiser's state.
+#pragma once
+
+#include "cpu/cpu_engine.h"
+#include "cpu/memory.h"
+
+namespace marginfc {
+
+class CpuShard final : public ClassShard {
+ public:
+  // `weights` null: call allocate() before anything else.
+  CpuShard(CpuEngine& engine, ClassRange range, int32_t dim, const float* weights)
+      : engine_(engine), range_(range), dim_(dim), weights_(weights) {}
+
+  Status allocate(const Optimizer& optimizer);
+
+  ClassRange range() const override { return range_; }
+  Status begin(const Batch& batch, std::unique_ptr<ShardPass>* pass) override;
+  Status nearest(const Batch& batch, int64_t k, int32_t* classes, float* cosines) override;
+  Status initialize(double std, uint64_t seed) override;
+  Status write(int64_t first, int64_t count, const float* values) override;
+  Status read(int64_t first, int64_t count, float* values) const override;
+  Status apply(const WeightSink& update) override;
+
+  CpuEngine& engine() { return engine_; }
+  int32_t dim() const { return dim_; }
+  // Class rows of this shard; `index` counts from range().start.
+  const float* row(int64_t index) const { return weights_ + index * dim_; }
+
+  // Memory for accumulate(); zero at first.
+  Status reserve_accumulated();
+  // Adds one class's finished gradient to the sum.
+  void accumulate(int64_t index, const GradientRow& gradient);
+  // Moves one class by its finished gradient.
+  void update(int64_t index, const GradientRow& gradient, const WeightSink& sink);
+
+ private:
+  CpuEngine& engine_;
+  const ClassRange range_;
+  const int32_t dim_;
+  const float* weights_;
+  Optimizer optimizer_;
+  FloatBuffer owned_;        // [classes, dim]
+  FloatBuffer momentum_;     // [classes, dim]; sgd with momentum: velocity, adamw: mean
+  FloatBuffer variance_;     // [classes, dim]; adamw
+  FloatBuffer accumulated_;  // [classes, dim]; on first use
+};
+
+}  // namespace marginfc

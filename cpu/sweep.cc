@@ -1,0 +1,239 @@
+// The sweeps of a pass over its classes, and what they leave: the tangent projections of phase 5.
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <vector>
+
+#include "cpu/pass.h"
+
+namespace marginfc {
+namespace {
+
+// Tasks a thread should have at least, for the ends of a sweep to even out.
+constexpr int64_t kTasksPerThread = 4;
+// Rows of dX finished by one task.
+constexpr int64_t kRowsPerTask = 16;
+
+int64_t groups(int64_t count, int64_t size) { return (count + size - 1) / size; }
+
+}  // namespace
+
+Status CpuPass::run(const Sweep& sweep) {
+  const int64_t threads = engine_.pool().threads();
+  const bool by_chunk = sweep.sums || sweep.hardest || sweep.features;
+  if (!by_chunk) {
+    // Classes are independent of each other here: any split gives the same result.
+    const int64_t tasks = std::min(blocks_, std::max(chunks_, kTasksPerThread * threads));
+    engine_.pool().run(tasks, [&](int64_t task, int thread) {
+      sweep_blocks(sweep, blocks_ * task / tasks, blocks_ * (task + 1) / tasks, 0, 0, rows_, scratch_[thread]);
+    });
+  } else {
+    // Rows too are independent of each other as long as no dW needs them all: with many threads, chunks are split
+    // by rows.
+    const int64_t row_blocks = std::max<int64_t>(groups(rows_, kRowBlock), 1);
+    const int64_t wanted = groups(kTasksPerThread / 2 * threads, std::max<int64_t>(chunks_, 1));
+    const int64_t row_groups = sweep.weights ? 1 : std::min(row_blocks, wanted);
+    engine_.pool().run(chunks_ * row_groups, [&](int64_t task, int thread) {
+      const int64_t chunk = task / row_groups, group = task % row_groups;
+      const int64_t row_start = row_blocks * group / row_groups * kRowBlock;
+      const int64_t row_end = std::min(rows_, row_blocks * (group + 1) / row_groups * kRowBlock);
+      sweep_blocks(sweep, blocks_ * chunk / chunks_, blocks_ * (chunk + 1) / chunks_, chunk, row_start, row_end,
+                   scratch_[thread]);
+    });
+  }
+  if (sweep.cancellable && cancelled()) return Status::aborted();
+  return {};
+}
+
+int32_t CpuPass::load_block(int64_t b, ClassBlock& block) {
+  const int64_t start = b * block_classes_;
+  const auto count = static_cast<int32_t>(std::min<int64_t>(block_classes_, classes_ - start));
+  const int64_t bad = block.load(kernels_, shard_.row(start), start, count);
+  if (bad >= 0) {
+    int64_t seen = bad_class_.load(std::memory_order_relaxed);
+    while (bad < seen && !bad_class_.compare_exchange_weak(seen, bad, std::memory_order_relaxed)) {
+    }
+  }
+  return count;
+}
+
+NegativesTask CpuPass::product_task(const ClassBlock& block, int64_t row, int64_t rows, float* exponentials,
+                                    int64_t stride) const {
+  NegativesTask task;
+  task.features = features_.data() + row * dim_;
+  task.weights = block.rows();
+  task.stride = dim_;
+  task.dim = dim_;
+  task.classes = block.classes();
+  task.panels = static_cast<int32_t>(groups(rows, kernels_.panel));
+  task.inverse_norm = block.inverse_norm();
+  task.labels = labels_.data() + row;
+  task.first_class = static_cast<int32_t>(block.first());
+  task.offset = offsets_ ? offsets_.data() + row : nullptr;
+  task.exponentials = exponentials;
+  task.row_stride = stride;
+  task.sums = nullptr;
+  task.hardest = nullptr;
+  return task;
+}
+
+void CpuPass::sweep_blocks(const Sweep& sweep, int64_t first, int64_t last, int64_t chunk, int64_t row_start,
+                           int64_t row_end, Scratch& scratch) {
+  const int64_t panel = kernels_.panel, lanes = panels_ * panel;
+  double* sums = sums_.data() + chunk * lanes;
+  ClassBlock& block = scratch.block;
+  for (int64_t b = first; b < last; b++) {
+    if (sweep.cancellable && cancelled()) return;
+    const int32_t count = load_block(b, block);
+    const int64_t start = block.first();
+
+    // E of this block: in the kept array, for the whole batch in scratch, or for one row block in scratch.
+    const bool whole = kept_ || sweep.weights;
+    float* exponentials = kept_ ? kept_.data() + start * stride_ : scratch.exponentials.data();
+    const int64_t stride = whole ? stride_ : std::min(kRowBlock, lanes);
+    for (int64_t row = row_start; row < row_end; row += kRowBlock) {
+      const int64_t rows = std::min(kRowBlock, row_end - row);
+      float* e = whole ? exponentials + row : exponentials;
+      if (sweep.recompute) {
+        NegativesTask task = product_task(block, row, rows, e, stride);
+        task.sums = scratch.sums.data();
+        task.hardest = sweep.hardest ? hardest_.data() + chunk * lanes + row : nullptr;
+        kernels_.negatives(task);
+        if (sweep.sums)
+          for (int64_t i = 0; i < rows; i++) sums[row + i] += scratch.sums.data()[i];
+      }
+      if (sweep.features) {
+        FeatureGradientTask task;
+        task.exponentials = e;
+        task.row_stride = stride;
+        task.weights = block.rows();
+        task.stride = dim_;
+        task.tail = block.tail();
+        task.dim = dim_;
+        task.classes = count;
+        task.rows = static_cast<int32_t>(rows);
+        task.accumulators = accumulators_.data() + (chunk * width_ * rows_ + row * panel);
+        task.accumulator_rows = rows_;
+        kernels_.feature_gradient(task);
+      }
+    }
+    if (sweep.features && settled_ && (b - first + 1) % kBlocksPerSettle == 0) settle(chunk, row_start, row_end);
+    if (sweep.weights) weight_tiles(sweep, scratch, exponentials, stride);
+  }
+  if (sweep.weights) kernels_.fence();
+}
+
+// Moves a chunk's running sum of dX to the settled one.
+void CpuPass::settle(int64_t chunk, int64_t row_start, int64_t row_end) {
+  const int64_t panel = kernels_.panel, base = chunk * width_ * rows_;
+  for (int64_t p = 0; p < width_ / panel; p++) {
+    float* running = accumulators_.data() + base + (p * rows_ + row_start) * panel;
+    float* settled = settled_.data() + base + (p * rows_ + row_start) * panel;
+    for (int64_t e = 0; e < (row_end - row_start) * panel; e++) {
+      settled[e] += running[e];
+      running[e] = 0;
+    }
+  }
+}
+
+// dW of a block, tile by tile: sum over rows, projection, own rows' terms, then written, added or used up.
+void CpuPass::weight_tiles(const Sweep& sweep, Scratch& scratch, const float* exponentials, int64_t stride) {
+  const ClassBlock& block = scratch.block;
+  const int32_t height = kernels_.tile_classes;
+  float* terms = scratch.gradient.data() + height * width_;
+  for (int32_t c = 0; c < block.classes();) {
+    const auto tiles = static_cast<int32_t>(groups(block.classes() - c, height));
+    const auto count = static_cast<int32_t>(groups(block.classes() - c, tiles));
+    WeightGradientTask task;
+    task.exponentials = exponentials + c * stride;
+    task.row_stride = stride;
+    task.features = weighted_features_.data();
+    task.rows = static_cast<int32_t>(rows_);
+    task.weights = block.row(c);
+    task.stride = dim_;
+    task.tail = block.tail() ? block.tail() + static_cast<int64_t>(c) * kernels_.panel : nullptr;
+    task.dim = dim_;
+    task.classes = count;
+    task.gradient = scratch.gradient.data();
+    task.dots = scratch.dots.data();
+    kernels_.weight_gradient(task);
+    for (int32_t h = 0; h < count; h++, c++) {
+      GradientRow row;
+      row.raw = scratch.gradient.data() + h * width_;
+      row.unit = block.row(c);
+      block.tangent(c, scratch.dots.data()[h], unscale_, &row.alpha, &row.beta);
+      row.target = target_terms(block, c, terms);
+      row.dim = dim_;
+      const int64_t index = block.first() + c;
+      switch (sweep.sink.kind) {
+        case WeightSink::Kind::write: kernels_.write_row(row, sweep.sink.gradient + index * dim_, true); break;
+        case WeightSink::Kind::accumulate: shard_.accumulate(index, row); break;
+        case WeightSink::Kind::update: shard_.update(index, row, sweep.sink); break;
+        case WeightSink::Kind::none: break;
+      }
+    }
+  }
+}
+
+// Sum over the rows that own class c of gamma * (xh - cos * wh) / |w|, in float64 and after the projection:
+// projecting it with the rest would leave an error of gamma's size at the poles. Null if no row owns it.
+const float* CpuPass::target_terms(const ClassBlock& block, int32_t c, float* terms) const {
+  const auto index = static_cast<int32_t>(block.first() + c);
+  auto owner = std::lower_bound(owners_.begin(), owners_.end(), index,
+                                [](const Owner& candidate, int32_t wanted) { return candidate.index < wanted; });
+  if (owner == owners_.end() || owner->index != index) return nullptr;
+  std::vector<double> total(dim_, 0.0);
+  for (; owner != owners_.end() && owner->index == index; ++owner) {
+    const auto o = static_cast<size_t>(owner - owners_.begin());
+    const float* x = batch_.features + static_cast<int64_t>(owner->row) * dim_;
+    const float* w = target_row(o);
+    const double inverse = target_inverse_[o], x_inverse = norms_[owner->row].inverse;
+    const double gamma = gamma_[owner->row];
+    const double cosine = block.has_direction(c) ? targets_[o].cosine : 0.0;
+    for (int32_t d = 0; d < dim_; d++) total[d] += gamma * inverse * (x[d] * x_inverse - cosine * (w[d] * inverse));
+  }
+  for (int32_t d = 0; d < dim_; d++) terms[d] = static_cast<float>(total[d]);
+  return terms;
+}
+
+// dx = (g - (g . xh) xh) / |x| + gamma * (wh_y - cos * xh) / |x| + radial * xh, where
+// g = kappa * sum over negatives of E * wh; everything in float64. Rows too short to have a direction are not projected.
+void CpuPass::finish_features(const RowCoefficients& coefficients, float* feature_gradient) {
+  const int64_t panel = kernels_.panel;
+  std::vector<int64_t> owner_of(rows_, -1);
+  for (size_t o = 0; o < owners_.size(); o++) owner_of[owners_[o].row] = static_cast<int64_t>(o);
+  engine_.pool().run(groups(rows_, kRowsPerTask), [&](int64_t task, int) {
+    std::vector<double> g(dim_);
+    for (int64_t i = task * kRowsPerTask; i < std::min(rows_, (task + 1) * kRowsPerTask); i++) {
+      const float* x = batch_.features + i * dim_;
+      const double inverse = norms_[i].inverse;
+      std::fill(g.begin(), g.end(), 0.0);
+      for (int64_t chunk = 0; chunk < chunks_; chunk++)
+        for (int64_t p = 0; p < width_ / panel; p++) {
+          const int64_t at = ((chunk * (width_ / panel) + p) * rows_ + i) * panel;
+          const int64_t columns = std::min(panel, dim_ - p * panel);
+          for (int64_t l = 0; l < columns; l++) g[p * panel + l] += accumulators_.data()[at + l];
+          if (settled_)
+            for (int64_t l = 0; l < columns; l++) g[p * panel + l] += settled_.data()[at + l];
+        }
+      const bool projected = norms_[i].has_direction;
+      double dot = 0;
+      for (int32_t d = 0; d < dim_; d++) {
+        g[d] *= coefficients.kappa[i];
+        dot += g[d] * (x[d] * inverse);
+      }
+      for (int32_t d = 0; d < dim_; d++) g[d] = (projected ? g[d] - dot * (x[d] * inverse) : g[d]) * inverse;
+      if (const int64_t o = owner_of[i]; o >= 0) {
+        const float* w = target_row(o);
+        const double gamma = coefficients.gamma[i] * inverse, w_inverse = target_inverse_[o];
+        const double cosine = projected ? targets_[o].cosine : 0.0;
+        const double radial = coefficients.radial ? coefficients.radial[i] : 0.0;
+        for (int32_t d = 0; d < dim_; d++)
+          g[d] += gamma * (w[d] * w_inverse - cosine * (x[d] * inverse)) + radial * (x[d] * inverse);
+      }
+      for (int32_t d = 0; d < dim_; d++) feature_gradient[i * dim_ + d] = static_cast<float>(g[d]);
+    }
+  });
+}
+
+}  // namespace marginfc
