@@ -1,0 +1,143 @@
+#include "binding/arguments.h"
+
+namespace marginfc::binding {
+namespace {
+
+[[noreturn]] void fail(Napi::Env env, Code code, const std::string& message) {
+  throw make_error(env, Status::failure(code, message));
+}
+
+template <typename T>
+Span<T> typed_array(const Napi::Value& value, napi_typedarray_type type, const char* type_name, const char* name) {
+  if (!value.IsTypedArray() || value.As<Napi::TypedArray>().TypedArrayType() != type)
+    fail(value.Env(), Code::type, std::string(name) + " must be a " + type_name);
+  napi_typedarray_type got;
+  size_t length = 0;
+  void* data = nullptr;
+  if (napi_get_typedarray_info(value.Env(), value, &got, &length, &data, nullptr, nullptr) != napi_ok)
+    fail(value.Env(), Code::type, std::string(name) + " must be a " + type_name);
+  return {static_cast<T*>(data), static_cast<int64_t>(length)};
+}
+
+}  // namespace
+
+Span<float> float_array(const Napi::Value& value, const char* name) {
+  return typed_array<float>(value, napi_float32_array, "Float32Array", name);
+}
+
+Span<double> double_array(const Napi::Value& value, const char* name) {
+  return typed_array<double>(value, napi_float64_array, "Float64Array", name);
+}
+
+Span<int32_t> int_array(const Napi::Value& value, const char* name) {
+  return typed_array<int32_t>(value, napi_int32_array, "Int32Array", name);
+}
+
+double number(const Napi::Object& object, const char* name) {
+  const Napi::Value value = object.Get(name);
+  if (!value.IsNumber()) fail(object.Env(), Code::type, std::string(name) + " must be a number");
+  return value.As<Napi::Number>().DoubleValue();
+}
+
+bool boolean(const Napi::Object& object, const char* name) {
+  const Napi::Value value = object.Get(name);
+  if (!value.IsBoolean()) fail(object.Env(), Code::type, std::string(name) + " must be a boolean");
+  return value.As<Napi::Boolean>().Value();
+}
+
+std::string text(const Napi::Object& object, const char* name) {
+  const Napi::Value value = object.Get(name);
+  if (!value.IsString()) fail(object.Env(), Code::type, std::string(name) + " must be a string");
+  return value.As<Napi::String>().Utf8Value();
+}
+
+bool present(const Napi::Value& value) { return !value.IsUndefined() && !value.IsNull(); }
+
+void require_size(Napi::Env env, int64_t size, int64_t expected, const char* name) {
+  if (size != expected)
+    fail(env, Code::shape,
+         std::string(name) + " must have length " + std::to_string(expected) + ", received " + std::to_string(size));
+}
+
+Margin read_margin(const Napi::Value& value, int64_t rows, int64_t classes) {
+  const Napi::Env env = value.Env();
+  if (!value.IsObject()) fail(env, Code::type, "margin must be an object");
+  const auto object = value.As<Napi::Object>();
+  const std::string kind = text(object, "kind");
+  Margin margin;
+  if (kind == "custom") {
+    margin.kind = MarginKind::custom;
+    const Span<double> target = double_array(object.Get("target"), "margin.target");
+    const Span<double> derivative = double_array(object.Get("dTarget"), "margin.dTarget");
+    require_size(env, target.size, rows, "margin.target");
+    require_size(env, derivative.size, rows, "margin.dTarget");
+    margin.target = target.data;
+    margin.target_derivative = derivative.data;
+    if (present(object.Get("dFeatureNorm"))) {
+      const Span<double> norm = double_array(object.Get("dFeatureNorm"), "margin.dFeatureNorm");
+      require_size(env, norm.size, rows, "margin.dFeatureNorm");
+      margin.norm_derivative = norm.data;
+    }
+    return margin;
+  }
+  uint32_t expected = 1;
+  if (kind == "arcface") {
+    margin.kind = MarginKind::arcface;
+  } else if (kind == "cosface") {
+    margin.kind = MarginKind::cosface;
+  } else if (kind == "x2softmax") {
+    margin.kind = MarginKind::x2softmax;
+    expected = 3;
+  } else if (kind == "combined") {
+    margin.kind = MarginKind::combined;
+    expected = 3;
+  } else if (kind == "softmax") {
+    margin.kind = MarginKind::softmax;
+    expected = 0;
+  } else {
+    fail(env, Code::type, "margin.kind is unknown");
+  }
+  const Napi::Value list = object.Get("parameters");
+  if (!list.IsArray()) fail(env, Code::type, "margin.parameters must be an array");
+  const auto parameters = list.As<Napi::Array>();
+  require_size(env, parameters.Length(), expected, "margin.parameters");
+  for (uint32_t p = 0; p < expected; p++) {
+    const Napi::Value entry = parameters.Get(p);
+    Parameter& parameter = margin.parameters[p];
+    if (entry.IsNumber()) {
+      parameter.value = entry.As<Napi::Number>().DoubleValue();
+      continue;
+    }
+    if (!entry.IsObject()) fail(env, Code::type, "margin.parameters must hold numbers or arrays");
+    const auto source = entry.As<Napi::Object>();
+    if (present(source.Get("perRow"))) {
+      const Span<float> values = float_array(source.Get("perRow"), "perRow");
+      require_size(env, values.size, rows, "perRow");
+      parameter.per_row = values.data;
+    } else {
+      const Span<float> values = float_array(source.Get("perClass"), "perClass");
+      require_size(env, values.size, classes, "perClass");
+      parameter.per_class = values.data;
+    }
+  }
+  return margin;
+}
+
+Optimizer read_optimizer(const Napi::Value& value) {
+  if (!value.IsObject()) fail(value.Env(), Code::type, "optimizer must be an object");
+  const auto object = value.As<Napi::Object>();
+  Optimizer optimizer;
+  optimizer.weight_decay = number(object, "weightDecay");
+  if (text(object, "kind") == "adamw") {
+    optimizer.kind = Optimizer::Kind::adamw;
+    optimizer.beta1 = number(object, "beta1");
+    optimizer.beta2 = number(object, "beta2");
+    optimizer.epsilon = number(object, "epsilon");
+  } else {
+    optimizer.momentum = number(object, "momentum");
+    optimizer.nesterov = boolean(object, "nesterov");
+  }
+  return optimizer;
+}
+
+}  // namespace marginfc::binding

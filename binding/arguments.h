@@ -1,0 +1,35 @@
+// Reading arguments. src/validate.ts has checked them and made the messages a user sees; what is checked again here is
+// only what native code would read or write out of bounds.
+#pragma once
+
+#include <cstdint>
+#include <string>
+
+#include "binding/napi_setup.h"
+#include "engine/evaluation.h"
+
+namespace marginfc::binding {
+
+// Memory of a typed array, borrowed as long as the array is kept alive.
+template <typename T>
+struct Span {
+  T* data = nullptr;
+  int64_t size = 0;
+};
+
+Span<float> float_array(const Napi::Value& value, const char* name);
+Span<double> double_array(const Napi::Value& value, const char* name);
+Span<int32_t> int_array(const Napi::Value& value, const char* name);
+
+double number(const Napi::Object& object, const char* name);
+bool boolean(const Napi::Object& object, const char* name);
+std::string text(const Napi::Object& object, const char* name);
+bool present(const Napi::Value& value);
+
+void require_size(Napi::Env env, int64_t size, int64_t expected, const char* name);
+
+// engine/evaluation.h's Margin; arrays stay borrowed. `rows` and `classes` are the lengths its arrays must have.
+Margin read_margin(const Napi::Value& value, int64_t rows, int64_t classes);
+Optimizer read_optimizer(const Napi::Value& value);
+
+}  // namespace marginfc::binding

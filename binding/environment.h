@@ -1,0 +1,58 @@
+// What one JavaScript environment (the main thread or a worker) owns: an engine with its threads, and one thread
+// that runs asynchronous calls in the order they came. Nothing is global, so environments come and go on
+// their own.
+#pragma once
+
+#include <condition_variable>
+#include <deque>
+#include <memory>
+#include <mutex>
+#include <thread>
+
+#include "binding/job.h"
+#include "cpu/cpu_engine.h"
+
+namespace marginfc::binding {
+
+class Environment {
+ public:
+  static void install(Napi::Env env);
+  static Environment& of(Napi::Env env) { return *env.GetInstanceData<Environment>(); }
+
+  explicit Environment(Napi::Env env);
+  ~Environment();
+  Environment(const Environment&) = delete;
+  Environment& operator=(const Environment&) = delete;
+
+  // The CPU engine; throws where MARGINFC_ISA asks for one this machine lacks.
+  CpuEngine& engine(Napi::Env env);
+  // Why engine() would throw; null if it would not.
+  const char* unavailable() const { return unavailable_; }
+
+  Napi::Promise enqueue(Napi::Env env, std::unique_ptr<Job> job);
+
+  Napi::FunctionReference head_constructor;
+
+ private:
+  void start(Napi::Env env);
+  void serve();
+  void settle(Napi::Env env);
+  // Stops and joins every thread; the environment's cleanup hook, before anything they use goes away.
+  void shut_down();
+
+  const Kernels* kernels_ = nullptr;
+  const char* unavailable_ = nullptr;
+  std::unique_ptr<CpuEngine> engine_;
+
+  std::thread dispatcher_;
+  std::mutex mutex_;
+  std::condition_variable wake_;
+  bool stopping_ = false;                      // guarded by mutex_
+  Job* running_ = nullptr;                     // guarded by mutex_
+  std::deque<std::unique_ptr<Job>> waiting_;   // guarded by mutex_
+  std::deque<std::unique_ptr<Job>> finished_;  // guarded by mutex_
+  int64_t unsettled_ = 0;                      // main thread only
+  Napi::ThreadSafeFunction notify_;
+};
+
+}  // namespace marginfc::binding

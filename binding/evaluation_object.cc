@@ -1,0 +1,284 @@
+#include "binding/evaluation_object.h"
+
+#include "binding/arguments.h"
+#include "binding/environment.h"
+#include "binding/head_object.h"
+
+namespace marginfc::binding {
+namespace {
+
+class TargetsJob final : public Job {
+ public:
+  TargetsJob(std::shared_ptr<EvaluationState> state, const Napi::CallbackInfo& info) : state_(std::move(state)) {
+    const auto result = info[1].As<Napi::Object>();
+    const Span<double> cosine = double_array(result.Get("cosine"), "cosine");
+    const Span<double> norm = double_array(result.Get("featureNorm"), "featureNorm");
+    require_size(info.Env(), cosine.size, state_->batch.rows, "cosine");
+    require_size(info.Env(), norm.size, state_->batch.rows, "featureNorm");
+    cosine_ = cosine.data;
+    norm_ = norm.data;
+    keep(result.Get("cosine"));
+    keep(result.Get("featureNorm"));
+  }
+
+  Status run() override {
+    MARGINFC_TRY(state_->evaluation->targets());
+    const std::vector<Target>& rows = state_->evaluation->target_rows();
+    for (size_t i = 0; i < rows.size(); i++) {
+      cosine_[i] = rows[i].cosine;
+      norm_[i] = rows[i].feature_norm;
+    }
+    return {};
+  }
+  void cancel() override { state_->cancel->store(1); }
+
+ private:
+  const std::shared_ptr<EvaluationState> state_;
+  double* cosine_ = nullptr;
+  double* norm_ = nullptr;
+};
+
+// Phases 0 to 3, phases 4 and 5, or all of them.
+class PhasesJob final : public Job {
+ public:
+  explicit PhasesJob(std::shared_ptr<EvaluationState> state) : state_(std::move(state)) {}
+
+  void read_forward(const Napi::Value& margin, const Napi::Value& rows) {
+    const Napi::Env env = margin.Env();
+    const int64_t count = state_->batch.rows;
+    margin_ = read_margin(margin, count, state_->classes);
+    if (!rows.IsObject()) throw make_error(env, Status::failure(Code::type, "rows must be an object"));
+    const auto object = rows.As<Napi::Object>();
+    rows_.loss = row_array(object, "rowLoss", count);
+    rows_.log_sum_exp = row_array(object, "logSumExp", count);
+    rows_.target_cosine = row_array(object, "targetCosine", count);
+    // The margin's own arrays hang on its object.
+    keep(margin);
+    forward_ = true;
+  }
+
+  void read_backward(const Napi::Value& value) {
+    const Napi::Env env = value.Env();
+    if (!value.IsObject()) throw make_error(env, Status::failure(Code::type, "gradients must be an object"));
+    const auto object = value.As<Napi::Object>();
+    const int64_t rows = state_->batch.rows, dim = state_->batch.dim;
+    const Napi::Value outer = object.Get("dLoss");
+    if (outer.IsNumber()) {
+      gradients_.loss_gradient = outer.As<Napi::Number>().DoubleValue();
+    } else {
+      const Span<float> values = float_array(outer, "dLoss");
+      require_size(env, values.size, rows, "dLoss");
+      gradients_.row_loss_gradient = values.data;
+      keep(outer);
+    }
+    if (const Napi::Value features = object.Get("dFeatures"); present(features)) {
+      const Span<float> values = float_array(features, "dFeatures");
+      require_size(env, values.size, rows * dim, "dFeatures");
+      gradients_.features = values.data;
+      keep(features);
+    }
+    read_sink(object.Get("weightGradient"));
+    backward_ = true;
+  }
+
+  Status run() override {
+    if (forward_) {
+      MARGINFC_TRY(state_->evaluation->forward(margin_, backward_ && gradients_.features, rows_, &result_));
+      state_->forwarded = true;
+    }
+    if (!backward_) return {};
+    if (!state_->forwarded) return Status::failure(Code::internal, "backward needs forward first");
+    if (gradients_.weights.kind == WeightSink::Kind::update) gradients_.weights.step = state_->head->step_count() + 1;
+    MARGINFC_TRY(state_->evaluation->backward(gradients_));
+    if (gradients_.weights.kind == WeightSink::Kind::update) state_->head->count_step();
+    if (gradients_.weights.kind == WeightSink::Kind::accumulate) state_->head->mark_accumulated();
+    return {};
+  }
+
+  Napi::Value result(Napi::Env env) override {
+    if (!forward_) return env.Undefined();
+    Napi::Object object = Napi::Object::New(env);
+    object.Set("loss", result_.loss);
+    object.Set("accuracy", result_.accuracy);
+    object.Set("workspace", state_->workspace == Workspace::keep ? "keep" : "recompute");
+    return object;
+  }
+  void cancel() override { state_->cancel->store(1); }
+
+ private:
+  float* row_array(const Napi::Object& object, const char* name, int64_t count) {
+    const Napi::Value value = object.Get(name);
+    const Span<float> values = float_array(value, name);
+    require_size(object.Env(), values.size, count, name);
+    keep(value);
+    return values.data;
+  }
+
+  void read_sink(const Napi::Value& value) {
+    const Napi::Env env = value.Env();
+    if (!value.IsObject()) throw make_error(env, Status::failure(Code::type, "weightGradient must be an object"));
+    const auto object = value.As<Napi::Object>();
+    const std::string kind = text(object, "kind");
+    WeightSink& sink = gradients_.weights;
+    if (kind == "write") {
+      const Napi::Value destination = object.Get("dWeights");
+      const Span<float> values = float_array(destination, "dWeights");
+      require_size(env, values.size, state_->classes * state_->batch.dim, "dWeights");
+      sink.kind = WeightSink::Kind::write;
+      sink.gradient = values.data;
+      keep(destination);
+    } else if (kind == "update" || kind == "accumulate") {
+      if (!state_->head) throw make_error(env, Status::failure(Code::type, kind + " needs a head"));
+      sink.kind = kind == "update" ? WeightSink::Kind::update : WeightSink::Kind::accumulate;
+      if (kind == "update") sink.learning_rate = number(object, "learningRate");
+    }
+  }
+
+  const std::shared_ptr<EvaluationState> state_;
+  Margin margin_;
+  RowResults rows_;
+  ForwardResult result_;
+  Gradients gradients_;
+  bool forward_ = false;
+  bool backward_ = false;
+};
+
+void read_labels(EvaluationState& state, const Napi::Value& value) {
+  const Span<int32_t> labels = int_array(value, "labels");
+  state.labels.assign(labels.data, labels.data + labels.size);
+  for (size_t i = 0; i < state.labels.size(); i++)
+    if (state.labels[i] < -1 || state.labels[i] >= state.classes)
+      throw make_error(value.Env(),
+                       Status::failure(Code::label_range, "labels[" + std::to_string(i) + "] must be in [-1, " +
+                                                              std::to_string(state.classes - 1) + "], received " +
+                                                              std::to_string(state.labels[i])));
+}
+
+}  // namespace
+
+void EvaluationObject::install(Napi::Env env, Napi::Object exports) {
+  exports.Set("Evaluation", DefineClass(env, "Evaluation",
+                                        {
+                                            InstanceMethod<&EvaluationObject::targets>("targets"),
+                                            InstanceMethod<&EvaluationObject::forward>("forward"),
+                                            InstanceMethod<&EvaluationObject::backward>("backward"),
+                                            InstanceMethod<&EvaluationObject::value_and_grad>("valueAndGrad"),
+                                            InstanceMethod<&EvaluationObject::dispose>("dispose"),
+                                        }));
+}
+
+EvaluationObject::EvaluationObject(const Napi::CallbackInfo& info) : ObjectWrap(info) {
+  const Napi::Env env = info.Env();
+  if (!info[0].IsObject()) throw make_error(env, Status::failure(Code::type, "problem must be an object"));
+  const auto problem = info[0].As<Napi::Object>();
+  auto state = std::make_shared<EvaluationState>();
+  CpuEngine& engine = Environment::of(env).engine(env);
+
+  const auto keep = [&](const Napi::Value& value) {
+    state->kept.push_back(Napi::Persistent(value.As<Napi::Object>()));
+  };
+  Batch& batch = state->batch;
+  const double dim = number(problem, "dim");
+  if (!(dim >= 1 && dim <= INT32_MAX)) throw make_error(env, Status::failure(Code::shape, "dim must be positive"));
+  batch.dim = static_cast<int32_t>(dim);
+  const Napi::Value weights = problem.Get("weights");
+  Span<float> borrowed;
+  if (HeadObject::is(weights)) {
+    state->head = HeadObject::Unwrap(weights.As<Napi::Object>())->head(env);
+    state->classes = state->head->classes();
+    require_size(env, batch.dim, state->head->dim(), "dim");
+  } else {
+    borrowed = float_array(weights, "weights");
+    state->classes = borrowed.size / batch.dim;
+    require_size(env, borrowed.size, state->classes * batch.dim, "weights");
+  }
+  if (state->classes < 1 || state->classes > INT32_MAX)
+    throw make_error(env, Status::failure(Code::shape, "weights must hold between 1 and 2^31 - 1 classes"));
+  keep(weights);
+
+  read_labels(*state, problem.Get("labels"));
+  batch.rows = static_cast<int64_t>(state->labels.size());
+  batch.labels = state->labels.data();
+  const Span<float> features = float_array(problem.Get("features"), "features");
+  require_size(env, features.size, batch.rows * batch.dim, "features");
+  batch.features = features.data;
+  keep(problem.Get("features"));
+  batch.scale = number(problem, "scale");
+  batch.check_finite = boolean(problem, "checkFinite");
+  if (const Napi::Value cancel = problem.Get("cancel"); present(cancel)) {
+    const Span<int32_t> flag = int_array(cancel, "cancel");
+    require_size(env, flag.size, 1, "cancel");
+    state->cancel = reinterpret_cast<std::atomic<int32_t>*>(flag.data);
+    keep(cancel);
+  }
+  batch.cancel = state->cancel;
+
+  LossOptions& options = state->options;
+  const std::string overflow = text(problem, "onOverflow");
+  options.overflow = overflow == "fallback" ? Overflow::fallback : overflow == "easy" ? Overflow::easy : Overflow::none;
+  options.straight_through = boolean(problem, "straightThrough");
+  const std::string reduction = text(problem, "reduction");
+  options.reduction = reduction == "none" ? Reduction::none : reduction == "sum" ? Reduction::sum : Reduction::mean;
+  options.diagnostics = boolean(problem, "diagnostics");
+  if (const Napi::Value row_weights = problem.Get("rowWeights"); present(row_weights)) {
+    const Span<float> values = float_array(row_weights, "rowWeights");
+    require_size(env, values.size, batch.rows, "rowWeights");
+    options.row_weights = values.data;
+    keep(row_weights);
+  }
+
+  std::vector<ClassShard*> shards;
+  if (state->head) {
+    shards = state->head->shards();
+  } else {
+    const auto count = static_cast<int64_t>(number(problem, "shards"));
+    if (count < 1) throw make_error(env, Status::failure(Code::shape, "shards must be at least 1"));
+    for (int64_t r = 0; r < count; r++) {
+      const ClassRange range = shard_range(state->classes, count, r);
+      if (range.size() == 0) break;
+      std::unique_ptr<ClassShard> shard;
+      const Status status = engine.borrow(range, batch.dim, borrowed.data + range.start * batch.dim, &shard);
+      if (!status.ok()) throw make_error(env, status);
+      shards.push_back(shard.get());
+      state->borrowed.push_back(std::move(shard));
+    }
+  }
+  const std::string workspace = text(problem, "workspace");
+  const bool fits = engine.keep_bytes(batch.rows, state->classes) <= number(problem, "workspaceBytes");
+  batch.workspace = workspace == "keep" || (workspace == "auto" && fits) ? Workspace::keep : Workspace::recompute;
+  state->workspace = batch.workspace;
+  state->evaluation = std::make_unique<Evaluation>(std::move(shards), batch, options);
+  state_ = std::move(state);
+}
+
+std::shared_ptr<EvaluationState> EvaluationObject::state(Napi::Env env) const {
+  if (!state_) throw make_error(env, Status::failure(Code::disposed, "the evaluation has been disposed of"));
+  return state_;
+}
+
+Napi::Value EvaluationObject::targets(const Napi::CallbackInfo& info) {
+  return dispatch(info[0], std::make_unique<TargetsJob>(state(info.Env()), info));
+}
+
+Napi::Value EvaluationObject::forward(const Napi::CallbackInfo& info) {
+  auto job = std::make_unique<PhasesJob>(state(info.Env()));
+  job->read_forward(info[1], info[2]);
+  return dispatch(info[0], std::move(job));
+}
+
+Napi::Value EvaluationObject::backward(const Napi::CallbackInfo& info) {
+  auto job = std::make_unique<PhasesJob>(state(info.Env()));
+  job->read_backward(info[1]);
+  return dispatch(info[0], std::move(job));
+}
+
+Napi::Value EvaluationObject::value_and_grad(const Napi::CallbackInfo& info) {
+  auto job = std::make_unique<PhasesJob>(state(info.Env()));
+  job->read_forward(info[1], info[2]);
+  job->read_backward(info[3]);
+  return dispatch(info[0], std::move(job));
+}
+
+void EvaluationObject::dispose(const Napi::CallbackInfo&) { state_.reset(); }
+
+}  // namespace marginfc::binding

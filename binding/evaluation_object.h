@@ -1,0 +1,48 @@
+// class Evaluation: one batch against one set of classes; see NativeEvaluation in src/native.ts.
+#pragma once
+
+#include <atomic>
+#include <memory>
+#include <vector>
+
+#include "binding/job.h"
+#include "engine/evaluation.h"
+#include "engine/head.h"
+
+namespace marginfc::binding {
+
+// The evaluation with everything it borrows. Shared by the JavaScript object and its calls in flight; the last of
+// them frees it, on the main thread.
+struct EvaluationState {
+  std::vector<int32_t> labels;  // [rows], a checked copy: the caller's may be shared memory
+  Batch batch;
+  LossOptions options;
+  int64_t classes = 0;
+  std::shared_ptr<Head> head;                         // owner of the classes, or
+  std::vector<std::unique_ptr<ClassShard>> borrowed;  // shards of the caller's weights
+  std::unique_ptr<Evaluation> evaluation;
+  Workspace workspace = Workspace::recompute;
+  bool forwarded = false;
+  std::atomic<int32_t> own_cancel{0};
+  std::atomic<int32_t>* cancel = &own_cancel;
+  std::vector<Napi::ObjectReference> kept;  // features, weights or head, row weights, cancel
+};
+
+class EvaluationObject : public Napi::ObjectWrap<EvaluationObject> {
+ public:
+  static void install(Napi::Env env, Napi::Object exports);
+  explicit EvaluationObject(const Napi::CallbackInfo& info);
+
+ private:
+  Napi::Value targets(const Napi::CallbackInfo& info);
+  Napi::Value forward(const Napi::CallbackInfo& info);
+  Napi::Value backward(const Napi::CallbackInfo& info);
+  Napi::Value value_and_grad(const Napi::CallbackInfo& info);
+  void dispose(const Napi::CallbackInfo& info);
+
+  std::shared_ptr<EvaluationState> state(Napi::Env env) const;
+
+  std::shared_ptr<EvaluationState> state_;
+};
+
+}  // namespace marginfc::binding

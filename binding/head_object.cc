@@ -1,0 +1,172 @@
+#include "binding/head_object.h"
+
+#include "binding/arguments.h"
+#include "binding/environment.h"
+
+namespace marginfc::binding {
+namespace {
+
+void require(Napi::Env env, const Status& status) {
+  if (!status.ok()) throw make_error(env, status);
+}
+
+void require_range(Napi::Env env, int64_t start, int64_t count, int64_t classes) {
+  if (start < 0 || count < 0 || start > classes - count)
+    throw make_error(
+        env, Status::failure(Code::shape, "classes " + std::to_string(start) + " to " + std::to_string(start + count) +
+                                              " must lie in [0, " + std::to_string(classes) + "]"));
+}
+
+class NearestJob final : public Job {
+ public:
+  NearestJob(std::shared_ptr<Head> head, const Napi::CallbackInfo& info) : head_(std::move(head)) {
+    const Napi::Env env = info.Env();
+    const Span<float> features = float_array(info[1], "features");
+    k_ = info[2].As<Napi::Number>().Int64Value();
+    const auto result = info[3].As<Napi::Object>();
+    const Span<int32_t> classes = int_array(result.Get("classes"), "classes");
+    const Span<float> cosines = float_array(result.Get("cosines"), "cosines");
+    batch_.rows = features.size / head_->dim();
+    require_size(env, features.size, batch_.rows * head_->dim(), "features");
+    if (k_ < 1 || k_ > head_->classes())
+      throw make_error(env, Status::failure(Code::shape, "k must be in [1, " + std::to_string(head_->classes()) +
+                                                             "], received " + std::to_string(k_)));
+    require_size(env, classes.size, batch_.rows * k_, "classes");
+    require_size(env, cosines.size, batch_.rows * k_, "cosines");
+    labels_.assign(batch_.rows, -1);
+    batch_.features = features.data;
+    batch_.labels = labels_.data();
+    batch_.dim = head_->dim();
+    batch_.scale = 1;
+    if (present(info[4])) {
+      const Span<int32_t> cancel = int_array(info[4], "cancel");
+      require_size(env, cancel.size, 1, "cancel");
+      cancel_ = reinterpret_cast<std::atomic<int32_t>*>(cancel.data);
+      keep(info[4]);
+    }
+    batch_.cancel = cancel_;
+    classes_ = classes.data;
+    cosines_ = cosines.data;
+    keep(info.This());
+    keep(info[1]);
+    keep(result.Get("classes"));
+    keep(result.Get("cosines"));
+  }
+
+  Status run() override { return head_->nearest(batch_, k_, classes_, cosines_); }
+  void cancel() override { cancel_->store(1); }
+
+ private:
+  const std::shared_ptr<Head> head_;
+  Batch batch_;
+  std::vector<int32_t> labels_;
+  int64_t k_ = 0;
+  int32_t* classes_ = nullptr;
+  float* cosines_ = nullptr;
+  std::atomic<int32_t> own_cancel_{0};
+  std::atomic<int32_t>* cancel_ = &own_cancel_;
+};
+
+class ApplyJob final : public Job {
+ public:
+  ApplyJob(std::shared_ptr<Head> head, const Napi::CallbackInfo& info)
+      : head_(std::move(head)), learning_rate_(info[1].As<Napi::Number>().DoubleValue()) {
+    keep(info.This());
+  }
+
+  Status run() override {
+    applied_ = head_->accumulated();
+    return applied_ ? head_->apply(learning_rate_) : Status{};
+  }
+  Napi::Value result(Napi::Env env) override { return Napi::Boolean::New(env, applied_); }
+
+ private:
+  const std::shared_ptr<Head> head_;
+  const double learning_rate_;
+  bool applied_ = false;
+};
+
+}  // namespace
+
+void HeadObject::install(Napi::Env env, Napi::Object exports) {
+  const Napi::Function constructor = DefineClass(env, "Head",
+                                                 {
+                                                     InstanceMethod<&HeadObject::initialize>("initialize"),
+                                                     InstanceMethod<&HeadObject::set_weights>("setWeights"),
+                                                     InstanceMethod<&HeadObject::get_weights>("getWeights"),
+                                                     InstanceMethod<&HeadObject::nearest>("nearest"),
+                                                     InstanceMethod<&HeadObject::apply>("apply"),
+                                                     InstanceAccessor<&HeadObject::step_count>("stepCount"),
+                                                     InstanceMethod<&HeadObject::dispose>("dispose"),
+                                                 });
+  Environment::of(env).head_constructor = Napi::Persistent(constructor);
+  exports.Set("Head", constructor);
+}
+
+bool HeadObject::is(const Napi::Value& value) {
+  return value.IsObject() && value.As<Napi::Object>().InstanceOf(Environment::of(value.Env()).head_constructor.Value());
+}
+
+HeadObject::HeadObject(const Napi::CallbackInfo& info) : ObjectWrap(info) {
+  const Napi::Env env = info.Env();
+  if (!info[0].IsObject()) throw make_error(env, Status::failure(Code::type, "options must be an object"));
+  const auto options = info[0].As<Napi::Object>();
+  const auto dim = static_cast<int64_t>(number(options, "dim"));
+  const auto classes = static_cast<int64_t>(number(options, "classes"));
+  const auto shards = static_cast<int64_t>(number(options, "shards"));
+  if (dim < 1 || dim > INT32_MAX || classes < 1 || classes > INT32_MAX || shards < 1)
+    throw make_error(env, Status::failure(Code::shape, "dim, classes and shards must be positive"));
+  std::unique_ptr<Head> head;
+  require(env, Head::create(Environment::of(env).engine(env), classes, static_cast<int32_t>(dim), shards,
+                            read_optimizer(options.Get("optimizer")), &head));
+  head_ = std::move(head);
+}
+
+std::shared_ptr<Head> HeadObject::head(Napi::Env env) const {
+  if (!head_) throw make_error(env, Status::failure(Code::disposed, "the head has been disposed of"));
+  return head_;
+}
+
+void HeadObject::initialize(const Napi::CallbackInfo& info) {
+  const double std = info[0].As<Napi::Number>().DoubleValue();
+  const auto seed = static_cast<uint64_t>(info[1].As<Napi::Number>().Int64Value());
+  require(info.Env(), head(info.Env())->initialize(std, seed));
+}
+
+void HeadObject::set_weights(const Napi::CallbackInfo& info) {
+  const Napi::Env env = info.Env();
+  const auto head = this->head(env);
+  const int64_t start = info[0].As<Napi::Number>().Int64Value();
+  const Span<float> values = float_array(info[1], "values");
+  const int64_t count = values.size / head->dim();
+  require_size(env, values.size, count * head->dim(), "values");
+  require_range(env, start, count, head->classes());
+  require(env, head->write(start, count, values.data));
+}
+
+void HeadObject::get_weights(const Napi::CallbackInfo& info) {
+  const Napi::Env env = info.Env();
+  const auto head = this->head(env);
+  const int64_t start = info[0].As<Napi::Number>().Int64Value();
+  const int64_t end = info[1].As<Napi::Number>().Int64Value();
+  const Span<float> values = float_array(info[2], "values");
+  require_range(env, start, end - start, head->classes());
+  require_size(env, values.size, (end - start) * head->dim(), "values");
+  require(env, head->read(start, end - start, values.data));
+}
+
+Napi::Value HeadObject::nearest(const Napi::CallbackInfo& info) {
+  return dispatch(info[0], std::make_unique<NearestJob>(head(info.Env()), info));
+}
+
+Napi::Value HeadObject::apply(const Napi::CallbackInfo& info) {
+  return dispatch(info[0], std::make_unique<ApplyJob>(head(info.Env()), info));
+}
+
+Napi::Value HeadObject::step_count(const Napi::CallbackInfo& info) {
+  return Napi::Number::New(info.Env(), static_cast<double>(head(info.Env())->step_count()));
+}
+
+void HeadObject::dispose(const Napi::CallbackInfo&) { head_.reset(); }
+
+}  // namespace marginfc::binding

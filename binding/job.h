@@ -1,0 +1,41 @@
+// A call's work, from its arguments to its result. A Job owns references to every JavaScript array whose memory
+// it uses, so that no garbage collection can take it in the middle.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <vector>
+
+#include "binding/napi_setup.h"
+
+namespace marginfc::binding {
+
+class Environment;
+
+class Job {
+ public:
+  virtual ~Job() = default;
+
+  // Off the main thread when the call is asynchronous: must not touch JavaScript.
+  virtual Status run() = 0;
+  // On the main thread, after a successful run().
+  virtual Napi::Value result(Napi::Env env) { return env.Undefined(); }
+  // Makes run() return soon, if it can.
+  virtual void cancel() {}
+
+  // Keeps `value` alive as long as the job.
+  void keep(const Napi::Value& value);
+
+ private:
+  friend class Environment;
+  std::vector<Napi::ObjectReference> kept_;
+  std::optional<Napi::Promise::Deferred> deferred_;
+  Status status_;
+};
+
+// Runs `job` now and returns its result or throws (mode 'sync'), or queues it and returns a promise ('async').
+Napi::Value dispatch(const Napi::Value& mode, std::unique_ptr<Job> job);
+
+}  // namespace marginfc::binding

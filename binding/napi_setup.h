@@ -1,0 +1,21 @@
+// The only header that includes napi.h. binding/ turns JavaScript values into engine.h's structs and back; it
+// may include engine/, and cpu/cpu_engine.h to make the engine.
+//
+//   addon              what is exported
+//   environment        one engine and one dispatcher thread per JavaScript environment
+//   job                a call's work, run at once or off the main thread
+//   arguments          reading arguments, checked for what would read or write out of bounds
+//   evaluation_object  class Evaluation
+//   head_object        class Head
+#pragma once
+
+#include <napi.h>
+
+#include "engine/status.h"
+
+namespace marginfc::binding {
+
+// The failure of native code as the Error that src/errors.ts expects: message and `nativeCode`.
+Napi::Error make_error(Napi::Env env, const Status& status);
+
+}  // namespace marginfc::binding
