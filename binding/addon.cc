@@ -26,7 +26,9 @@ Napi::Value list_engines(const Napi::CallbackInfo& info) {
 }
 
 Napi::Value allocate(const Napi::CallbackInfo& info) {
-  return Napi::Float32Array::New(info.Env(), static_cast<size_t>(info[0].As<Napi::Number>().Int64Value()));
+  return Environment::of(info.Env())
+      .outputs()
+      .allocate(info.Env(), static_cast<size_t>(info[0].As<Napi::Number>().Int64Value()));
 }
 
 Napi::Object install(Napi::Env env, Napi::Object exports) {

@@ -10,6 +10,7 @@
 #include <thread>
 
 #include "binding/job.h"
+#include "binding/output_pool.h"
 #include "cpu/cpu_engine.h"
 
 namespace marginfc::binding {
@@ -29,6 +30,8 @@ class Environment {
   // Why engine() would throw; null if it would not.
   const char* unavailable() const { return unavailable_; }
 
+  OutputPool& outputs() { return *outputs_; }
+
   Napi::Promise enqueue(Napi::Env env, std::unique_ptr<Job> job);
 
   Napi::FunctionReference head_constructor;
@@ -43,6 +46,7 @@ class Environment {
   const Kernels* kernels_ = nullptr;
   const char* unavailable_ = nullptr;
   std::unique_ptr<CpuEngine> engine_;
+  const std::shared_ptr<OutputPool> outputs_ = std::make_shared<OutputPool>();
 
   std::thread dispatcher_;
   std::mutex mutex_;

@@ -1,8 +1,9 @@
 // The only header that includes napi.h. binding/ turns JavaScript values into engine.h's structs and back; it
-// may include engine/, and cpu/cpu_engine.h to make the engine.
+// may include engine/, and of cpu/ the engine to make one and the memory to return results in.
 //
 //   addon              what is exported
 //   environment        one engine and one dispatcher thread per JavaScript environment
+//   output_pool        memory of large results
 //   job                a call's work, run at once or off the main thread
 //   arguments          reading arguments, checked for what would read or write out of bounds
 //   evaluation_object  class Evaluation
