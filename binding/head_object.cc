@@ -67,6 +67,23 @@ class NearestJob final : public Job {
   std::atomic<int32_t>* cancel_ = &own_cancel_;
 };
 
+class InitializeJob final : public Job {
+ public:
+  InitializeJob(std::shared_ptr<Head> head, const Napi::CallbackInfo& info)
+      : head_(std::move(head)),
+        std_(info[1].As<Napi::Number>().DoubleValue()),
+        seed_(static_cast<uint64_t>(info[2].As<Napi::Number>().Int64Value())) {
+    keep(info.This());
+  }
+
+  Status run() override { return head_->initialize(std_, seed_); }
+
+ private:
+  const std::shared_ptr<Head> head_;
+  const double std_;
+  const uint64_t seed_;
+};
+
 class ApplyJob final : public Job {
  public:
   ApplyJob(std::shared_ptr<Head> head, const Napi::CallbackInfo& info)
@@ -127,10 +144,8 @@ std::shared_ptr<Head> HeadObject::head(Napi::Env env) const {
   return head_;
 }
 
-void HeadObject::initialize(const Napi::CallbackInfo& info) {
-  const double std = info[0].As<Napi::Number>().DoubleValue();
-  const auto seed = static_cast<uint64_t>(info[1].As<Napi::Number>().Int64Value());
-  require(info.Env(), head(info.Env())->initialize(std, seed));
+Napi::Value HeadObject::initialize(const Napi::CallbackInfo& info) {
+  return dispatch(info[0], std::make_unique<InitializeJob>(head(info.Env()), info));
 }
 
 void HeadObject::set_weights(const Napi::CallbackInfo& info) {

@@ -19,7 +19,7 @@ class HeadObject : public Napi::ObjectWrap<HeadObject> {
   std::shared_ptr<Head> head(Napi::Env env) const;
 
  private:
-  void initialize(const Napi::CallbackInfo& info);
+  Napi::Value initialize(const Napi::CallbackInfo& info);
   void set_weights(const Napi::CallbackInfo& info);
   void get_weights(const Napi::CallbackInfo& info);
   Napi::Value nearest(const Napi::CallbackInfo& info);

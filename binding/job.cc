@@ -14,6 +14,7 @@ const char* code_name(Code code) {
     case Code::margin: return "ERR_MARGIN";
     case Code::shape: return "ERR_SHAPE";
     case Code::type: return "ERR_TYPE";
+    case Code::unavailable: return "ERR_ENGINE_UNAVAILABLE";
     case Code::disposed: return "ERR_DISPOSED";
     case Code::ok:
     case Code::internal: break;

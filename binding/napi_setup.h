@@ -10,6 +10,9 @@
 //   head_object        class Head
 #pragma once
 
+// A worker that is being terminated can neither be handed values nor be thrown at: without this, the attempt ends the
+// whole process.
+#define NODE_API_SWALLOW_UNTHROWABLE_EXCEPTIONS
 #include <napi.h>
 
 #include "engine/status.h"

@@ -77,14 +77,14 @@ void ClassBlock::normalise(const float* weights) {
   rows_ = copy_.data();
 }
 
-void ClassBlock::tangent(int32_t c, float dot, double unscale, float* alpha, float* beta) const {
+void ClassBlock::tangent(int32_t c, float dot, float* beta, float* inverse) const {
   if (copied_) {
-    *alpha = static_cast<float>(unscale * true_inverse_norm_[c]);
     *beta = has_direction_[c] ? dot : 0.0f;
+    *inverse = static_cast<float>(true_inverse_norm_[c]);
   } else {
     // E carried 1 / |w| already: dW = sum - (sum . wh) wh, and the dot was taken with w.
-    *alpha = static_cast<float>(unscale);
     *beta = static_cast<float>(dot * true_inverse_norm_[c] * true_inverse_norm_[c]);
+    *inverse = 1;
   }
 }
 

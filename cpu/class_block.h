@@ -33,9 +33,9 @@ class ClassBlock {
   const float* tail() const { return tail_width_ ? tail_.data() : nullptr; }
   const float* inverse_norm() const { return inverse_norm_.data(); }
 
-  // Turns a class's sum over rows of E * kappa * xh, and its dot with row(c), into the tangent gradient
-  // alpha * (sum - beta * row(c)). `unscale` undoes the scale of kappa.
-  void tangent(int32_t c, float dot, double unscale, float* alpha, float* beta) const;
+  // The tangent gradient of a class is (sum - beta * row(c)) * inverse, where `sum` runs over rows of E * kappa * xh
+  // and `dot` is sum . row(c).
+  void tangent(int32_t c, float dot, float* beta, float* inverse) const;
   // 1 / max(|w|, 1e-12).
   double true_inverse_norm(int32_t c) const { return true_inverse_norm_[c]; }
   // False for rows too short to have a direction: w / 1e-12 is not projected.

@@ -239,7 +239,7 @@ MARGINFC_INLINE Vector square_root(Vector x) {
 
 template <typename Lane>
 MARGINFC_INLINE Lane gradient(const GradientRow& row, int32_t d, Lane lane) {
-  Lane g = row.alpha * (get(row.raw + d, lane) - row.beta * get(row.unit + d, lane));
+  Lane g = row.unscale * (get(row.raw + d, lane) - row.beta * get(row.unit + d, lane)) * row.inverse;
   if (row.target) g += get(row.target + d, lane);
   return g;
 }

@@ -72,12 +72,13 @@ struct WeightGradientTask {
   float* dots;      // [classes] out: gradient row . class row
 };
 
-// One class's finished gradient g = alpha * (raw - beta * unit) + target, and what is done with it.
+// One class's finished gradient g = unscale * (raw - beta * unit) * inverse + target, and what is done with it.
 struct GradientRow {
   const float* raw;   // [dim]
   const float* unit;  // [dim]
-  float alpha;
   float beta;
+  float unscale;        // a power of two
+  float inverse;        // apart from unscale: their product may be too small for a float
   const float* target;  // [dim], terms of rows that own the class; nullable
   int32_t dim;
 };

@@ -108,7 +108,7 @@ Status CpuShard::apply(const WeightSink& sink) {
     const int64_t last = std::min(classes, (task + 1) * kRowsPerTask);
     for (int64_t index = task * kRowsPerTask; index < last; index++) {
       float* raw = accumulated_.data() + index * dim_;
-      update(index, {raw, raw, 1.0f, 0.0f, nullptr, dim_}, sink);
+      update(index, {raw, raw, 0, 1, 1, nullptr, dim_}, sink);
       std::memset(raw, 0, dim_ * sizeof(float));
     }
   });

@@ -161,7 +161,8 @@ void CpuPass::weight_tiles(const Sweep& sweep, Scratch& scratch, const float* ex
       GradientRow row;
       row.raw = scratch.gradient.data() + h * width_;
       row.unit = block.row(c);
-      block.tangent(c, scratch.dots.data()[h], unscale_, &row.alpha, &row.beta);
+      block.tangent(c, scratch.dots.data()[h], &row.beta, &row.inverse);
+      row.unscale = static_cast<float>(unscale_);
       row.target = target_terms(block, c, terms);
       row.dim = dim_;
       const int64_t index = block.first() + c;

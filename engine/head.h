@@ -1,6 +1,7 @@
 // The classes of one MarginHead: shards that own their weights, and what spans them.
 #pragma once
 
+#include <atomic>
 #include <memory>
 #include <vector>
 
@@ -18,7 +19,7 @@ class Head {
   std::vector<ClassShard*> shards() const;
 
   // Optimiser updates made. A step reads it, and counts itself when it is done.
-  int64_t step_count() const { return step_count_; }
+  int64_t step_count() const { return step_count_.load(); }
   void count_step() { step_count_++; }
   // Whether there is anything for apply() to use.
   bool accumulated() const { return accumulated_; }
@@ -38,7 +39,7 @@ class Head {
   const int64_t classes_;
   const int32_t dim_;
   std::vector<std::unique_ptr<ClassShard>> shards_;
-  int64_t step_count_ = 0;
+  std::atomic<int64_t> step_count_{0};  // read while a step runs
   bool accumulated_ = false;
 };
 

@@ -51,11 +51,13 @@ MARGINFC_HOST_DEVICE inline TargetLogit apply_margin(const RowMargin& margin, do
   switch (margin.kind) {
     case MarginKind::arcface:
     case MarginKind::combined: {
-      // arcface is combined with m1 = 1 and m3 = 0; its angle needs no second cosine.
-      const bool plain = margin.kind == MarginKind::arcface;
-      const double m1 = plain ? 1.0 : margin.p[0];
-      const double m2 = plain ? margin.p[0] : margin.p[1];
-      const double m3 = plain ? 0.0 : margin.p[2];
+      // arcface is combined with m1 = 1 and m3 = 0.
+      const bool arcface = margin.kind == MarginKind::arcface;
+      const double m1 = arcface ? 1.0 : margin.p[0];
+      const double m2 = arcface ? margin.p[0] : margin.p[1];
+      const double m3 = arcface ? 0.0 : margin.p[2];
+      // The cosine itself, not cos(acos(cosine)): at 0 the policies ask for its sign.
+      const bool plain = m1 == 1.0;
       const double angle = m1 * theta;
       const double base = plain ? cosine : cos(angle);
       const double base_derivative = plain ? 1.0 : m1 * sin(angle) / divisor;

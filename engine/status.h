@@ -6,7 +6,19 @@
 
 namespace marginfc {
 
-enum class Code { ok, aborted, out_of_memory, not_finite, label_range, margin, shape, type, disposed, internal };
+enum class Code {
+  ok,
+  aborted,
+  out_of_memory,
+  not_finite,
+  label_range,
+  margin,
+  shape,
+  type,
+  unavailable,
+  disposed,
+  internal
+};
 
 struct [[nodiscard]] Status {
   Code code = Code::ok;
