@@ -1,0 +1,180 @@
+/**
+ * The core under every call: arguments that have been checked become a NativeProblem, and a NativeProblem
+ * goes through its phases, blocking or not.
+ */
+
+import { watchAbort } from './abort.js';
+import { customTargets } from './custom_margin.js';
+import { publicError } from './errors.js';
+import { type CustomMargin, nativeMargin } from './margins.js';
+import {
+  addon,
+  type NativeEvaluation,
+  type NativeForwardResult,
+  type NativeGradients,
+  type NativeHead,
+  type NativeMargin,
+  type NativeMode,
+  type NativeProblem,
+  type NativeRows,
+} from './native.js';
+import type { Compute, Loss, Reduction } from './options.js';
+import { settled, type Twin } from './twin.js';
+import { checkFloats, checkInt32Array, checkLabels, checkValues, mustBe } from './validate.js';
+
+/** What is known of each row. */
+export interface RowResults extends NativeRows {
+  /** [B], `logSumExp - scale F(theta)`; 0 where the label is -1. */
+  readonly rowLoss: Float32Array;
+  /** [B], logarithm of the sum over all classes of exp of the logits, the row's own with its margin. */
+  readonly logSumExp: Float32Array;
+  /** [B], cosine to the row's own class, without margin; 0 where the label is -1. */
+  readonly targetCosine: Float32Array;
+}
+
+/** One batch against one set of classes, checked. */
+export interface Plan {
+  readonly problem: NativeProblem;
+  readonly margin: NativeMargin | CustomMargin;
+  readonly rows: number;
+}
+
+/** What forward leaves: results, and the evaluation to go backward with or to dispose of. */
+export interface Forwarded {
+  readonly rows: RowResults;
+  readonly result: NativeForwardResult;
+  readonly evaluation: NativeEvaluation;
+  readonly cancel: Int32Array;
+}
+
+export interface PlanInput {
+  readonly features: Float32Array;
+  readonly labels: Int32Array;
+  readonly dim: number;
+  readonly classes: number;
+  readonly weights: Float32Array | NativeHead;
+  readonly loss: Loss;
+  readonly compute: Compute;
+  readonly reduction: Reduction;
+  readonly rowWeights: Float32Array | undefined;
+  readonly diagnostics: boolean;
+}
+
+/** Checks what depends on the batch: lengths, labels, and arrays with one entry per row or class. */
+export function planEvaluation(input: PlanInput): Plan {
+  const { dim, classes, loss, compute, reduction, rowWeights, diagnostics, weights } = input;
+  const labels = checkInt32Array(input.labels, 'labels');
+  const rows = labels.length;
+  const features = checkFloats(input.features, 'features', rows * dim, `labels.length ${rows} * dim ${dim}`);
+  checkLabels(labels, classes);
+  const { margin } = loss;
+  return {
+    margin: margin.kind === 'custom' ? margin : nativeMargin(margin, rows, classes),
+    rows,
+    problem: {
+      features,
+      labels,
+      dim,
+      weights,
+      scale: loss.scale,
+      straightThrough: loss.gradient === 'straightThrough',
+      onOverflow: loss.onOverflow,
+      reduction,
+      ...(rowWeights === undefined ? {} : { rowWeights: checkRowWeights(rowWeights, rows, reduction) }),
+      workspace: compute.workspace,
+      workspaceBytes: compute.workspaceBytes,
+      shards: compute.shards,
+      checkFinite: compute.checkFinite,
+      diagnostics,
+    },
+  };
+}
+
+function checkRowWeights(rowWeights: Float32Array, rows: number, reduction: Reduction): Float32Array {
+  if (reduction === 'none')
+    throw mustBe(
+      'ERR_OPTION',
+      'rowWeights',
+      `left out with reduction 'none', where dLoss weighs the rows`,
+      'some',
+    );
+  checkFloats(rowWeights, 'rowWeights', rows, 'rows of the batch');
+  return checkValues(rowWeights, 'rowWeights', 'ERR_OPTION', 0);
+}
+
+/** Phases 0 to 3; the caller disposes of the evaluation. */
+export function* forwardPass(mode: NativeMode, plan: Plan, signal: AbortSignal | undefined): Twin<Forwarded> {
+  const watch = watchAbort(signal);
+  let evaluation: NativeEvaluation | undefined;
+  try {
+    evaluation = new (addon().Evaluation)({ ...plan.problem, cancel: watch.cancel });
+    const margin = yield* resolveMargin(mode, plan, evaluation);
+    const rows = newRows(plan.rows);
+    const result = yield* settled(evaluation.forward(mode, margin, rows));
+    return { rows, result, evaluation, cancel: watch.cancel };
+  } catch (error) {
+    evaluation?.dispose();
+    throw publicError(error, signal);
+  } finally {
+    watch.stop();
+  }
+}
+
+/** Phases 4 and 5 of an evaluation that went forward. `gradients` is asked for its arrays when work begins. */
+export function* backwardPass(
+  mode: NativeMode,
+  { evaluation, cancel }: Pick<Forwarded, 'evaluation' | 'cancel'>,
+  signal: AbortSignal | undefined,
+  gradients: () => NativeGradients,
+): Twin<NativeGradients> {
+  const watch = watchAbort(signal, cancel);
+  try {
+    const wanted = gradients();
+    yield* settled(evaluation.backward(mode, wanted));
+    return wanted;
+  } catch (error) {
+    throw publicError(error, signal);
+  } finally {
+    watch.stop();
+  }
+}
+
+/** Phases 0 to 5 in one go. `gradients` is asked for its arrays when work begins. */
+export function* gradientPass(
+  mode: NativeMode,
+  plan: Plan,
+  signal: AbortSignal | undefined,
+  gradients: () => NativeGradients,
+): Twin<{ rows: RowResults; result: NativeForwardResult; gradients: NativeGradients }> {
+  const watch = watchAbort(signal);
+  let evaluation: NativeEvaluation | undefined;
+  try {
+    evaluation = new (addon().Evaluation)({ ...plan.problem, cancel: watch.cancel });
+    const margin = yield* resolveMargin(mode, plan, evaluation);
+    const rows = newRows(plan.rows);
+    const wanted = gradients();
+    const result = yield* settled(evaluation.valueAndGrad(mode, margin, rows, wanted));
+    return { rows, result, gradients: wanted };
+  } catch (error) {
+    throw publicError(error, signal);
+  } finally {
+    evaluation?.dispose();
+    watch.stop();
+  }
+}
+
+function* resolveMargin(mode: NativeMode, plan: Plan, evaluation: NativeEvaluation): Twin<NativeMargin> {
+  const { margin, rows } = plan;
+  if (!('callback' in margin)) return margin;
+  const angles = { cosine: new Float64Array(rows), featureNorm: new Float64Array(rows) };
+  yield* settled(evaluation.targets(mode, angles));
+  return customTargets(margin.callback, plan.problem.labels, angles);
+}
+
+function newRows(rows: number): RowResults {
+  return {
+    rowLoss: new Float32Array(rows),
+    logSumExp: new Float32Array(rows),
+    targetCosine: new Float32Array(rows),
+  };
+}

@@ -1,0 +1,119 @@
+/** What {@link forward} returns: the loss, and the means to get its gradients later. */
+
+import { backwardPass, type Forwarded, type RowResults } from './evaluation.js';
+import {
+  type GradientArrays,
+  type GradientChoice,
+  type GradientOutputs,
+  gradientArrays,
+  gradientRequest,
+  type Shape,
+} from './gradients.js';
+import type { NativeMode } from './native.js';
+import type { EngineName, Precision } from './options.js';
+import { CallQueue } from './queue.js';
+import { runAsync, runSync, type Twin } from './twin.js';
+import { checkOptions, checkSignal, mustBe } from './validate.js';
+
+/** Loss, row results, and what computed them. */
+export interface LossResult extends RowResults {
+  /** With reduction `none`: `sum_i dLoss_i rowLoss_i`, or NaN where there is no dLoss ({@link forward}). */
+  readonly loss: number;
+  readonly engine: EngineName;
+  readonly precision: Precision;
+  readonly workspace: 'keep' | 'recompute';
+}
+
+/** Options of {@link ForwardPass.backward}. */
+export interface BackwardOptions<G extends GradientChoice = GradientChoice> {
+  /** Default `both`. */
+  readonly gradients?: G | undefined;
+  /** Arrays to write gradients to, instead of new ones. */
+  readonly out?: GradientOutputs | undefined;
+  /** Ends the call early with ERR_ABORTED; the forward pass stays usable. */
+  readonly signal?: AbortSignal | undefined;
+}
+
+const backwardNames = { gradients: true, out: true, signal: true } as const;
+
+/** Result of {@link forward}. Holds on to the inputs until it is disposed. */
+export class ForwardPass implements LossResult {
+  readonly loss: number;
+  readonly rowLoss: Float32Array;
+  readonly logSumExp: Float32Array;
+  readonly targetCosine: Float32Array;
+  readonly engine: EngineName;
+  readonly precision: Precision;
+  readonly workspace: 'keep' | 'recompute';
+  readonly #queue = new CallQueue('forward pass');
+  readonly #forwarded: Forwarded;
+  readonly #shape: Shape;
+  #disposed = false;
+
+  /** @internal */
+  constructor(result: LossResult, forwarded: Forwarded, shape: Shape) {
+    this.loss = result.loss;
+    this.rowLoss = result.rowLoss;
+    this.logSumExp = result.logSumExp;
+    this.targetCosine = result.targetCosine;
+    this.engine = result.engine;
+    this.precision = result.precision;
+    this.workspace = result.workspace;
+    this.#forwarded = forwarded;
+    this.#shape = shape;
+  }
+
+  /**
+   * The gradients, off the calling thread; may be called again with another `dLoss`. Rereads the inputs.
+   *
+   * @param dLoss What multiplies the gradients: with reduction `mean` or `sum` a number, default 1; with `none`
+   * a Float32Array [B].
+   *
+   * Rejects with MarginFcError: ERR_DISPOSED, ERR_TYPE, ERR_SHAPE, ERR_OPTION, ERR_DETACHED, ERR_OUT_OF_MEMORY,
+   * ERR_ABORTED.
+   */
+  async backward<G extends GradientChoice = 'both'>(
+    dLoss?: number | Float32Array,
+    options?: BackwardOptions<G>,
+  ): Promise<GradientArrays<G>> {
+    const backward = this.#backward(dLoss, options);
+    return this.#queue.run(() => runAsync(backward.twin('async')), backward.signal);
+  }
+
+  /** {@link backward}, blocking. Also throws ERR_BUSY while a `backward` is pending. */
+  backwardSync<G extends GradientChoice = 'both'>(
+    dLoss?: number | Float32Array,
+    options?: BackwardOptions<G>,
+  ): GradientArrays<G> {
+    const backward = this.#backward(dLoss, options);
+    return this.#queue.runSync(() => runSync(backward.twin('sync')), 'backwardSync');
+  }
+
+  /** Lets go of the inputs and the workspace once the calls made so far have ended. May be called again. */
+  dispose(): void {
+    if (this.#disposed) return;
+    this.#disposed = true;
+    this.#queue.whenIdle(() => this.#forwarded.evaluation.dispose());
+  }
+
+  [Symbol.dispose](): void {
+    this.dispose();
+  }
+
+  #backward<G extends GradientChoice>(
+    dLoss: number | Float32Array | undefined,
+    options: BackwardOptions<G> | undefined,
+  ): { signal: AbortSignal | undefined; twin: (mode: NativeMode) => Twin<GradientArrays<G>> } {
+    if (this.#disposed) throw mustBe('ERR_DISPOSED', 'forward pass', 'open', 'one that has been disposed');
+    const checked = checkOptions(options, backwardNames);
+    const signal = checkSignal(checked.signal);
+    const request = gradientRequest(this.#shape, dLoss, checked);
+    const forwarded = this.#forwarded;
+    return {
+      signal,
+      *twin(mode) {
+        return gradientArrays<G>(yield* backwardPass(mode, forwarded, signal, request));
+      },
+    };
+  }
+}

@@ -1,0 +1,247 @@
+/** A classification head that owns its class weights and trains them. */
+
+import { publicError } from './errors.js';
+import { forwardPass } from './evaluation.js';
+import {
+  type AccumulateOptions,
+  type ApplyOptions,
+  accumulateCall,
+  applyCall,
+  type EvaluateOptions,
+  evaluateCall,
+  evaluateNames,
+  type HeadBatch,
+  type HeadCall,
+  type Nearest,
+  type NearestOptions,
+  nearestCall,
+  planEvaluationOn,
+  type StepOptions,
+  stepCall,
+} from './head_calls.js';
+import { HeadForwardPass } from './head_forward_pass.js';
+import { checkHeadOptions, fillWeights, type MarginHeadOptions } from './head_options.js';
+import { assertOpen, type HeadResult, type HeadState, headResult, type StepResult } from './head_state.js';
+import type { Margin } from './margins.js';
+import { addon, type NativeHead } from './native.js';
+import type { Optimizer } from './optimizers.js';
+import type { GradientMode, OverflowPolicy } from './options.js';
+import { CallQueue } from './queue.js';
+import { runAsync, runSync } from './twin.js';
+import { checkInteger, checkOptions } from './validate.js';
+
+/**
+ * Class weights W [classes, dim] with their optimiser, split into shards. Calls on one head happen one after
+ * the other in the order they are made; a call that changes weights does so wholly or not at all, also when it
+ * fails or is aborted. Sync calls block, and throw ERR_BUSY while others are pending.
+ *
+ * Every call rejects (its Sync twin throws) with MarginFcError: ERR_TYPE, ERR_SHAPE, ERR_DETACHED,
+ * ERR_LABEL_RANGE, ERR_OPTION or ERR_MARGIN for arguments, ERR_NOT_FINITE, ERR_OUT_OF_MEMORY, ERR_ABORTED,
+ * ERR_DISPOSED.
+ *
+ * @example
+ * ```ts
+ * import { arcface, MarginHead, sgd } from 'marginfc';
+ *
+ * const head = await MarginHead.create({
+ *   dim: 128,
+ *   classes: 1000,
+ *   margin: arcface(),
+ *   optimizer: sgd({ learningRate: 0.1, momentum: 0.9, weightDecay: 5e-4 }),
+ * });
+ * const features = new Float32Array(2 * 128).fill(0.1);
+ * const { loss, dFeatures } = await head.step({ features, labels: Int32Array.of(3, 14) }, { learningRate: 0.05 });
+ * head.dispose();
+ * ```
+ */
+export class MarginHead {
+  readonly #state: HeadState;
+
+  private constructor(state: HeadState) {
+    this.#state = state;
+  }
+
+  /**
+   * A head with its first weights.
+   *
+   * Rejects with MarginFcError: ERR_TYPE, ERR_SHAPE, ERR_OPTION, ERR_MARGIN, ERR_DETACHED for options,
+   * ERR_ENGINE_UNAVAILABLE, ERR_PRECISION_UNSUPPORTED, ERR_OUT_OF_MEMORY, ERR_NATIVE_LOAD; or with what an `init`
+   * function throws.
+   */
+  static async create(options: MarginHeadOptions): Promise<MarginHead> {
+    const settings = checkHeadOptions(options);
+    const { dim, classes, compute, nativeOptimizer: optimizer } = settings;
+    let native: NativeHead | undefined;
+    try {
+      native = new (addon().Head)({ dim, classes, shards: compute.shards, optimizer });
+      await fillWeights(native, settings);
+    } catch (error) {
+      native?.dispose();
+      throw publicError(error);
+    }
+    return new MarginHead({ native, settings, queue: new CallQueue('head'), disposed: false });
+  }
+
+  /** Length of an embedding, D. */
+  get dim(): number {
+    return this.#state.settings.dim;
+  }
+
+  /** Number of classes, C. */
+  get classes(): number {
+    return this.#state.settings.classes;
+  }
+
+  /** The margin of calls that give none. */
+  get margin(): Margin {
+    return this.#state.settings.loss.margin;
+  }
+
+  /** The scale of calls that give none. */
+  get scale(): number {
+    return this.#state.settings.loss.scale;
+  }
+
+  /** The gradient mode of calls that give none. */
+  get gradient(): GradientMode {
+    return this.#state.settings.loss.gradient;
+  }
+
+  /** The overflow policy of calls that give none. */
+  get onOverflow(): OverflowPolicy {
+    return this.#state.settings.loss.onOverflow;
+  }
+
+  get optimizer(): Optimizer {
+    return this.#state.settings.optimizer;
+  }
+
+  /** Ranges the classes are split into. */
+  get shards(): number {
+    return this.#state.settings.compute.shards;
+  }
+
+  /** Updates made so far. Throws ERR_DISPOSED after `dispose`. */
+  get stepCount(): number {
+    assertOpen(this.#state);
+    return this.#state.native.stepCount;
+  }
+
+  /** Loss, the gradient of the features, and one optimiser update of the weights. */
+  async step(batch: HeadBatch, options?: StepOptions): Promise<StepResult> {
+    return this.#run(stepCall(this.#state, batch, options));
+  }
+
+  /** {@link step}, blocking. */
+  stepSync(batch: HeadBatch, options?: StepOptions): StepResult {
+    return this.#runSync(stepCall(this.#state, batch, options), 'stepSync');
+  }
+
+  /**
+   * As {@link step}, but the weights' gradient is added to a sum that {@link apply} uses up. n micro-batches of
+   * equally many counted rows with `gradientScale: 1 / n`, then `apply`, make the same update as one step on all
+   * their rows.
+   */
+  async accumulate(batch: HeadBatch, options?: AccumulateOptions): Promise<StepResult> {
+    return this.#run(accumulateCall(this.#state, batch, options));
+  }
+
+  /** {@link accumulate}, blocking. */
+  accumulateSync(batch: HeadBatch, options?: AccumulateOptions): StepResult {
+    return this.#runSync(accumulateCall(this.#state, batch, options), 'accumulateSync');
+  }
+
+  /**
+   * One optimiser update with the accumulated gradient, which is zero again afterwards. With `learningRate: 0`
+   * nothing changes, not even the accumulated gradient.
+   *
+   * @returns Whether there was an update: false also if nothing had been accumulated.
+   */
+  async apply(options?: ApplyOptions): Promise<boolean> {
+    return this.#run(applyCall(this.#state, options));
+  }
+
+  /** {@link apply}, blocking. */
+  applySync(options?: ApplyOptions): boolean {
+    return this.#runSync(applyCall(this.#state, options), 'applySync');
+  }
+
+  /** Loss and accuracy; changes nothing. */
+  async evaluate(batch: HeadBatch, options?: EvaluateOptions): Promise<HeadResult> {
+    return this.#run(evaluateCall(this.#state, batch, options));
+  }
+
+  /** {@link evaluate}, blocking. */
+  evaluateSync(batch: HeadBatch, options?: EvaluateOptions): HeadResult {
+    return this.#runSync(evaluateCall(this.#state, batch, options), 'evaluateSync');
+  }
+
+  /**
+   * The loss now, and the gradient and the update later by `backwardSync` of the result, which should be
+   * disposed of. For trainers that ask for the two apart.
+   */
+  forwardSync(batch: HeadBatch, options?: EvaluateOptions): HeadForwardPass {
+    const { plan, signal } = planEvaluationOn(this.#state, batch, checkOptions(options, evaluateNames));
+    return this.#state.queue.runSync(() => {
+      const forwarded = runSync(forwardPass('sync', plan, signal));
+      const result = headResult(forwarded.rows, forwarded.result, this.#state.settings);
+      return new HeadForwardPass(result, forwarded, plan.problem.features, this.#state);
+    }, 'forwardSync');
+  }
+
+  /**
+   * The `k` classes with the largest cosine for each row, without margin and without B x C memory.
+   *
+   * @param features [B, dim], borrowed.
+   * @param k In [1, classes].
+   */
+  async nearest(features: Float32Array, k: number, options?: NearestOptions): Promise<Nearest> {
+    return this.#run(nearestCall(this.#state, features, k, options));
+  }
+
+  /** {@link nearest}, blocking. */
+  nearestSync(features: Float32Array, k: number, options?: NearestOptions): Nearest {
+    return this.#runSync(nearestCall(this.#state, features, k, options), 'nearestSync');
+  }
+
+  /**
+   * A copy of the weights of classes start .. end-1, [end - start, dim]. Blocking, and ERR_BUSY as a Sync call.
+   *
+   * @param start In [0, classes]. Default 0.
+   * @param end In [start, classes]. Default `classes`.
+   */
+  weights(start = 0, end = this.classes): Float32Array {
+    assertOpen(this.#state);
+    checkInteger(start, 'start', { least: 0, most: this.classes });
+    checkInteger(end, 'end', { least: start, most: this.classes });
+    return this.#state.queue.runSync(() => {
+      try {
+        const values = addon().allocate((end - start) * this.dim);
+        if (end > start) this.#state.native.getWeights(start, end, values);
+        return values;
+      } catch (error) {
+        throw publicError(error);
+      }
+    }, 'weights');
+  }
+
+  /** Frees the weights once the calls made so far have ended. May be called again. */
+  dispose(): void {
+    if (this.#state.disposed) return;
+    this.#state.disposed = true;
+    this.#state.queue.whenIdle(() => this.#state.native.dispose());
+  }
+
+  [Symbol.dispose](): void {
+    this.dispose();
+  }
+
+  /** Async, so that what a call's checks throw becomes a rejection in the methods above. */
+  #run<T>({ signal, twin }: HeadCall<T>): Promise<T> {
+    return this.#state.queue.run(() => runAsync(twin('async')), signal);
+  }
+
+  #runSync<T>({ twin }: HeadCall<T>, call: string): T {
+    return this.#state.queue.runSync(() => runSync(twin('sync')), call);
+  }
+}

@@ -1,0 +1,231 @@
+/** What each call on a {@link MarginHead} takes, checks and does. */
+
+import { watchAbort } from './abort.js';
+import { publicError } from './errors.js';
+import { forwardPass, gradientPass, type Plan, planEvaluation } from './evaluation.js';
+import {
+  assertOpen,
+  type FeatureGradientOutput,
+  featureGradientOutput,
+  type HeadResult,
+  type HeadState,
+  headResult,
+  type StepResult,
+  weightUpdate,
+} from './head_state.js';
+import { addon, type NativeGradients, type NativeMode } from './native.js';
+import { checkLoss, type LossOptions, lossNames } from './options.js';
+import { settled, type Twin } from './twin.js';
+import {
+  checkFloat32Array,
+  checkInteger,
+  checkNumber,
+  checkObject,
+  checkOptions,
+  checkSignal,
+  mustBe,
+} from './validate.js';
+
+/** A batch for a head: borrowed, never copied or written, as {@link Batch}. */
+export interface HeadBatch {
+  /** [B, dim], one embedding a row, of any norm. B may be 0. */
+  readonly features: Float32Array;
+  /** [B], class ids in [0, classes), or -1: the row has no loss, no gradient and no part in the mean. */
+  readonly labels: Int32Array;
+}
+
+/** Options of every call that looks at a batch. Those of the loss replace the head's own for this call. */
+export interface EvaluateOptions extends LossOptions {
+  /** [B], >= 0. The mean is divided by the sum of the weights of the rows that are not ignored. */
+  readonly rowWeights?: Float32Array | undefined;
+  /** Ends the call with ERR_ABORTED, in the queue or at work. A Sync call looks at it only when it starts. */
+  readonly signal?: AbortSignal | undefined;
+}
+
+/** Options of {@link MarginHead.step}. */
+export interface StepOptions extends EvaluateOptions {
+  /** For this update; 0 changes nothing. Default: the optimiser's. */
+  readonly learningRate?: number | undefined;
+  /** An array to write dFeatures to, instead of a new one. */
+  readonly out?: FeatureGradientOutput | undefined;
+}
+
+/** Options of {@link MarginHead.accumulate}. */
+export interface AccumulateOptions extends EvaluateOptions {
+  /** Multiplies both gradients, not the loss. Default 1. */
+  readonly gradientScale?: number | undefined;
+  /** An array to write dFeatures to, instead of a new one. */
+  readonly out?: FeatureGradientOutput | undefined;
+}
+
+/** Options of {@link MarginHead.apply}. */
+export interface ApplyOptions {
+  /** For this update; 0 changes nothing. Default: the optimiser's. */
+  readonly learningRate?: number | undefined;
+  /** Takes the call out of the queue, with ERR_ABORTED. */
+  readonly signal?: AbortSignal | undefined;
+}
+
+/** Options of {@link MarginHead.nearest}. */
+export interface NearestOptions {
+  /** Ends the call with ERR_ABORTED, in the queue or at work. */
+  readonly signal?: AbortSignal | undefined;
+}
+
+/** Result of {@link MarginHead.nearest}. */
+export interface Nearest {
+  /** [B, k], class ids, the largest cosine first; equal cosines in the order of their ids. */
+  readonly classes: Int32Array;
+  /** [B, k] */
+  readonly cosines: Float32Array;
+}
+
+export const evaluateNames = { ...lossNames, rowWeights: true, signal: true } as const;
+const stepNames = { ...evaluateNames, learningRate: true, out: true } as const;
+const accumulateNames = { ...evaluateNames, gradientScale: true, out: true } as const;
+
+/** A call whose arguments have been checked. */
+export interface HeadCall<T> {
+  readonly signal: AbortSignal | undefined;
+  readonly twin: (mode: NativeMode) => Twin<T>;
+}
+
+/** A batch checked against the head. */
+export function planEvaluationOn(
+  state: HeadState,
+  batch: HeadBatch,
+  options: EvaluateOptions,
+): { plan: Plan; signal: AbortSignal | undefined } {
+  assertOpen(state);
+  checkObject(batch, 'batch');
+  const { native, settings } = state;
+  const signal = checkSignal(options.signal);
+  const plan = planEvaluation({
+    features: batch.features,
+    labels: batch.labels,
+    dim: settings.dim,
+    classes: settings.classes,
+    weights: native,
+    loss: checkLoss(options, settings.loss),
+    compute: settings.compute,
+    reduction: 'mean',
+    rowWeights: options.rowWeights,
+    diagnostics: true,
+  });
+  return { plan, signal };
+}
+
+export function stepCall(
+  state: HeadState,
+  batch: HeadBatch,
+  options: StepOptions | undefined,
+): HeadCall<StepResult> {
+  const checked = checkOptions(options, stepNames);
+  const gradients = { dLoss: 1, weightGradient: weightUpdate(checked.learningRate, state) };
+  return gradientCall(state, batch, checked, gradients);
+}
+
+export function accumulateCall(
+  state: HeadState,
+  batch: HeadBatch,
+  options: AccumulateOptions | undefined,
+): HeadCall<StepResult> {
+  const checked = checkOptions(options, accumulateNames);
+  const { gradientScale = 1 } = checked;
+  const dLoss = checkNumber(gradientScale, 'gradientScale');
+  return gradientCall(state, batch, checked, { dLoss, weightGradient: { kind: 'accumulate' } });
+}
+
+function gradientCall(
+  state: HeadState,
+  batch: HeadBatch,
+  options: EvaluateOptions & { readonly out?: FeatureGradientOutput | undefined },
+  gradients: Omit<NativeGradients, 'dFeatures'>,
+): HeadCall<StepResult> {
+  const { plan, signal } = planEvaluationOn(state, batch, options);
+  const { settings } = state;
+  const { features } = plan.problem;
+  const output = featureGradientOutput(options.out, features);
+  return {
+    signal,
+    *twin(mode) {
+      let dFeatures = output;
+      const done = yield* gradientPass(mode, plan, signal, () => {
+        dFeatures ??= addon().allocate(features.length);
+        return { ...gradients, dFeatures };
+      });
+      return { ...headResult(done.rows, done.result, settings), dFeatures: dFeatures as Float32Array };
+    },
+  };
+}
+
+export function applyCall(state: HeadState, options: ApplyOptions | undefined): HeadCall<boolean> {
+  assertOpen(state);
+  const checked = checkOptions(options, { learningRate: true, signal: true });
+  const signal = checkSignal(checked.signal);
+  const update = weightUpdate(checked.learningRate, state);
+  const { native } = state;
+  return {
+    signal,
+    *twin(mode) {
+      watchAbort(signal).stop();
+      if (update.kind !== 'update') return false;
+      try {
+        return yield* settled(native.apply(mode, update.learningRate));
+      } catch (error) {
+        throw publicError(error, signal);
+      }
+    },
+  };
+}
+
+export function evaluateCall(
+  state: HeadState,
+  batch: HeadBatch,
+  options: EvaluateOptions | undefined,
+): HeadCall<HeadResult> {
+  const { plan, signal } = planEvaluationOn(state, batch, checkOptions(options, evaluateNames));
+  const { settings } = state;
+  return {
+    signal,
+    *twin(mode) {
+      // No gradients will be asked for, so there is nothing to keep.
+      const problem = { ...plan.problem, workspace: 'recompute' } as const;
+      const { rows, result, evaluation } = yield* forwardPass(mode, { ...plan, problem }, signal);
+      evaluation.dispose();
+      return headResult(rows, result, settings);
+    },
+  };
+}
+
+export function nearestCall(
+  state: HeadState,
+  features: Float32Array,
+  k: number,
+  options: NearestOptions | undefined,
+): HeadCall<Nearest> {
+  assertOpen(state);
+  const signal = checkSignal(checkOptions(options, { signal: true }).signal);
+  const { native, settings } = state;
+  const { dim, classes } = settings;
+  checkFloat32Array(features, 'features');
+  if (features.length % dim !== 0)
+    throw mustBe('ERR_SHAPE', 'features.length', `a multiple of dim ${dim}`, String(features.length));
+  checkInteger(k, 'k', { least: 1, most: classes });
+  return {
+    signal,
+    *twin(mode) {
+      const length = (features.length / dim) * k;
+      const watch = watchAbort(signal);
+      try {
+        const nearest = { classes: new Int32Array(length), cosines: new Float32Array(length) };
+        yield* settled(native.nearest(mode, features, k, nearest, watch.cancel));
+        return nearest;
+      } catch (error) {
+        throw publicError(error, signal);
+      } finally {
+        watch.stop();
+      }
+    },
+  };
+}

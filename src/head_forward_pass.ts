@@ -1,0 +1,107 @@
+/** What {@link MarginHead.forwardSync} returns: for trainers that learn of the backward pass later, such as tfjs. */
+
+import { backwardPass, type Forwarded } from './evaluation.js';
+import {
+  assertOpen,
+  type FeatureGradientOutput,
+  featureGradientOutput,
+  type HeadResult,
+  type HeadState,
+  weightUpdate,
+} from './head_state.js';
+import { addon } from './native.js';
+import type { EngineName, Precision } from './options.js';
+import { runSync } from './twin.js';
+import { checkNumber, checkOptions, mustBe } from './validate.js';
+
+/** Options of {@link HeadForwardPass.backwardSync}. */
+export interface HeadBackwardOptions {
+  /** For this update; 0 changes nothing. Default: the optimiser's. */
+  readonly learningRate?: number | undefined;
+  /** Multiplies both gradients. Default 1. */
+  readonly dLoss?: number | undefined;
+  /** An array to write dFeatures to, instead of a new one. */
+  readonly out?: FeatureGradientOutput | undefined;
+}
+
+const names = {
+  learningRate: true,
+  dLoss: true,
+  out: true,
+} as const satisfies Record<keyof HeadBackwardOptions, true>;
+
+/** A batch that went forward on a head. Holds on to the features until it is disposed. */
+export class HeadForwardPass implements HeadResult {
+  readonly loss: number;
+  readonly accuracy: number;
+  readonly rowLoss: Float32Array;
+  readonly logSumExp: Float32Array;
+  readonly targetCosine: Float32Array;
+  readonly engine: EngineName;
+  readonly precision: Precision;
+  readonly workspace: 'keep' | 'recompute';
+  readonly #state: HeadState;
+  readonly #forwarded: Forwarded;
+  readonly #features: Float32Array;
+  /** Updates the head had made: after another one, what this pass remembers is of other weights. */
+  readonly #stepCount: number;
+  #disposed = false;
+
+  /** @internal */
+  constructor(result: HeadResult, forwarded: Forwarded, features: Float32Array, state: HeadState) {
+    this.loss = result.loss;
+    this.accuracy = result.accuracy;
+    this.rowLoss = result.rowLoss;
+    this.logSumExp = result.logSumExp;
+    this.targetCosine = result.targetCosine;
+    this.engine = result.engine;
+    this.precision = result.precision;
+    this.workspace = result.workspace;
+    this.#state = state;
+    this.#forwarded = forwarded;
+    this.#features = features;
+    this.#stepCount = state.native.stepCount;
+  }
+
+  /**
+   * The gradient of the features, and one optimiser update of the head's weights. With `learningRate: 0` it may
+   * be called again; an update uses the pass up.
+   *
+   * @returns dFeatures [B, dim].
+   * @throws MarginFcError ERR_BUSY while asynchronous calls on the head are pending; ERR_DISPOSED if the pass or
+   * the head has been disposed, or the head's weights have changed since the pass; ERR_TYPE, ERR_SHAPE,
+   * ERR_OPTION, ERR_OUT_OF_MEMORY. After an error the head is as it was.
+   */
+  backwardSync(options?: HeadBackwardOptions): Float32Array {
+    assertOpen(this.#state);
+    if (this.#disposed) throw mustBe('ERR_DISPOSED', 'forward pass', 'open', 'one that has been disposed');
+    const { learningRate, dLoss = 1, out } = checkOptions(options, names);
+    const weightGradient = weightUpdate(learningRate, this.#state);
+    checkNumber(dLoss, 'dLoss');
+    const output = featureGradientOutput(out, this.#features);
+    return this.#state.queue.runSync(() => {
+      const updates = this.#state.native.stepCount - this.#stepCount;
+      if (updates > 0)
+        throw mustBe(
+          'ERR_DISPOSED',
+          'forward pass',
+          `of the head's present weights`,
+          `one ${updates} updates old`,
+        );
+      const dFeatures = output ?? addon().allocate(this.#features.length);
+      runSync(backwardPass('sync', this.#forwarded, undefined, () => ({ dLoss, dFeatures, weightGradient })));
+      return dFeatures;
+    }, 'backwardSync');
+  }
+
+  /** Lets go of the features and the workspace. May be called again. */
+  dispose(): void {
+    if (this.#disposed) return;
+    this.#disposed = true;
+    this.#forwarded.evaluation.dispose();
+  }
+
+  [Symbol.dispose](): void {
+    this.dispose();
+  }
+}

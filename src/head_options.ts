@@ -1,0 +1,170 @@
+/** What a {@link MarginHead} is made from: types, defaults, checks and the filling of its weights. */
+
+import { checkEngine } from './engines.js';
+import type { NativeHead, NativeOptimizer } from './native.js';
+import { nativeOptimizer, type Optimizer, sgd } from './optimizers.js';
+import {
+  type Compute,
+  type ComputeOptions,
+  checkCompute,
+  checkLoss,
+  checkPrecision,
+  computeNames,
+  type Loss,
+  type LossOptions,
+  lossNames,
+} from './options.js';
+import {
+  checkCount,
+  checkFloats,
+  checkInteger,
+  checkNumber,
+  checkOptions,
+  mustBe,
+  show,
+} from './validate.js';
+
+/** Normal deviates with mean 0; the same for a seed whatever the shards. */
+export interface NormalInit {
+  /** Standard deviation, >= 0. Default 0.01. */
+  readonly std?: number | undefined;
+  /** Default: the head's seed. */
+  readonly seed?: number | undefined;
+}
+
+/** Gives the weights of classes start .. end-1, [end - start, dim]. */
+export type WeightSource = (start: number, end: number) => Float32Array | Promise<Float32Array>;
+
+/** Options of {@link MarginHead.create}. */
+export interface MarginHeadOptions extends LossOptions, ComputeOptions {
+  /** Length of an embedding, D. */
+  readonly dim: number;
+  /** Number of classes, C. */
+  readonly classes: number;
+  /** Default `sgd()`. */
+  readonly optimizer?: Optimizer | undefined;
+  /**
+   * The first weights: normal deviates; an array [C, dim], which is copied; or a function that is called with
+   * one range of at most 65536 classes after the other, for weights that do not fit in one array. Default
+   * `{ std: 0.01 }`.
+   */
+  readonly init?: NormalInit | Float32Array | WeightSource | undefined;
+  /** Everything random about the head follows from it: an integer in [0, 2^32). Default 0. */
+  readonly seed?: number | undefined;
+  /** Where the weights live. Only `['cpu']`, the default, so far. */
+  readonly devices?: readonly string[] | undefined;
+  /** The dtype weights are stored in. Only `float32`, the default, so far. */
+  readonly storage?: 'float32' | undefined;
+  /** Share of negative classes in a step. Only 1, the default, so far. */
+  readonly sampleRate?: 1 | undefined;
+  /** Processes to share the classes with. Only undefined, the default, so far. */
+  readonly group?: undefined;
+  /** How dFeatures is scaled where several processes share the classes. Only `mean`, the default, so far. */
+  readonly featureGradientScale?: 'mean' | undefined;
+}
+
+/** MarginHeadOptions checked, with every default filled in. */
+export interface HeadSettings {
+  readonly dim: number;
+  readonly classes: number;
+  readonly loss: Loss;
+  readonly compute: Compute;
+  readonly optimizer: Optimizer;
+  readonly nativeOptimizer: NativeOptimizer;
+  readonly init: Required<{ [K in keyof NormalInit]: number }> | Float32Array | WeightSource;
+}
+
+const names = {
+  ...lossNames,
+  ...computeNames,
+  dim: true,
+  classes: true,
+  optimizer: true,
+  init: true,
+  seed: true,
+  devices: true,
+  storage: true,
+  sampleRate: true,
+  group: true,
+  featureGradientScale: true,
+} as const satisfies Record<keyof MarginHeadOptions, true>;
+
+/** Classes a {@link WeightSource} is asked for at once. */
+const rangeSize = 65536;
+
+export function checkHeadOptions(options: MarginHeadOptions): HeadSettings {
+  const checked = checkOptions(options, names);
+  const { optimizer = sgd(), init = {}, seed = 0 } = checked;
+  const dim = checkCount(checked.dim, 'dim');
+  const classes = checkCount(checked.classes, 'classes');
+  checkDefaults(checked);
+  return {
+    dim,
+    classes,
+    loss: checkLoss(checked),
+    compute: checkCompute(checked),
+    optimizer,
+    nativeOptimizer: nativeOptimizer(optimizer),
+    init: checkInit(init, classes * dim, checkSeed(seed, 'seed')),
+  };
+}
+
+/** Options that have one value so far. */
+function checkDefaults({
+  devices = ['cpu'],
+  storage = 'float32',
+  sampleRate = 1,
+  group,
+  featureGradientScale = 'mean',
+}: Partial<MarginHeadOptions>): void {
+  if (!Array.isArray(devices) || devices.length === 0)
+    throw mustBe('ERR_TYPE', 'devices', `an array such as ['cpu']`, show(devices));
+  devices.forEach((device, i) => {
+    checkEngine(device, `devices[${i}]`);
+  });
+  if (devices.length > 1) throw mustBe('ERR_OPTION', 'devices', `['cpu']`, show(devices));
+  checkPrecision(storage, 'storage');
+  if (sampleRate !== 1)
+    throw mustBe('ERR_OPTION', 'sampleRate', '1 (classes are not sampled yet)', show(sampleRate));
+  if (group !== undefined)
+    throw mustBe(
+      'ERR_OPTION',
+      'group',
+      'undefined (classes are not shared between processes yet)',
+      show(group),
+    );
+  if (featureGradientScale !== 'mean')
+    throw mustBe('ERR_OPTION', 'featureGradientScale', `'mean' without a group`, show(featureGradientScale));
+}
+
+function checkSeed(seed: unknown, argument: string): number {
+  return checkInteger(seed, argument, { least: 0, most: 2 ** 32 - 1 });
+}
+
+function checkInit(
+  init: NormalInit | Float32Array | WeightSource,
+  length: number,
+  headSeed: number,
+): HeadSettings['init'] {
+  if (typeof init === 'function') return init;
+  if (ArrayBuffer.isView(init)) return checkFloats(init, 'init', length, 'classes * dim');
+  const { std = 0.01, seed = headSeed } = checkOptions<NormalInit>(init, { std: true, seed: true }, 'init');
+  return { std: checkNumber(std, 'init.std', { least: 0 }), seed: checkSeed(seed, 'init.seed') };
+}
+
+/** Gives a new head its first weights. */
+export async function fillWeights(head: NativeHead, { init, classes, dim }: HeadSettings): Promise<void> {
+  if (typeof init !== 'function') {
+    if (ArrayBuffer.isView(init)) head.setWeights(0, init);
+    else await head.initialize('async', init.std, init.seed);
+    return;
+  }
+  for (let start = 0; start < classes; start += rangeSize) {
+    const end = Math.min(start + rangeSize, classes);
+    const name = `init(${start}, ${end})`;
+    head.setWeights(
+      start,
+      checkFloats(await init(start, end), name, (end - start) * dim, `${end - start} * dim ${dim}`),
+    );
+  }
+}

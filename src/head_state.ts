@@ -1,0 +1,76 @@
+/** What a {@link MarginHead} and the forward passes made on it share, and the types of their results. */
+
+import type { RowResults } from './evaluation.js';
+import type { HeadSettings } from './head_options.js';
+import type { NativeForwardResult, NativeHead, NativeWeightGradient } from './native.js';
+import { checkLearningRate } from './optimizers.js';
+import type { EngineName, Precision } from './options.js';
+import type { CallQueue } from './queue.js';
+import { checkApart, checkFloats, checkOptions, mustBe } from './validate.js';
+
+export interface HeadState {
+  readonly native: NativeHead;
+  readonly settings: HeadSettings;
+  /** Every call on the head goes through it, so that none sees the weights of a half-made update. */
+  readonly queue: CallQueue;
+  disposed: boolean;
+}
+
+/** Loss, row results and accuracy of a batch on a head. */
+export interface HeadResult extends RowResults {
+  /** Mean over the rows that are not ignored, weighted by `rowWeights`; 0 if there are none. */
+  readonly loss: number;
+  /** Share of the rows not ignored whose own class has the largest cosine, without margin; NaN if there are none. */
+  readonly accuracy: number;
+  readonly engine: EngineName;
+  readonly precision: Precision;
+  readonly workspace: 'keep' | 'recompute';
+}
+
+/** HeadResult with the gradient to train the embedding with. */
+export interface StepResult extends HeadResult {
+  /** [B, dim] */
+  readonly dFeatures: Float32Array;
+}
+
+/** An array to write dFeatures to, instead of a new one. Its contents are unspecified after an error. */
+export interface FeatureGradientOutput {
+  /** [B, dim] */
+  readonly dFeatures?: Float32Array | undefined;
+}
+
+export function headResult(
+  rows: RowResults,
+  { loss, accuracy, workspace }: NativeForwardResult,
+  { compute }: HeadSettings,
+): HeadResult {
+  return { loss, ...rows, accuracy, engine: 'cpu', precision: compute.precision, workspace };
+}
+
+export function assertOpen({ disposed }: HeadState): void {
+  if (disposed) throw mustBe('ERR_DISPOSED', 'head', 'open', 'one that has been disposed');
+}
+
+/** The update a call makes. A learning rate of 0 leaves weights and optimiser state as they are. */
+export function weightUpdate(
+  learningRate: number | undefined,
+  { settings }: HeadState,
+): NativeWeightGradient {
+  const rate =
+    learningRate === undefined
+      ? settings.optimizer.learningRate
+      : checkLearningRate(learningRate, 'learningRate');
+  return rate === 0 ? { kind: 'none' } : { kind: 'update', learningRate: rate };
+}
+
+/** The caller's array for dFeatures, checked, if there is one. */
+export function featureGradientOutput(
+  out: FeatureGradientOutput | undefined,
+  features: Float32Array,
+): Float32Array | undefined {
+  const { dFeatures } = checkOptions(out, { dFeatures: true }, 'out');
+  if (dFeatures === undefined) return undefined;
+  checkFloats(dFeatures, 'out.dFeatures', features.length, 'as features');
+  checkApart(dFeatures, 'out.dFeatures', { features });
+  return dFeatures;
+}

@@ -1,0 +1,70 @@
+/**
+ * marginfc: the classification head of face recognition and other open-set embeddings, with an angular margin,
+ * as one native operation. Functions of features and weights: {@link valueAndGrad} and {@link forward}. Weights
+ * that are kept and trained: {@link MarginHead}.
+ *
+ * @packageDocumentation
+ */
+
+export { type EngineStatus, listEngines } from './engines.js';
+export { MarginFcError, type MarginFcErrorCode } from './errors.js';
+export type { RowResults } from './evaluation.js';
+export type { BackwardOptions, ForwardPass, LossResult } from './forward_pass.js';
+export type { GradientArrays, GradientChoice, GradientOutputs } from './gradients.js';
+export { MarginHead } from './head.js';
+export type {
+  AccumulateOptions,
+  ApplyOptions,
+  EvaluateOptions,
+  HeadBatch,
+  Nearest,
+  NearestOptions,
+  StepOptions,
+} from './head_calls.js';
+export type { HeadBackwardOptions, HeadForwardPass } from './head_forward_pass.js';
+export type { MarginHeadOptions, NormalInit, WeightSource } from './head_options.js';
+export type { FeatureGradientOutput, HeadResult, StepResult } from './head_state.js';
+export {
+  type Batch,
+  type ForwardOptions,
+  forward,
+  forwardSync,
+  type ReductionOptions,
+  type ValueAndGrad,
+  type ValueAndGradOptions,
+  valueAndGrad,
+  valueAndGradSync,
+} from './loss.js';
+export {
+  type ArcFaceMargin,
+  arcface,
+  type BuiltInMargin,
+  type CombinedMargin,
+  type CosFaceMargin,
+  type CustomMargin,
+  type CustomMarginCallback,
+  type CustomMarginRow,
+  type CustomMarginTarget,
+  combined,
+  cosface,
+  customMargin,
+  type Margin,
+  type MarginParameter,
+  type SoftmaxMargin,
+  softmax,
+  type X2SoftmaxMargin,
+  x2softmax,
+} from './margins.js';
+export { type AdamWOptimizer, adamw, type Optimizer, type SgdOptimizer, sgd } from './optimizers.js';
+export type {
+  ComputeOptions,
+  EngineChoice,
+  EngineName,
+  GradientMode,
+  LossOptions,
+  OverflowPolicy,
+  Precision,
+  Reduction,
+  Workspace,
+} from './options.js';
+export { presets } from './presets.js';

@@ -1,0 +1,232 @@
+/** The loss as a function of features and weights, with or without gradients. */
+
+import { checkEngine } from './engines.js';
+import { forwardPass, gradientPass, type Plan, planEvaluation, type RowResults } from './evaluation.js';
+import { ForwardPass, type LossResult } from './forward_pass.js';
+import {
+  type GradientArrays,
+  type GradientChoice,
+  type GradientOutputs,
+  gradientArrays,
+  gradientRequest,
+  type Shape,
+} from './gradients.js';
+import type { NativeForwardResult, NativeMode } from './native.js';
+import {
+  type ComputeOptions,
+  checkCompute,
+  checkLoss,
+  computeNames,
+  type EngineChoice,
+  type EngineName,
+  type LossOptions,
+  lossNames,
+  type Precision,
+} from './options.js';
+import { runAsync, runSync, type Twin } from './twin.js';
+import {
+  checkCount,
+  checkFloat32Array,
+  checkObject,
+  checkOneOf,
+  checkOptions,
+  checkSignal,
+  mustBe,
+} from './validate.js';
+
+/**
+ * The inputs: borrowed, never copied or written. Until a promise settles, and until a {@link ForwardPass} is
+ * disposed, they must not be written, transferred or detached. SharedArrayBuffers, views with an offset and
+ * arrays of another realm will do; resizable buffers will not.
+ */
+export interface Batch {
+  /** [B, dim], one embedding a row, of any norm. B may be 0. */
+  readonly features: Float32Array;
+  /** [C, dim], one class centre a row, of any norm. */
+  readonly weights: Float32Array;
+  /** [B], class ids in [0, C), or -1: the row has no loss, no gradient and no part in the mean. */
+  readonly labels: Int32Array;
+  /** Length of an embedding, D. */
+  readonly dim: number;
+}
+
+/** How row losses become the loss. */
+export type ReductionOptions =
+  | {
+      /**
+       * `mean` over the rows that are not ignored, or their `sum`. Default `mean`. No such row, or a sum of
+       * row weights of 0: the loss is 0 and so are all gradients.
+       */
+      readonly reduction?: 'mean' | 'sum' | undefined;
+      /** [B], >= 0. The mean is divided by the sum of the weights of the rows that are not ignored. */
+      readonly rowWeights?: Float32Array | undefined;
+    }
+  | {
+      /** No reduction: gradients are those of `sum_i dLoss_i rowLoss_i`. */
+      readonly reduction: 'none';
+      readonly rowWeights?: undefined;
+    };
+
+interface CallOptions extends LossOptions, ComputeOptions {
+  /** Default `auto`: the cpu engine. An engine that is missing is an error, never replaced by another. */
+  readonly engine?: EngineChoice | undefined;
+  /** Ends the call early with ERR_ABORTED. A Sync call blocks the thread and looks at it only when it starts. */
+  readonly signal?: AbortSignal | undefined;
+}
+
+/** Options of {@link forward}. */
+export type ForwardOptions = CallOptions & ReductionOptions;
+
+/** Options of {@link valueAndGrad}. */
+export type ValueAndGradOptions<G extends GradientChoice = GradientChoice> = CallOptions & {
+  /** Default `both`. */
+  readonly gradients?: G | undefined;
+  /** Arrays to write gradients to, instead of new ones. */
+  readonly out?: GradientOutputs | undefined;
+} & (
+    | (Exclude<ReductionOptions, { reduction: 'none' }> & {
+        /** Multiplies every gradient, not the loss. Default 1. */
+        readonly dLoss?: number | undefined;
+      })
+    | (Extract<ReductionOptions, { reduction: 'none' }> & {
+        /** [B], multiplies each row's loss. */
+        readonly dLoss: Float32Array;
+      })
+  );
+
+/** Result of {@link valueAndGrad}. */
+export type ValueAndGrad<G extends GradientChoice = 'both'> = LossResult & GradientArrays<G>;
+
+/** Everything a call needs, checked. */
+interface Call {
+  readonly plan: Plan;
+  readonly engine: EngineName;
+  readonly precision: Precision;
+  readonly signal: AbortSignal | undefined;
+  readonly shape: Shape;
+}
+
+const forwardNames = {
+  ...lossNames,
+  ...computeNames,
+  reduction: true,
+  rowWeights: true,
+  engine: true,
+  signal: true,
+} as const;
+const valueAndGradNames = { ...forwardNames, gradients: true, out: true, dLoss: true } as const;
+
+/**
+ * Loss and gradients, off the calling thread.
+ *
+ * loss = reduction over rows of `logSumExp_i - scale F(theta_iy)`, where logSumExp runs over
+ * `scale F(theta_iy)` for the row's own class and `scale cos(theta_ij)` for the others. Gradients are with
+ * respect to features and weights as given, before normalisation.
+ *
+ * @example
+ * ```ts
+ * import { arcface, valueAndGrad } from 'marginfc';
+ *
+ * const batch = {
+ *   features: Float32Array.from([1, 0, 0, 1]),
+ *   weights: Float32Array.from([1, 0.1, 0.2, 1, -1, 0]),
+ *   labels: Int32Array.from([0, 1]),
+ *   dim: 2,
+ * };
+ * const { loss, dFeatures, dWeights } = await valueAndGrad(batch, { margin: arcface({ m: 0.5 }), scale: 64 });
+ * ```
+ *
+ * Rejects with MarginFcError: ERR_TYPE, ERR_SHAPE, ERR_DETACHED, ERR_LABEL_RANGE, ERR_OPTION or ERR_MARGIN for
+ * arguments, ERR_NOT_FINITE, ERR_ENGINE_UNAVAILABLE, ERR_PRECISION_UNSUPPORTED, ERR_OUT_OF_MEMORY, ERR_ABORTED,
+ * ERR_NATIVE_LOAD. It never throws at once.
+ */
+export async function valueAndGrad<G extends GradientChoice = 'both'>(
+  batch: Batch,
+  options?: ValueAndGradOptions<G>,
+): Promise<ValueAndGrad<G>> {
+  return runAsync(valueAndGradTwin('async', batch, options));
+}
+
+/** {@link valueAndGrad}, blocking. Throws what that rejects with. */
+export function valueAndGradSync<G extends GradientChoice = 'both'>(
+  batch: Batch,
+  options?: ValueAndGradOptions<G>,
+): ValueAndGrad<G> {
+  return runSync(valueAndGradTwin('sync', batch, options));
+}
+
+/**
+ * The loss without gradients, off the calling thread, and the means to get them later. Dispose of the result
+ * when it is no longer needed: it borrows the inputs and with workspace `keep` holds B x C floats.
+ *
+ * Rejects as {@link valueAndGrad}.
+ */
+export async function forward(batch: Batch, options?: ForwardOptions): Promise<ForwardPass> {
+  return runAsync(forwardTwin('async', batch, options));
+}
+
+/** {@link forward}, blocking. Throws what that rejects with. */
+export function forwardSync(batch: Batch, options?: ForwardOptions): ForwardPass {
+  return runSync(forwardTwin('sync', batch, options));
+}
+
+function* valueAndGradTwin<G extends GradientChoice>(
+  mode: NativeMode,
+  batch: Batch,
+  options: ValueAndGradOptions<G> | undefined,
+): Twin<ValueAndGrad<G>> {
+  const checked = checkOptions(options, valueAndGradNames);
+  const call = checkCall(batch, checked);
+  const gradients = gradientRequest(call.shape, checked.dLoss, checked);
+  const done = yield* gradientPass(mode, call.plan, call.signal, gradients);
+  const { dLoss } = done.gradients;
+  const loss = typeof dLoss === 'number' ? done.result.loss : weightedSum(dLoss, done.rows.rowLoss);
+  return { ...lossResult(call, done.rows, done.result), loss, ...gradientArrays<G>(done.gradients) };
+}
+
+function* forwardTwin(
+  mode: NativeMode,
+  batch: Batch,
+  options: ForwardOptions | undefined,
+): Twin<ForwardPass> {
+  const call = checkCall(batch, checkOptions(options, forwardNames));
+  const forwarded = yield* forwardPass(mode, call.plan, call.signal);
+  return new ForwardPass(lossResult(call, forwarded.rows, forwarded.result), forwarded, call.shape);
+}
+
+function checkCall(batch: Batch, options: ForwardOptions): Call {
+  checkObject(batch, 'batch');
+  const { reduction = 'mean', rowWeights } = options;
+  checkOneOf(reduction, ['mean', 'sum', 'none'], 'reduction');
+  const engine = checkEngine(options.engine === undefined ? 'auto' : options.engine, 'engine');
+  const loss = checkLoss(options);
+  const compute = checkCompute(options);
+  const signal = checkSignal(options.signal);
+  const dim = checkCount(batch.dim, 'dim');
+  const weights = checkFloat32Array(batch.weights, 'weights');
+  if (weights.length === 0 || weights.length % dim !== 0)
+    throw mustBe('ERR_SHAPE', 'weights.length', `a positive multiple of dim ${dim}`, String(weights.length));
+  const plan = planEvaluation({
+    features: batch.features,
+    labels: batch.labels,
+    dim,
+    classes: checkCount(weights.length / dim, 'weights.length / dim'),
+    weights,
+    loss,
+    compute,
+    reduction,
+    rowWeights,
+    diagnostics: false,
+  });
+  const shape = { features: plan.problem.features, weights, rows: plan.rows, reduction };
+  return { plan, engine, precision: compute.precision, signal, shape };
+}
+
+function lossResult(call: Call, rows: RowResults, result: NativeForwardResult): LossResult {
+  const { engine, precision } = call;
+  return { loss: result.loss, ...rows, engine, precision, workspace: result.workspace };
+}
+
+function weightedSum(factors: Float32Array, values: Float32Array): number {
+  return values.reduce((sum, value, i) => sum + value * (factors[i] as number), 0);
+}

@@ -1,0 +1,206 @@
+/**
+ * The one door between TypeScript and native code: the types of everything the addon exports, and the
+ * loader. Nothing else in src/ may touch `.node` files. Arguments are checked by src/validate.ts before
+ * they come here; the addon checks again only what would read or write out of bounds.
+ */
+
+import { loadAddon } from './load_addon.js';
+
+/** A margin parameter as the addon reads it: one value, one per row of the batch, or one per class. */
+export type NativeParameter =
+  | number
+  | { readonly perRow: Float32Array }
+  | { readonly perClass: Float32Array };
+
+/**
+ * A margin as the addon reads it. `parameters` in the order of engine/margin.h: arcface [m], cosface [m],
+ * x2softmax [a, h, k], combined [m1, m2, m3], softmax []. `custom` carries a JavaScript margin's results.
+ */
+export type NativeMargin =
+  | {
+      readonly kind: 'arcface' | 'cosface' | 'x2softmax' | 'combined' | 'softmax';
+      readonly parameters: readonly NativeParameter[];
+    }
+  | {
+      readonly kind: 'custom';
+      /** [B], cosine units. */
+      readonly target: Float64Array;
+      /** [B], d target / d cosine. */
+      readonly dTarget: Float64Array;
+      /** [B], d target / d |x|, when the margin depends on the feature norm. */
+      readonly dFeatureNorm?: Float64Array;
+    };
+
+/** What one evaluation computes; fixed when the evaluation is made. */
+export interface NativeProblem {
+  /** [B, D], borrowed until dispose(). */
+  readonly features: Float32Array;
+  /** [B]; copied. */
+  readonly labels: Int32Array;
+  readonly dim: number;
+  /** [C, D], borrowed until dispose(); or a head that owns its weights. */
+  readonly weights: Float32Array | NativeHead;
+  readonly scale: number;
+  readonly straightThrough: boolean;
+  readonly onOverflow: 'none' | 'fallback' | 'easy';
+  readonly reduction: 'mean' | 'sum' | 'none';
+  /** [B], mean and sum only. */
+  readonly rowWeights?: Float32Array;
+  readonly workspace: 'keep' | 'recompute' | 'auto';
+  readonly workspaceBytes: number;
+  /** Class shards; ignored when a head owns the weights. */
+  readonly shards: number;
+  readonly checkFinite: boolean;
+  /** Also find each row's largest negative cosine and the accuracy. */
+  readonly diagnostics: boolean;
+  /** A shared int32: the work stops soon after it becomes non-zero. */
+  readonly cancel?: Int32Array;
+}
+
+/** Row results, written by the addon. */
+export interface NativeRows {
+  /** [B] */
+  readonly rowLoss: Float32Array;
+  /** [B] */
+  readonly logSumExp: Float32Array;
+  /** [B] */
+  readonly targetCosine: Float32Array;
+}
+
+/** What becomes of the weights' gradient: written out, added to the head's sum, or used up by its optimiser. */
+export type NativeWeightGradient =
+  | { readonly kind: 'none' }
+  | { readonly kind: 'write'; readonly dWeights: Float32Array }
+  | { readonly kind: 'accumulate' }
+  | { readonly kind: 'update'; readonly learningRate: number };
+
+export interface NativeGradients {
+  /** Multiplies every gradient: a number, or one per row [B] (required when reduction is 'none'). */
+  readonly dLoss: number | Float32Array;
+  /** [B, D], or absent when not wanted. */
+  readonly dFeatures?: Float32Array;
+  readonly weightGradient: NativeWeightGradient;
+}
+
+export interface NativeForwardResult {
+  /** NaN when reduction is 'none' and no dLoss was given. */
+  readonly loss: number;
+  readonly workspace: 'keep' | 'recompute';
+  /** Fraction of counted rows whose own class has the largest cosine; NaN unless `diagnostics`. */
+  readonly accuracy: number;
+}
+
+export type NativeMode = 'sync' | 'async';
+
+/** An async call returns a promise; a sync call returns the value. Failures throw or reject with NativeFailure. */
+export type NativeReturn<T> = T | Promise<T>;
+
+/** What the addon throws: src/errors.ts turns it into MarginFcError. */
+export interface NativeFailure {
+  readonly nativeCode:
+    | 'ERR_NOT_FINITE'
+    | 'ERR_OUT_OF_MEMORY'
+    | 'ERR_ABORTED'
+    | 'ERR_LABEL_RANGE'
+    | 'ERR_MARGIN'
+    | 'ERR_DISPOSED'
+    | 'ERR_SHAPE'
+    | 'ERR_TYPE'
+    | 'ERR_ENGINE_UNAVAILABLE'
+    | 'ERR_INTERNAL';
+  readonly message: string;
+}
+
+/** One batch against one set of classes. Holds what forward leaves for backward. */
+export interface NativeEvaluation {
+  /** Phases 0 and 1: margin-free target cosines and feature norms, [B] each (0 where the label is -1). */
+  targets(
+    mode: NativeMode,
+    result: { cosine: Float64Array; featureNorm: Float64Array },
+  ): NativeReturn<undefined>;
+  /** Phases 0 to 3. */
+  forward(mode: NativeMode, margin: NativeMargin, rows: NativeRows): NativeReturn<NativeForwardResult>;
+  /** Phases 4 and 5; after forward. May be called again with another dLoss. */
+  backward(mode: NativeMode, gradients: NativeGradients): NativeReturn<undefined>;
+  /** Phases 0 to 5 in one go; cheaper than forward and backward when `gradients` are known to be wanted. */
+  valueAndGrad(
+    mode: NativeMode,
+    margin: NativeMargin,
+    rows: NativeRows,
+    gradients: NativeGradients,
+  ): NativeReturn<NativeForwardResult>;
+  /** Frees the workspace and lets go of the borrowed arrays (after the calls in flight). Idempotent. */
+  dispose(): void;
+}
+
+export type NativeOptimizer =
+  | {
+      readonly kind: 'sgd';
+      readonly momentum: number;
+      readonly weightDecay: number;
+      readonly nesterov: boolean;
+    }
+  | {
+      readonly kind: 'adamw';
+      readonly beta1: number;
+      readonly beta2: number;
+      readonly epsilon: number;
+      readonly weightDecay: number;
+    };
+
+export interface NativeHeadOptions {
+  readonly dim: number;
+  readonly classes: number;
+  readonly shards: number;
+  readonly optimizer: NativeOptimizer;
+}
+
+/** Class weights in shards with their optimiser state. */
+export interface NativeHead {
+  /** Fills weights with normal deviates (mean 0) that depend on seed, class and column alone. */
+  initialize(mode: NativeMode, std: number, seed: number): NativeReturn<undefined>;
+  /** Copies values [count, D] into classes start, start + 1, ... */
+  setWeights(start: number, values: Float32Array): void;
+  /** Copies classes start..end-1 out, [end - start, D]. */
+  getWeights(start: number, end: number, values: Float32Array): void;
+  /** The k classes with the largest cosine for each row, best first; ties go to the smaller id. */
+  nearest(
+    mode: NativeMode,
+    features: Float32Array,
+    k: number,
+    result: { classes: Int32Array; cosines: Float32Array },
+    cancel?: Int32Array,
+  ): NativeReturn<undefined>;
+  /** One optimiser update with the accumulated gradient, which is then zero again. False if nothing was accumulated. */
+  apply(mode: NativeMode, learningRate: number): NativeReturn<boolean>;
+  /** Updates made so far. */
+  readonly stepCount: number;
+  /** Frees the weights after the calls in flight. Idempotent. */
+  dispose(): void;
+}
+
+export interface NativeEngineRow {
+  readonly name: string;
+  readonly available: boolean;
+  /** Instruction set, threads and the like; when available. */
+  readonly detail?: string;
+  /** Why not; when not available. */
+  readonly reason?: string;
+}
+
+/** Everything the addon exports. */
+export interface Addon {
+  readonly Evaluation: new (problem: NativeProblem) => NativeEvaluation;
+  readonly Head: new (options: NativeHeadOptions) => NativeHead;
+  listEngines(): NativeEngineRow[];
+  /** Output memory: `length` floats, contents unspecified. */
+  allocate(length: number): Float32Array;
+}
+
+let loaded: Addon | undefined;
+
+/** The addon, loaded on first use, so that importing the package never fails for want of a native build. */
+export function addon(): Addon {
+  loaded ??= loadAddon();
+  return loaded;
+}

@@ -1,0 +1,121 @@
+/** Options that more than one call takes: their types, defaults and checks. */
+
+import { arcface, checkMargin, type Margin } from './margins.js';
+import { checkBoolean, checkInteger, checkNumber, checkOneOf, mustBe, show } from './validate.js';
+
+/** `exact`: the derivative of the formula. `straightThrough`: dF/dc is taken as 1. */
+export type GradientMode = 'exact' | 'straightThrough';
+
+/** What to do where a margin pushes the angle past pi. */
+export type OverflowPolicy = 'none' | 'fallback' | 'easy';
+
+/** How row losses become one. */
+export type Reduction = 'mean' | 'sum' | 'none';
+
+/** Whether the B x C exponentials are kept between the phases or computed twice. */
+export type Workspace = 'keep' | 'recompute' | 'auto';
+
+/** What computes. `cuda` takes any GPU, `cuda:N` the N-th. */
+export type EngineChoice = 'auto' | 'cpu' | 'cuda' | `cuda:${number}`;
+
+/** What computed. */
+export type EngineName = 'cpu' | `cuda:${number}`;
+
+/** Operands of the multiplications; sums are always float32 or wider. */
+export type Precision = 'float32' | 'bfloat16' | 'float16';
+
+/** The loss's formula. */
+export interface LossOptions {
+  /** Default `arcface()`. */
+  readonly margin?: Margin | undefined;
+  /** Factor s on every cosine, > 0. Default 64. */
+  readonly scale?: number | undefined;
+  /** Default `exact`: what papers and Paddle do; InsightFace's ArcFace is `straightThrough`. */
+  readonly gradient?: GradientMode | undefined;
+  /**
+   * Margins arcface and combined only, where m (m2 of combined) takes the angle past pi. `none`: nothing;
+   * `fallback`: `c - m sin(m)` beyond `pi - m`; `easy`: the margin only where c > 0. For combined, c is
+   * `cos(m1 theta)` and m3 is always subtracted. Default `none`.
+   */
+  readonly onOverflow?: OverflowPolicy | undefined;
+}
+
+/** How it is computed. */
+export interface ComputeOptions {
+  /**
+   * `recompute` needs little memory, `keep` B x C floats and less work; `auto` keeps while that fits
+   * `workspaceBytes`. The result says which it was. Default `auto`.
+   */
+  readonly workspace?: Workspace | undefined;
+  /** Bytes for workspace `auto`. Default 2^30. */
+  readonly workspaceBytes?: number | undefined;
+  /** Contiguous ranges the classes are split into; the result is the same to rounding. Default 1. */
+  readonly shards?: number | undefined;
+  /** Whether NaN or infinity in features or weights is an error (ERR_NOT_FINITE) or goes through. Default true. */
+  readonly checkFinite?: boolean | undefined;
+  /** Default `float32`; the cpu engine has no other. */
+  readonly precision?: Precision | undefined;
+}
+
+/** LossOptions with every default filled in. */
+export type Loss = { readonly [K in keyof LossOptions]-?: Exclude<LossOptions[K], undefined> };
+
+/** ComputeOptions with every default filled in. */
+export type Compute = { readonly [K in keyof ComputeOptions]-?: Exclude<ComputeOptions[K], undefined> };
+
+export const lossNames = {
+  margin: true,
+  scale: true,
+  gradient: true,
+  onOverflow: true,
+} as const satisfies Record<keyof LossOptions, true>;
+
+export const computeNames = {
+  workspace: true,
+  workspaceBytes: true,
+  shards: true,
+  checkFinite: true,
+  precision: true,
+} as const satisfies Record<keyof ComputeOptions, true>;
+
+const defaultLoss: Loss = { margin: arcface(), scale: 64, gradient: 'exact', onOverflow: 'none' };
+
+export function checkLoss(options: LossOptions, defaults: Loss = defaultLoss): Loss {
+  const {
+    margin = defaults.margin,
+    scale = defaults.scale,
+    gradient = defaults.gradient,
+    onOverflow = defaults.onOverflow,
+  } = options;
+  checkMargin(margin);
+  checkNumber(scale, 'scale', { least: 0, exclusive: true });
+  checkOneOf(gradient, ['exact', 'straightThrough'], 'gradient');
+  checkOneOf(onOverflow, ['none', 'fallback', 'easy'], 'onOverflow');
+  if (onOverflow !== 'none' && margin.kind !== 'arcface' && margin.kind !== 'combined')
+    throw mustBe('ERR_OPTION', 'onOverflow', `'none' with margin ${margin.kind}`, show(onOverflow));
+  return { margin, scale, gradient, onOverflow };
+}
+
+export function checkCompute(options: ComputeOptions): Compute {
+  const {
+    workspace = 'auto',
+    workspaceBytes = 2 ** 30,
+    shards = 1,
+    checkFinite = true,
+    precision = 'float32',
+  } = options;
+  checkOneOf(workspace, ['keep', 'recompute', 'auto'], 'workspace');
+  checkInteger(workspaceBytes, 'workspaceBytes', { least: 0, most: Number.MAX_SAFE_INTEGER });
+  checkInteger(shards, 'shards', { least: 1, most: 65536 });
+  checkBoolean(checkFinite, 'checkFinite');
+  checkPrecision(precision, 'precision');
+  return { workspace, workspaceBytes, shards, checkFinite, precision };
+}
+
+/** The dtype of operands or of stored weights: the cpu engine has float32 only. */
+export function checkPrecision(value: unknown, argument: string): Precision {
+  const precision = checkOneOf(value, ['float32', 'bfloat16', 'float16'], argument);
+  if (precision !== 'float32')
+    throw mustBe('ERR_PRECISION_UNSUPPORTED', argument, `'float32' on the cpu engine`, show(precision));
+  return precision;
+}

@@ -1,0 +1,50 @@
+/**
+ * Options that reproduce what released code computes. Spread one into the options of a call or a head:
+ * `valueAndGrad(batch, { ...presets.insightFaceArcFace })`.
+ */
+
+import { arcface, combined, cosface, x2softmax } from './margins.js';
+import type { LossOptions } from './options.js';
+
+const degrees = Math.PI / 180;
+
+/**
+ * Published recipes by name.
+ *
+ * - `insightFaceArcFace`: InsightFace's arcface_torch with margins (1, 0.5, 0): the target logit is changed
+ *   outside autograd, so `dF/dc` is 1, and angles beyond pi are left alone.
+ * - `insightFaceCosFace`: the same with margins (1, 0, 0.4).
+ * - `x2Softmax`: the X2-Softmax authors' code, which changes the target logit in the same way.
+ * - `paddle`: Paddle's `margin_cross_entropy` with its defaults; true derivative.
+ * - `metricLearningArcFace`: pytorch-metric-learning's `ArcFaceLoss` with its defaults (28.6 degrees); true
+ *   derivative, and `c - m sin(m)` beyond `pi - m`.
+ * - `metricLearningCosFace`: pytorch-metric-learning's `CosFaceLoss` with its defaults.
+ */
+export const presets = {
+  insightFaceArcFace: {
+    margin: arcface({ m: 0.5 }),
+    scale: 64,
+    gradient: 'straightThrough',
+    onOverflow: 'none',
+  },
+  insightFaceCosFace: { margin: cosface({ m: 0.4 }), scale: 64, gradient: 'exact', onOverflow: 'none' },
+  x2Softmax: {
+    margin: x2softmax({ a: -0.9, h: 0, k: 0.65 }),
+    scale: 64,
+    gradient: 'straightThrough',
+    onOverflow: 'none',
+  },
+  paddle: {
+    margin: combined({ m1: 1, m2: 0.5, m3: 0 }),
+    scale: 64,
+    gradient: 'exact',
+    onOverflow: 'none',
+  },
+  metricLearningArcFace: {
+    margin: arcface({ m: 28.6 * degrees }),
+    scale: 64,
+    gradient: 'exact',
+    onOverflow: 'fallback',
+  },
+  metricLearningCosFace: { margin: cosface({ m: 0.35 }), scale: 64, gradient: 'exact', onOverflow: 'none' },
+} as const satisfies Record<string, LossOptions>;
