@@ -1,0 +1,68 @@
+/** The `marginfc` command, as it is installed. */
+
+import { spawnSync } from 'node:child_process';
+import { readFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { describe, expect, test } from 'vitest';
+import { listEngines } from '../src/index.js';
+
+const root = join(import.meta.dirname, '..');
+const { version, bin }: { version: string; bin: { marginfc: string } } = JSON.parse(
+  readFileSync(join(root, 'package.json'), 'utf8'),
+);
+
+function marginfc(args: readonly string[], environment: NodeJS.ProcessEnv = {}) {
+  const { status, stdout, stderr } = spawnSync(process.execPath, [join(root, bin.marginfc), ...args], {
+    encoding: 'utf8',
+    env: { ...process.env, ...environment },
+  });
+  return { status, stdout, stderr };
+}
+
+describe('doctor', () => {
+  test('prints versions, the platform and every engine with what it runs on', () => {
+    const { status, stdout, stderr } = marginfc(['doctor']);
+    expect({ status, stderr }).toEqual({ status: 0, stderr: '' });
+    expect(stdout).toMatch(new RegExp(`^marginfc +${version.replaceAll('.', '\\.')}$`, 'm'));
+    expect(stdout).toMatch(new RegExp(`^node +${process.version}`, 'm'));
+    expect(stdout).toMatch(new RegExp(`^platform +${process.platform} ${process.arch}, glibc [\\d.]+$`, 'm'));
+    for (const engine of listEngines()) {
+      const text = engine.available ? engine.detail : `not available: ${engine.reason}`;
+      expect(stdout.split('\n')).toContain(`${engine.name.padEnd(18)}${text}`);
+    }
+  });
+
+  test('shows the environment variables that change what runs', () => {
+    const { stdout } = marginfc(['doctor'], { MARGINFC_ISA: 'baseline', MARGINFC_THREADS: '1' });
+    expect(stdout).toMatch(/^MARGINFC_ISA +baseline$/m);
+    expect(stdout).toMatch(/^MARGINFC_THREADS +1$/m);
+    expect(stdout).toMatch(/^cpu +baseline, 1 thread$/m);
+  });
+
+  test('says why an engine cannot be used', () => {
+    const { stdout } = marginfc(['doctor'], { MARGINFC_ISA: 'sse9' });
+    expect(stdout).toMatch(/^cpu +not available: .*MARGINFC_ISA/m);
+  });
+});
+
+test('--version prints the version, --help the usage', () => {
+  expect(marginfc(['--version'])).toEqual({ status: 0, stdout: `${version}\n`, stderr: '' });
+  const help = marginfc(['-h']);
+  expect(help).toEqual({
+    status: 0,
+    stdout: expect.stringMatching(/^Usage: marginfc <command>\n/),
+    stderr: '',
+  });
+});
+
+test.each([
+  ['no command', [], 'no command given'],
+  ['an unknown command', ['train'], `no command 'train'`],
+  ['an argument too many', ['doctor', 'please'], `doctor takes no arguments, received 'please'`],
+  ['an unknown option', ['doctor', '--fix'], `Unknown option '--fix'`],
+])('with %s prints the usage and exits with 2', (_, args, reason) => {
+  const { status, stdout, stderr } = marginfc(args);
+  expect({ status, stdout }).toEqual({ status: 2, stdout: '' });
+  expect(stderr.startsWith(`marginfc: ${reason}`)).toBe(true);
+  expect(stderr).toContain('\nUsage: marginfc <command>\n');
+});

@@ -1,0 +1,111 @@
+/**
+ * Evaluates problems for test/engines.ts in a process of its own: the instruction set and the number of
+ * threads are read from the environment when the addon loads, so each combination needs a process.
+ */
+import process from 'node:process';
+import { customMargin, forward, listEngines, valueAndGrad, valueAndGradSync } from 'marginfc';
+
+/** @import { Request, Evaluated, CustomAnswer, CustomRow } from './engines.js' */
+
+/** NaN floats (or impossible labels) before and after an array that lies inside a larger buffer. */
+const PADDING = 37;
+
+/**
+ * A copy of `values`, alone in its buffer or inside a padded one.
+ * @template {Float32Array | Int32Array} T
+ * @param {T} values
+ * @param {boolean} inside
+ * @returns {T}
+ */
+function place(values, inside) {
+  const Array_ = /** @type {new (length: number) => T} */ (values.constructor);
+  const margin = inside ? PADDING : 0;
+  const buffer = new Array_(values.length + 2 * margin);
+  buffer.fill(values instanceof Int32Array ? 0x7fffffff : NaN);
+  buffer.set(values, margin);
+  return /** @type {T} */ (buffer.subarray(margin, margin + values.length));
+}
+
+/**
+ * Whether everything around a placed array is as it was.
+ * @param {Float32Array} view
+ */
+function paddingIntact(view) {
+  const all = new Float32Array(view.buffer);
+  const first = view.byteOffset / 4;
+  return all.every((value, i) => (i >= first && i < first + view.length) || Number.isNaN(value));
+}
+
+/** @param {Extract<Request, { kind: 'evaluate' }>} request */
+async function evaluate({ problem, options, customRows, execution, gradients }) {
+  const inside = execution.arrays === 'inside';
+  const input = {
+    features: place(problem.features, inside),
+    weights: place(problem.weights, inside),
+    labels: place(problem.labels, inside),
+    dim: problem.dim,
+  };
+  /** @type {CustomRow[]} */
+  const asked = [];
+  const out = {
+    ...(gradients !== 'weights' && {
+      dFeatures: place(new Float32Array(problem.features.length).fill(NaN), inside),
+    }),
+    ...(gradients !== 'features' && {
+      dWeights: place(new Float32Array(problem.weights.length).fill(NaN), inside),
+    }),
+  };
+  const { dLoss, margin, ...rest } = options;
+  const common = /** @type {import('marginfc').ForwardOptions} */ ({
+    ...rest,
+    margin: customRows
+      ? customMargin((row) => {
+          asked.push({ ...row });
+          return /** @type {CustomAnswer} */ (customRows[row.row]);
+        })
+      : margin,
+    engine: 'cpu',
+    shards: execution.shards,
+    workspace: execution.workspace,
+  });
+  /** @type {Evaluated['result']} */
+  let result;
+  if (execution.call === 'forward and backward') {
+    const pass = await forward(input, common);
+    const { rowLoss, logSumExp, targetCosine, workspace } = pass;
+    // With reduction 'none' a loss needs dLoss, which only backward has.
+    const loss = options.reduction === 'none' ? undefined : pass.loss;
+    const { dFeatures, dWeights } = await pass.backward(dLoss, { gradients, out });
+    pass.dispose();
+    result = { loss, rowLoss, logSumExp, targetCosine, workspace, dFeatures, dWeights };
+  } else {
+    const call = execution.call === 'valueAndGrad' ? valueAndGrad : valueAndGradSync;
+    const { loss, rowLoss, logSumExp, targetCosine, workspace, dFeatures, dWeights } = await call(
+      input,
+      /** @type {import('marginfc').ValueAndGradOptions} */ ({ ...common, dLoss, gradients, out }),
+    );
+    result = { loss, rowLoss, logSumExp, targetCosine, workspace, dFeatures, dWeights };
+  }
+  const same = (/** @type {Float32Array | Int32Array} */ a, /** @type {Float32Array | Int32Array} */ b) =>
+    Buffer.from(a.buffer, a.byteOffset, a.byteLength).equals(
+      Buffer.from(b.buffer, b.byteOffset, b.byteLength),
+    );
+  return {
+    result,
+    asked,
+    inputsIntact:
+      same(input.features, problem.features) &&
+      same(input.weights, problem.weights) &&
+      same(input.labels, problem.labels),
+    paddingIntact: !inside || Object.values(out).every(paddingIntact),
+  };
+}
+
+process.on('message', async (/** @type {Request} */ request) => {
+  try {
+    const answer = request.kind === 'engines' ? listEngines() : await evaluate(request);
+    process.send?.({ answer });
+  } catch (error) {
+    process.send?.({ failure: error instanceof Error ? (error.stack ?? error.message) : String(error) });
+  }
+});

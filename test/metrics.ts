@@ -1,0 +1,145 @@
+/**
+ * The one place that says how far an engine may be from the float64 reference, and how that is measured:
+ * the metrics and limits of docs/numerics.md, which are those of test/golden/README.md.
+ */
+import { expect } from 'vitest';
+import { NORM_FLOOR, type ReferenceResult } from './reference.js';
+
+export interface Limits {
+  /** loss, rowLoss: error relative to max(1, reference). */
+  readonly loss: number;
+  /** logSumExp: error relative to max(1, |reference|). */
+  readonly logSumExp: number;
+  /** dFeatures, dWeights: error of the row-scaled gradient, relative to its largest entry. */
+  readonly gradient: number;
+  /** targetCosine: absolute error. */
+  readonly cosine: number;
+}
+
+/**
+ * float32 cosines are good to about 2e-7, and the scale multiplies that in the exponent: four times that
+ * for gradients, never less than 1e-5; loss and lse average it over classes, so they stay below 4e-6 at
+ * s = 64. Above, that grows with s like the exponent's error does. A loss can be much smaller than the two
+ * numbers it is the difference of, lse and the target logit: where those are near s, a unit in the last place
+ * of a float32 of that size, s 2^-23, is added. Target cosines are computed in float64 and rounded once.
+ */
+export function float32Limits(scale: number): Limits {
+  const logSumExp = 4e-6 * Math.max(1, scale / 64);
+  return {
+    loss: logSumExp + scale * 2 ** -23,
+    logSumExp,
+    gradient: Math.max(1e-5, 4 * 2.4e-7 * scale),
+    cosine: 6e-8,
+  };
+}
+
+/** What an engine computed; absent parts are not compared. */
+export interface Measured {
+  readonly loss?: number | undefined;
+  readonly rowLoss?: ArrayLike<number>;
+  readonly logSumExp?: ArrayLike<number>;
+  readonly targetCosine?: ArrayLike<number>;
+  readonly dFeatures?: ArrayLike<number> | undefined;
+  readonly dWeights?: ArrayLike<number> | undefined;
+  readonly accuracy?: number;
+}
+
+const SMALLEST_NORMAL = 2 ** -126;
+
+function largest(values: ArrayLike<number>): number {
+  let result = 0;
+  for (let i = 0; i < values.length; i++) result = Math.max(result, Math.abs(values[i]!));
+  return result;
+}
+
+/** max |got - ref|; NaN or Inf in `got` stays NaN or Inf, which no limit admits. */
+function distance(got: ArrayLike<number>, ref: ArrayLike<number>): number {
+  expect(got.length).toBe(ref.length);
+  let result = 0;
+  for (let i = 0; i < ref.length; i++) result = Math.max(result, Math.abs(got[i]! - ref[i]!));
+  return result;
+}
+
+/** max |got - ref| / max(1, max |ref|) */
+export function lossError(got: ArrayLike<number>, ref: ArrayLike<number>): number {
+  return distance(got, ref) / Math.max(1, largest(ref));
+}
+
+/**
+ * Row i of both times max(|row i|, 1e-12), so that rows of every norm count alike; then max |got - ref| over
+ * max |ref|. `unprojected` is the size of what the tangent projection was given: where hardly anything is
+ * left of it (dim 1, parallel rows), a hundredth of it stands for max |ref|, as the difference of two nearly
+ * equal float32 vectors has no more digits. Where even that is 0 the error is absolute. Entries
+ * below the smallest normal float32 may be anything that small: outputs have no digits there.
+ */
+export function gradientError(
+  got: ArrayLike<number>,
+  ref: ArrayLike<number>,
+  rowNorms: ArrayLike<number>,
+  unprojected = 0,
+): number {
+  expect(got.length).toBe(ref.length);
+  const dim = ref.length / rowNorms.length;
+  let error = 0;
+  let size = unprojected / 100;
+  for (let i = 0; i < ref.length; i++) {
+    const norm = Math.max(rowNorms[Math.floor(i / dim)]!, NORM_FLOOR);
+    const excused = Math.abs(ref[i]!) < SMALLEST_NORMAL ? SMALLEST_NORMAL : 0;
+    error = Math.max(error, norm * Math.max(0, Math.abs(got[i]! - ref[i]!) - excused));
+    size = Math.max(size, norm * Math.abs(ref[i]!));
+  }
+  return error / (size || 1);
+}
+
+export type Errors = { [Name in keyof Measured]?: number };
+
+export function errorsOf(got: Measured, ref: ReferenceResult): Errors {
+  return {
+    ...(got.loss !== undefined && {
+      loss: Math.abs(got.loss - ref.loss) / Math.max(1, ref.lossMagnitude),
+    }),
+    ...(got.rowLoss && { rowLoss: lossError(got.rowLoss, ref.rowLoss) }),
+    ...(got.logSumExp && { logSumExp: lossError(got.logSumExp, ref.logSumExp) }),
+    ...(got.targetCosine && { targetCosine: distance(got.targetCosine, ref.targetCosine) }),
+    ...(got.dFeatures && {
+      dFeatures: gradientError(got.dFeatures, ref.dFeatures, ref.featureNorm, ref.dFeaturesUnprojected),
+    }),
+    ...(got.dWeights && {
+      dWeights: gradientError(got.dWeights, ref.dWeights, ref.weightNorm, ref.dWeightsUnprojected),
+    }),
+    ...(got.accuracy !== undefined && {
+      accuracy: Object.is(got.accuracy, ref.accuracy) ? 0 : Math.abs(got.accuracy - ref.accuracy),
+    }),
+  };
+}
+
+export function limitOf(name: keyof Measured, limits: Limits): number {
+  switch (name) {
+    case 'loss':
+    case 'rowLoss':
+      return limits.loss;
+    case 'logSumExp':
+      return limits.logSumExp;
+    case 'targetCosine':
+      return limits.cosine;
+    case 'dFeatures':
+    case 'dWeights':
+      return limits.gradient;
+    case 'accuracy':
+      return 0;
+  }
+}
+
+/** Every error within its limit; the failure lists those that are not. */
+export function expectErrorsWithin(errors: Errors, limits: Limits): void {
+  const names = Object.keys(errors) as (keyof Measured)[];
+  expect(names.length).toBeGreaterThan(0);
+  const over = names
+    .map((name) => ({ name, error: errors[name]!, limit: limitOf(name, limits) }))
+    .filter(({ error, limit }) => !(error <= limit));
+  expect(over).toEqual([]);
+}
+
+export function expectWithinLimits(got: Measured, ref: ReferenceResult, limits: Limits): void {
+  expectErrorsWithin(errorsOf(got, ref), limits);
+}
