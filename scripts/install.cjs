@@ -27,7 +27,7 @@ function main() {
     return fail(
       `no usable prebuilt addon for ${describePlatform()}, and none can be compiled: ${missing.join(', ')} not found.`,
       `loading said: ${failure}.`,
-      `to compile it: sudo apt-get install -y ${[...new Set(['g++', 'cmake', ...missing])].join(' ')}, then run npm again.`,
+      'to compile it: sudo apt-get install -y g++ make cmake, then run npm again.',
     );
   }
 
