@@ -15,7 +15,7 @@ Napi::Value list_engines(const Napi::CallbackInfo& info) {
     row.Set("available", false);
     row.Set("reason", reason);
   } else {
-    CpuEngine& engine = environment.engine(env);
+    CpuEngine& engine = *environment.engine(env);
     row.Set("available", true);
     row.Set("detail", std::string(engine.kernels().isa) + ", " + std::to_string(engine.pool().threads()) +
                           (engine.pool().threads() == 1 ? " thread" : " threads"));
@@ -26,9 +26,9 @@ Napi::Value list_engines(const Napi::CallbackInfo& info) {
 }
 
 Napi::Value allocate(const Napi::CallbackInfo& info) {
-  return Environment::of(info.Env())
-      .outputs()
-      .allocate(info.Env(), static_cast<size_t>(info[0].As<Napi::Number>().Int64Value()));
+  const Napi::Env env = info.Env();
+  const int64_t length = info[0].As<Napi::Number>().Int64Value();
+  return allocate_output(env, Environment::of(env).outputs(), static_cast<size_t>(length));
 }
 
 Napi::Object install(Napi::Env env, Napi::Object exports) {

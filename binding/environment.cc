@@ -8,10 +8,10 @@ Environment::Environment(Napi::Env) { kernels_ = choose_kernels(&unavailable_); 
 
 Environment::~Environment() { shut_down(); }
 
-CpuEngine& Environment::engine(Napi::Env env) {
+const std::shared_ptr<CpuEngine>& Environment::engine(Napi::Env env) {
   if (!kernels_) throw make_error(env, Status::failure(Code::unavailable, unavailable_));
-  if (!engine_) engine_ = std::make_unique<CpuEngine>(*kernels_, default_thread_count());
-  return *engine_;
+  if (!engine_) engine_ = std::make_shared<CpuEngine>(*kernels_, default_thread_count());
+  return engine_;
 }
 
 // On the first asynchronous call.

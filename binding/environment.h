@@ -25,12 +25,12 @@ class Environment {
   Environment(const Environment&) = delete;
   Environment& operator=(const Environment&) = delete;
 
-  // The CPU engine; throws where MARGINFC_ISA asks for one this machine lacks.
-  CpuEngine& engine(Napi::Env env);
+  // The CPU engine, shared with whatever holds memory of its; throws where MARGINFC_ISA asks for one this machine lacks.
+  const std::shared_ptr<CpuEngine>& engine(Napi::Env env);
   // Why engine() would throw; null if it would not.
   const char* unavailable() const { return unavailable_; }
 
-  OutputPool& outputs() { return *outputs_; }
+  const std::shared_ptr<BufferPool>& outputs() const { return outputs_; }
 
   Napi::Promise enqueue(Napi::Env env, std::unique_ptr<Job> job);
 
@@ -45,8 +45,8 @@ class Environment {
 
   const Kernels* kernels_ = nullptr;
   const char* unavailable_ = nullptr;
-  std::unique_ptr<CpuEngine> engine_;
-  const std::shared_ptr<OutputPool> outputs_ = std::make_shared<OutputPool>();
+  std::shared_ptr<CpuEngine> engine_;
+  const std::shared_ptr<BufferPool> outputs_ = std::make_shared<BufferPool>();
 
   std::thread dispatcher_;
   std::mutex mutex_;

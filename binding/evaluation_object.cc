@@ -172,7 +172,8 @@ EvaluationObject::EvaluationObject(const Napi::CallbackInfo& info) : ObjectWrap(
   if (!info[0].IsObject()) throw make_error(env, Status::failure(Code::type, "problem must be an object"));
   const auto problem = info[0].As<Napi::Object>();
   auto state = std::make_shared<EvaluationState>();
-  CpuEngine& engine = Environment::of(env).engine(env);
+  state->engine = Environment::of(env).engine(env);
+  CpuEngine& engine = *state->engine;
 
   const auto keep = [&](const Napi::Value& value) {
     state->kept.push_back(Napi::Persistent(value.As<Napi::Object>()));

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "binding/job.h"
+#include "cpu/cpu_engine.h"
 #include "engine/evaluation.h"
 #include "engine/head.h"
 
@@ -14,7 +15,8 @@ namespace marginfc::binding {
 // The evaluation with everything it borrows. Shared by the JavaScript object and its calls in flight; the last of
 // them frees it, on the main thread.
 struct EvaluationState {
-  std::vector<int32_t> labels;  // [rows], a checked copy: the caller's may be shared memory
+  std::shared_ptr<CpuEngine> engine;  // first, so that it goes last
+  std::vector<int32_t> labels;        // [rows], a checked copy: the caller's may be shared memory
   Batch batch;
   LossOptions options;
   int64_t classes = 0;

@@ -134,9 +134,11 @@ HeadObject::HeadObject(const Napi::CallbackInfo& info) : ObjectWrap(info) {
   if (dim < 1 || dim > INT32_MAX || classes < 1 || classes > INT32_MAX || shards < 1)
     throw make_error(env, Status::failure(Code::shape, "dim, classes and shards must be positive"));
   std::unique_ptr<Head> head;
-  require(env, Head::create(Environment::of(env).engine(env), classes, static_cast<int32_t>(dim), shards,
+  const std::shared_ptr<CpuEngine> engine = Environment::of(env).engine(env);
+  require(env, Head::create(*engine, classes, static_cast<int32_t>(dim), shards,
                             read_optimizer(options.Get("optimizer")), &head));
-  head_ = std::move(head);
+  // The engine goes after the last holder of the head.
+  head_ = std::shared_ptr<Head>(head.release(), [engine](Head* last) { delete last; });
 }
 
 std::shared_ptr<Head> HeadObject::head(Napi::Env env) const {

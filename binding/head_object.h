@@ -27,7 +27,7 @@ class HeadObject : public Napi::ObjectWrap<HeadObject> {
   Napi::Value step_count(const Napi::CallbackInfo& info);
   void dispose(const Napi::CallbackInfo& info);
 
-  std::shared_ptr<Head> head_;
+  std::shared_ptr<Head> head_;  // holds the engine too
 };
 
 }  // namespace marginfc::binding

@@ -1,31 +1,16 @@
-// Memory for results. Gradients of many classes are hundreds of megabytes, and the page faults of fresh memory cost
-// more than any detail of a kernel; so large arrays are made from blocks on huge pages that come back when their
-// array is collected.
+// Memory for results: large arrays are made from pooled blocks that come back when their array is collected.
 #pragma once
 
 #include <cstddef>
 #include <memory>
-#include <mutex>
-#include <vector>
 
 #include "binding/napi_setup.h"
-#include "cpu/memory.h"
+#include "cpu/buffer_pool.h"
 
 namespace marginfc::binding {
 
-class OutputPool : public std::enable_shared_from_this<OutputPool> {
- public:
-  // `length` floats, contents unspecified. Small arrays, and all where the runtime allows no external memory
-  // (Electron), are plain ones.
-  Napi::Float32Array allocate(Napi::Env env, size_t length);
-  // Gives idle blocks back to the system.
-  void trim();
-
- private:
-  void give_back(FloatBuffer block);
-
-  std::mutex mutex_;
-  std::vector<FloatBuffer> idle_;  // guarded by mutex_; oldest first
-};
+// `length` floats, contents unspecified. Small arrays, and all where the runtime allows no external memory
+// (Electron), are plain ones. Arrays may outlive the environment that made them, hence the shared pool.
+Napi::Float32Array allocate_output(Napi::Env env, const std::shared_ptr<BufferPool>& pool, size_t length);
 
 }  // namespace marginfc::binding

@@ -3,10 +3,12 @@
 //   cpu_engine   the engine: kernels, threads, shards
 //   shard        a class range: weights, optimiser state
 //   pass         a batch against a shard: the phases
+//   buffer_pool  workspaces and results that stay warm from call to call
 //   class_block  a few dozen class rows made ready for the kernels
 //   kernels      the inner loops, one object per instruction set (kernels.h first)
 #pragma once
 
+#include "cpu/buffer_pool.h"
 #include "cpu/kernels.h"
 #include "cpu/thread_pool.h"
 #include "engine/engine.h"
@@ -24,10 +26,12 @@ class CpuEngine final : public Engine {
 
   const Kernels& kernels() const { return kernels_; }
   ThreadPool& pool() { return pool_; }
+  BufferPool& buffers() { return buffers_; }
 
  private:
   const Kernels& kernels_;
   ThreadPool pool_;
+  BufferPool buffers_;
 };
 
 }  // namespace marginfc

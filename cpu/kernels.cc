@@ -25,15 +25,30 @@ constexpr int kPanel = 2 * kLanes;
 // How the broadcast operand lies: a[h, k] = a[h * ld + k] or a[k * ld + h].
 enum class Layout { rows, columns };
 
+// Memory that will be needed soon.
+struct Ahead {
+  const char* line;
+  int64_t step;  // to the next line; 0 when there is nothing to fetch
+};
+MARGINFC_INLINE Ahead fetch_ahead(const float* from, int64_t lines_before) {
+  return {reinterpret_cast<const char*>(from) + lines_before * 64, 64};
+}
+// Stays on a line that is in the cache anyway.
+MARGINFC_INLINE Ahead nothing_ahead(const float* hot) { return {reinterpret_cast<const char*>(hot), 0}; }
+
 // acc[h][v] = sum over k of a[h, k] * b[k * ldb + v * kLanes ...]. The loops over h are unrolled whole: an
 // accumulator that is indexed at run time would live in memory.
+// On the way `ahead` is brought into the cache, a line with each k: spread like this it costs nothing, in a burst
+// it would stall the loads that are needed now.
 template <int H, Layout kLayout>
-MARGINFC_INLINE void multiply(const float* a, int64_t lda, const float* b, int64_t ldb, int64_t k,
+MARGINFC_INLINE void multiply(const float* a, int64_t lda, const float* b, int64_t ldb, int64_t k, Ahead ahead,
                               Vector (&acc)[H][2]) {
 #pragma GCC unroll 16
   for (int h = 0; h < H; h++) acc[h][0] = acc[h][1] = Vector{};
   for (int64_t i = 0; i < k; i++) {
     const Vector b0 = load(b), b1 = load(b + kLanes);
+    __builtin_prefetch(ahead.line, 0, 2);
+    ahead.line += ahead.step;
 #pragma GCC unroll 16
     for (int h = 0; h < H; h++) {
       const Vector x = splat(kLayout == Layout::rows ? a[h * lda + i] : a[h]);
@@ -77,8 +92,11 @@ template <int H>
 struct NegativesTile {
   static void run(const NegativesTask& task, int32_t first, int32_t panel) {
     Vector acc[H][2];
-    multiply<H, Layout::rows>(task.weights + first * task.stride, task.stride,
-                              task.features + static_cast<int64_t>(panel) * task.dim * kPanel, kPanel, task.dim, acc);
+    const float* features = task.features + static_cast<int64_t>(panel) * task.dim * kPanel;
+    // The first panel fetches the tile's counterpart in the next block: as many lines as it has steps, or fewer.
+    const Ahead ahead = task.next_weights && panel == 0 ? fetch_ahead(task.next_weights + first * task.stride, 0)
+                                                        : nothing_ahead(features);
+    multiply<H, Layout::rows>(task.weights + first * task.stride, task.stride, features, kPanel, task.dim, ahead, acc);
     const int64_t row = static_cast<int64_t>(panel) * kPanel;
     float* exponentials = task.exponentials + first * task.row_stride + row;
 #pragma GCC unroll 2
@@ -108,8 +126,9 @@ template <int H>
 struct ProductsTile {
   static void run(const NegativesTask& task, int32_t first, int32_t panel) {
     Vector acc[H][2];
-    multiply<H, Layout::rows>(task.weights + first * task.stride, task.stride,
-                              task.features + static_cast<int64_t>(panel) * task.dim * kPanel, kPanel, task.dim, acc);
+    const float* features = task.features + static_cast<int64_t>(panel) * task.dim * kPanel;
+    multiply<H, Layout::rows>(task.weights + first * task.stride, task.stride, features, kPanel, task.dim,
+                              nothing_ahead(features), acc);
     float* products = task.exponentials + first * task.row_stride + static_cast<int64_t>(panel) * kPanel;
 #pragma GCC unroll 16
     for (int h = 0; h < H; h++) {
@@ -128,7 +147,7 @@ struct FeatureGradientTile {
     Vector acc[H][2];
     multiply<H, Layout::columns>(task.exponentials + first, task.row_stride,
                                  tail ? task.tail : task.weights + static_cast<int64_t>(panel) * kPanel,
-                                 tail ? kPanel : task.stride, task.classes, acc);
+                                 tail ? kPanel : task.stride, task.classes, nothing_ahead(task.exponentials), acc);
     float* out = task.accumulators + (static_cast<int64_t>(panel) * task.accumulator_rows + first) * kPanel;
 #pragma GCC unroll 16
     for (int h = 0; h < H; h++) {
@@ -148,10 +167,14 @@ struct WeightGradientTile {
 #pragma GCC unroll 16
     for (int h = 0; h < H; h++) dots[h] = Vector{};
     for (int32_t panel = 0; panel < panels; panel++) {
+      // Even panels fetch the next tile's E, odd ones its class rows.
+      const float* next = panel % 2 == 0 ? task.next_exponentials : task.next_weights;
+      const int64_t lines_before = static_cast<int64_t>(panel / 2) * task.rows;
+      const Ahead ahead = next ? fetch_ahead(next, lines_before) : nothing_ahead(task.exponentials);
       Vector acc[H][2];
       multiply<H, Layout::rows>(task.exponentials, task.row_stride,
                                 task.features + static_cast<int64_t>(panel) * task.rows * kPanel, kPanel, task.rows,
-                                acc);
+                                ahead, acc);
       const bool tail = (panel + 1) * kPanel > task.dim;
       const float* weights = tail ? task.tail : task.weights + static_cast<int64_t>(panel) * kPanel;
       const int64_t stride = tail ? kPanel : task.stride;
@@ -215,6 +238,10 @@ void square_norms(const float* weights, int64_t stride, int32_t classes, int32_t
     for (; d < dim; d++) total += row[d] * row[d];
     norms[c] = total;
   }
+}
+
+void widen_add(const float* from, int64_t count, double* to) {
+  for (int64_t i = 0; i < count; i++) to[i] += from[i];
 }
 
 // Calls vector_step(d) for whole vectors of columns and scalar_step(d) for the rest. Both read and write column
@@ -297,8 +324,8 @@ void fence() {
 }
 
 constexpr Kernels kTable = {
-    MARGINFC_ISA_NAME, kPanel,    kHeight, square_norms, negatives, products, feature_gradient,
-    weight_gradient,   write_row, add_row, sgd_row,      adamw_row, fence,
+    MARGINFC_ISA_NAME, kPanel,          kHeight,   square_norms, negatives, products,  feature_gradient,
+    widen_add,         weight_gradient, write_row, add_row,      sgd_row,   adamw_row, fence,
 };
 
 }  // namespace

@@ -24,6 +24,8 @@ struct NegativesTask {
   // Class rows, `stride` floats apart; dim of each are read.
   const float* weights;
   int64_t stride;
+  // The class rows that come after these, to be fetched on the way; null for none.
+  const float* next_weights;
   int32_t dim;
   int32_t classes;
   int32_t panels;
@@ -67,9 +69,11 @@ struct WeightGradientTask {
   int64_t stride;
   const float* tail;  // as above
   int32_t dim;
-  int32_t classes;  // <= tile height
-  float* gradient;  // [classes, ceil(dim / panel) * panel] out: sum over rows of E * kappa * xh
-  float* dots;      // [classes] out: gradient row . class row
+  int32_t classes;                 // <= tile height
+  float* gradient;                 // [classes, ceil(dim / panel) * panel] out: sum over rows of E * kappa * xh
+  const float* next_exponentials;  // the next tile's, to be fetched on the way; null for none
+  const float* next_weights;
+  float* dots;  // [classes] out: gradient row . class row
 };
 
 // One class's finished gradient g = unscale * (raw - beta * unit) * inverse + target, and what is done with it.
@@ -111,6 +115,8 @@ struct Kernels {
   // included; sums and labels are not used.
   void (*products)(const NegativesTask& task);
   void (*feature_gradient)(const FeatureGradientTask& task);
+  // to[i] += from[i]
+  void (*widen_add)(const float* from, int64_t count, double* to);
   void (*weight_gradient)(const WeightGradientTask& task);
 
   // `streaming`: the row is not read again soon; goes round the caches where aligned.

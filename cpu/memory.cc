@@ -47,11 +47,8 @@ void FloatBuffer::release() {
   size_ = 0;
 }
 
-bool FloatBuffer::allocate(size_t size, bool zero) {
-  if (data_ && size_ == size) {
-    if (zero) std::memset(data_, 0, byte_size(size));
-    return true;
-  }
+bool FloatBuffer::allocate(size_t size) {
+  if (data_ && size_ == size) return true;
   release();
   if (size == 0) size = 1;
   if (size > SIZE_MAX / sizeof(float) / 2) return false;

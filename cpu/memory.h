@@ -21,9 +21,8 @@ class FloatBuffer {
   FloatBuffer& operator=(const FloatBuffer&) = delete;
   ~FloatBuffer();
 
-  // Drops the old contents. False when there is not enough memory. Keeps the block when `size` is the same, then
-  // with its old contents unless `zero`.
-  [[nodiscard]] bool allocate(size_t size, bool zero = false);
+  // Zeros; drops the old contents. False when there is not enough memory. Does nothing when it has this size already.
+  [[nodiscard]] bool allocate(size_t size);
 
   float* data() { return data_; }
   const float* data() const { return data_; }

@@ -46,7 +46,12 @@ CpuPass::CpuPass(CpuShard& shard, const Batch& batch)
       classes_(shard.range().size()),
       panels_((batch.rows + kernels_.panel - 1) / kernels_.panel),
       width_((static_cast<int64_t>(batch.dim) + kernels_.panel - 1) / kernels_.panel * kernels_.panel),
-      stride_(exponential_stride(batch.rows, kernels_.panel)) {
+      stride_(exponential_stride(batch.rows, kernels_.panel)),
+      features_(engine_.buffers()),
+      weighted_features_(engine_.buffers()),
+      kept_(engine_.buffers()),
+      accumulators_(engine_.buffers()),
+      settled_(engine_.buffers()) {
   const int32_t tile = kernels_.tile_classes;
   int64_t most = kBlockClasses;
   if (stride_ > 0) most = std::min(most, kMostBlockFloats / stride_);
@@ -148,16 +153,21 @@ Status CpuPass::targets(Target* targets) {
   return {};
 }
 
+bool CpuPass::reserve_accumulators() {
+  const size_t size = chunks_ * width_ * rows_;
+  if (!accumulators_.allocate(size)) return false;
+  std::memset(accumulators_.data(), 0, size * sizeof(float));
+  if (blocks_ <= kBlocksPerSettle * chunks_) return true;
+  if (!settled_.allocate(size)) return false;
+  std::memset(settled_.data(), 0, size * sizeof(float));
+  return true;
+}
+
 Status CpuPass::negatives(bool feature_gradient, const Negatives& result) {
   const int64_t lanes = panels_ * kernels_.panel;
   const bool far = batch_.scale > kMostPlainScale;
   if (batch_.workspace == Workspace::keep && !kept_.allocate(stride_ * classes_)) return Status::no_workspace();
-  if (feature_gradient) {
-    const size_t size = chunks_ * width_ * rows_;
-    if (!accumulators_.allocate(size, true)) return Status::no_workspace();
-    if (blocks_ / std::max<int64_t>(chunks_, 1) > kBlocksPerSettle && !settled_.allocate(size, true))
-      return Status::no_workspace();
-  }
+  if (feature_gradient && !reserve_accumulators()) return Status::no_workspace();
   sums_.assign(chunks_ * lanes, 0);
   bad_class_ = INT64_MAX;
   if (far || result.hardest) {
@@ -206,12 +216,7 @@ Status CpuPass::find_row_maxima() {
 
 Status CpuPass::reserve(bool feature_gradient, const WeightSink& sink) try {
   gamma_.resize(rows_);
-  if (feature_gradient && !features_gathered_) {
-    if (!accumulators_.allocate(chunks_ * width_ * rows_, true)) return Status::no_workspace();
-    if (blocks_ / std::max<int64_t>(chunks_, 1) > kBlocksPerSettle &&
-        !settled_.allocate(chunks_ * width_ * rows_, true))
-      return Status::no_workspace();
-  }
+  if (feature_gradient && !features_gathered_ && !reserve_accumulators()) return Status::no_workspace();
   if (sink.kind == WeightSink::Kind::none) return {};
   if (sink.kind == WeightSink::Kind::accumulate) MARGINFC_TRY(shard_.reserve_accumulated());
   if (!weighted_features_.allocate(width_ * rows_)) return Status::no_workspace();

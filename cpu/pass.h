@@ -68,6 +68,7 @@ class CpuPass final : public ShardPass {
   };
 
   bool pack_features();
+  bool reserve_accumulators();
   // Makes the rows' products log2 of exp(s * cos).
   double feature_scale() const { return batch_.scale * 1.4426950408889634; }
   Status find_row_maxima();
@@ -82,7 +83,7 @@ class CpuPass final : public ShardPass {
   void sweep_blocks(const Sweep& sweep, int64_t first, int64_t last, int64_t chunk, int64_t row_start, int64_t row_end,
                     Scratch& scratch);
   void weight_tiles(const Sweep& sweep, Scratch& scratch, const float* exponentials, int64_t stride);
-  const float* target_terms(const ClassBlock& block, int32_t c, float* terms) const;
+  void target_terms(const ClassBlock& block, int32_t c, size_t owner, float* terms) const;
   void settle(int64_t chunk, int64_t row_start, int64_t row_end);
   void finish_features(const RowCoefficients& rows, float* feature_gradient);
   void pack_weighted_features(const RowCoefficients& rows);
@@ -108,18 +109,18 @@ class CpuPass final : public ShardPass {
   std::vector<Owner> owners_;           // by class, then row
   std::vector<Target> targets_;         // [owners]
   std::vector<double> target_inverse_;  // [owners], 1 / max(|w_y|, 1e-12)
-  FloatBuffer target_rows_;        // [owners, dim], as they were in phase 1: an update may move W before dX is done
-  FloatBuffer features_;           // packed s * log2(e) * xh
-  FloatBuffer weighted_features_;  // packed kappa * xh, scaled by 2^k
-  FloatBuffer kept_;               // E, [classes, stride]
-  FloatBuffer accumulators_;       // dX: [chunks, width / panel, rows, panel]
-  FloatBuffer settled_;            // the same, for long chunks
-  FloatBuffer offsets_;            // [panels * panel], log2 units; only when s > 64
-  FloatBuffer hardest_;            // [chunks, panels * panel], log2 units
-  std::vector<double> sums_;       // [chunks, panels * panel]
-  std::vector<Scratch> scratch_;   // [threads]
-  std::vector<double> gamma_;      // [rows], while gradients() runs
-  double unscale_ = 1;             // undoes the scale of weighted_features_
+  FloatBuffer target_rows_;         // [owners, dim], as they were in phase 1: an update may move W before dX is done
+  PooledBuffer features_;           // packed s * log2(e) * xh
+  PooledBuffer weighted_features_;  // packed kappa * xh, scaled by 2^k
+  PooledBuffer kept_;               // E, [classes, stride]
+  PooledBuffer accumulators_;       // dX: [chunks, width / panel, rows, panel]
+  PooledBuffer settled_;            // the same, for long chunks
+  FloatBuffer offsets_;             // [panels * panel], log2 units; only when s > 64
+  FloatBuffer hardest_;             // [chunks, panels * panel], log2 units
+  std::vector<double> sums_;        // [chunks, panels * panel]
+  std::vector<Scratch> scratch_;    // [threads]
+  std::vector<double> gamma_;       // [rows], while gradients() runs
+  double unscale_ = 1;              // undoes the scale of weighted_features_
   bool features_gathered_ = false;
   std::atomic<int64_t> bad_class_{INT64_MAX};
 };

@@ -11,6 +11,8 @@ namespace {
 
 // Tasks a thread should have at least, for the ends of a sweep to even out.
 constexpr int64_t kTasksPerThread = 4;
+// Floats of dW up to which its stores go through the caches.
+constexpr int64_t kLargestCachedResult = int64_t{1} << 22;
 // Rows of dX finished by one task.
 constexpr int64_t kRowsPerTask = 16;
 
@@ -72,6 +74,7 @@ NegativesTask CpuPass::product_task(const ClassBlock& block, int64_t row, int64_
   task.offset = offsets_ ? offsets_.data() + row : nullptr;
   task.exponentials = exponentials;
   task.row_stride = stride;
+  task.next_weights = nullptr;
   task.sums = nullptr;
   task.hardest = nullptr;
   return task;
@@ -96,6 +99,7 @@ void CpuPass::sweep_blocks(const Sweep& sweep, int64_t first, int64_t last, int6
       float* e = whole ? exponentials + row : exponentials;
       if (sweep.recompute) {
         NegativesTask task = product_task(block, row, rows, e, stride);
+        if (row == row_start && b + 1 < last) task.next_weights = shard_.row(start + count);
         task.sums = scratch.sums.data();
         task.hardest = sweep.hardest ? hardest_.data() + chunk * lanes + row : nullptr;
         kernels_.negatives(task);
@@ -141,6 +145,12 @@ void CpuPass::weight_tiles(const Sweep& sweep, Scratch& scratch, const float* ex
   const ClassBlock& block = scratch.block;
   const int32_t height = kernels_.tile_classes;
   float* terms = scratch.gradient.data() + height * width_;
+  // A result that fits the last-level cache is better left there.
+  const bool streaming = classes_ * dim_ > kLargestCachedResult;
+  auto owner = static_cast<size_t>(
+      std::lower_bound(owners_.begin(), owners_.end(), block.first(),
+                       [](const Owner& candidate, int64_t wanted) { return candidate.index < wanted; }) -
+      owners_.begin());
   for (int32_t c = 0; c < block.classes();) {
     const auto tiles = static_cast<int32_t>(groups(block.classes() - c, height));
     const auto count = static_cast<int32_t>(groups(block.classes() - c, tiles));
@@ -156,6 +166,9 @@ void CpuPass::weight_tiles(const Sweep& sweep, Scratch& scratch, const float* ex
     task.classes = count;
     task.gradient = scratch.gradient.data();
     task.dots = scratch.dots.data();
+    const bool more = block.first() + c + count < classes_;
+    task.next_exponentials = kept_ && more ? task.exponentials + count * stride : nullptr;
+    task.next_weights = more ? shard_.row(block.first() + c + count) : nullptr;
     kernels_.weight_gradient(task);
     for (int32_t h = 0; h < count; h++, c++) {
       GradientRow row;
@@ -163,11 +176,14 @@ void CpuPass::weight_tiles(const Sweep& sweep, Scratch& scratch, const float* ex
       row.unit = block.row(c);
       block.tangent(c, scratch.dots.data()[h], &row.beta, &row.inverse);
       row.unscale = static_cast<float>(unscale_);
-      row.target = target_terms(block, c, terms);
       row.dim = dim_;
       const int64_t index = block.first() + c;
+      while (owner < owners_.size() && owners_[owner].index < index) owner++;
+      const bool owned = owner < owners_.size() && owners_[owner].index == index;
+      if (owned) target_terms(block, c, owner, terms);
+      row.target = owned ? terms : nullptr;
       switch (sweep.sink.kind) {
-        case WeightSink::Kind::write: kernels_.write_row(row, sweep.sink.gradient + index * dim_, true); break;
+        case WeightSink::Kind::write: kernels_.write_row(row, sweep.sink.gradient + index * dim_, streaming); break;
         case WeightSink::Kind::accumulate: shard_.accumulate(index, row); break;
         case WeightSink::Kind::update: shard_.update(index, row, sweep.sink); break;
         case WeightSink::Kind::none: break;
@@ -177,24 +193,19 @@ void CpuPass::weight_tiles(const Sweep& sweep, Scratch& scratch, const float* ex
 }
 
 // Sum over the rows that own class c of gamma * (xh - cos * wh) / |w|, in float64 and after the projection:
-// projecting it with the rest would leave an error of gamma's size at the poles. Null if no row owns it.
-const float* CpuPass::target_terms(const ClassBlock& block, int32_t c, float* terms) const {
-  const auto index = static_cast<int32_t>(block.first() + c);
-  auto owner = std::lower_bound(owners_.begin(), owners_.end(), index,
-                                [](const Owner& candidate, int32_t wanted) { return candidate.index < wanted; });
-  if (owner == owners_.end() || owner->index != index) return nullptr;
+// projecting it with the rest would leave an error of gamma's size at the poles. `owner` is the class's first row.
+void CpuPass::target_terms(const ClassBlock& block, int32_t c, size_t owner, float* terms) const {
   std::vector<double> total(dim_, 0.0);
-  for (; owner != owners_.end() && owner->index == index; ++owner) {
-    const auto o = static_cast<size_t>(owner - owners_.begin());
-    const float* x = batch_.features + static_cast<int64_t>(owner->row) * dim_;
-    const float* w = target_row(o);
-    const double inverse = target_inverse_[o], x_inverse = norms_[owner->row].inverse;
-    const double gamma = gamma_[owner->row];
-    const double cosine = block.has_direction(c) ? targets_[o].cosine : 0.0;
+  for (const int32_t index = owners_[owner].index; owner < owners_.size() && owners_[owner].index == index; owner++) {
+    const int32_t row = owners_[owner].row;
+    const float* x = batch_.features + static_cast<int64_t>(row) * dim_;
+    const float* w = target_row(owner);
+    const double inverse = target_inverse_[owner], x_inverse = norms_[row].inverse;
+    const double gamma = gamma_[row];
+    const double cosine = block.has_direction(c) ? targets_[owner].cosine : 0.0;
     for (int32_t d = 0; d < dim_; d++) total[d] += gamma * inverse * (x[d] * x_inverse - cosine * (w[d] * inverse));
   }
   for (int32_t d = 0; d < dim_; d++) terms[d] = static_cast<float>(total[d]);
-  return terms;
 }
 
 // dx = (g - (g . xh) xh) / |x| + gamma * (wh_y - cos * xh) / |x| + radial * xh, where
@@ -213,9 +224,8 @@ void CpuPass::finish_features(const RowCoefficients& coefficients, float* featur
         for (int64_t p = 0; p < width_ / panel; p++) {
           const int64_t at = ((chunk * (width_ / panel) + p) * rows_ + i) * panel;
           const int64_t columns = std::min(panel, dim_ - p * panel);
-          for (int64_t l = 0; l < columns; l++) g[p * panel + l] += accumulators_.data()[at + l];
-          if (settled_)
-            for (int64_t l = 0; l < columns; l++) g[p * panel + l] += settled_.data()[at + l];
+          kernels_.widen_add(accumulators_.data() + at, columns, g.data() + p * panel);
+          if (settled_) kernels_.widen_add(settled_.data() + at, columns, g.data() + p * panel);
         }
       const bool projected = norms_[i].has_direction;
       double dot = 0;

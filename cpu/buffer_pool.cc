@@ -1,0 +1,66 @@
+#include "cpu/buffer_pool.h"
+
+#include <algorithm>
+
+namespace marginfc {
+namespace {
+
+constexpr size_t kHugePage = size_t{1} << 19;  // floats: 2 MiB
+// Smaller blocks are the allocator's business, which keeps them warm itself.
+constexpr size_t kSmallest = size_t{1} << 17;  // floats: 512 KiB
+// Blocks that wait for the next call are at most this together.
+constexpr size_t kMostIdle = size_t{1} << 28;  // floats: 1 GiB
+
+}  // namespace
+
+bool BufferPool::take(size_t size, FloatBuffer* block) {
+  size = std::max<size_t>(size, 1);
+  // In steps, so that a slightly different problem finds the block too.
+  if (size >= kHugePage) size = (size + kHugePage - 1) / kHugePage * kHugePage;
+  {
+    std::lock_guard<std::mutex> lock(mutex_);
+    auto best = idle_.end();
+    for (auto it = idle_.begin(); it != idle_.end(); ++it)
+      if (it->size() >= size && it->size() <= size + size / 2 && (best == idle_.end() || it->size() <= best->size()))
+        best = it;
+    if (best != idle_.end()) {
+      *block = std::move(*best);
+      idle_.erase(best);
+      return true;
+    }
+  }
+  if (block->allocate(size)) return true;
+  trim();
+  return block->allocate(size);
+}
+
+void BufferPool::give(FloatBuffer block) {
+  std::lock_guard<std::mutex> lock(mutex_);
+  idle_.push_back(std::move(block));
+  size_t total = 0;
+  for (const FloatBuffer& idle : idle_) total += idle.size();
+  while (total > kMostIdle) {
+    total -= idle_.front().size();
+    idle_.erase(idle_.begin());
+  }
+}
+
+void BufferPool::trim() {
+  std::lock_guard<std::mutex> lock(mutex_);
+  idle_.clear();
+}
+
+bool PooledBuffer::allocate(size_t size) {
+  if (block_ && block_.size() >= size) return true;
+  release();
+  return size < kSmallest ? block_.allocate(size) : pool_.take(size, &block_);
+}
+
+void PooledBuffer::release() {
+  if (block_.size() >= kSmallest)
+    pool_.give(std::move(block_));
+  else
+    block_.release();
+}
+
+}  // namespace marginfc

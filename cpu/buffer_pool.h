@@ -1,0 +1,48 @@
+// Large blocks that are used again. The page faults of fresh memory cost more than any detail of a kernel, so
+// workspaces and results of one call are kept warm for the next.
+#pragma once
+
+#include <mutex>
+#include <vector>
+
+#include "cpu/memory.h"
+
+namespace marginfc {
+
+class BufferPool {
+ public:
+  // A block of at least `size` floats with any contents: an idle one that is not much larger, else a new one. False when
+  // there is not enough memory even after idle blocks are given back.
+  [[nodiscard]] bool take(size_t size, FloatBuffer* block);
+  // The newest blocks stay, up to a total; the rest goes back to the system.
+  void give(FloatBuffer block);
+  // Gives all idle blocks back to the system.
+  void trim();
+
+ private:
+  std::mutex mutex_;
+  std::vector<FloatBuffer> idle_;  // guarded by mutex_; oldest first
+};
+
+// A block that returns to its pool. Blocks too small to matter come from the allocator.
+class PooledBuffer {
+ public:
+  explicit PooledBuffer(BufferPool& pool) : pool_(pool) {}
+  ~PooledBuffer() { release(); }
+  PooledBuffer(const PooledBuffer&) = delete;
+  PooledBuffer& operator=(const PooledBuffer&) = delete;
+
+  // `size` floats with any contents; as it is when it has them already.
+  [[nodiscard]] bool allocate(size_t size);
+  void release();
+
+  float* data() { return block_.data(); }
+  const float* data() const { return block_.data(); }
+  explicit operator bool() const { return static_cast<bool>(block_); }
+
+ private:
+  BufferPool& pool_;
+  FloatBuffer block_;
+};
+
+}  // namespace marginfc
