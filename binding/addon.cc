@@ -17,7 +17,7 @@ Napi::Value list_engines(const Napi::CallbackInfo& info) {
   } else {
     CpuEngine& engine = *environment.engine(env);
     row.Set("available", true);
-    row.Set("detail", std::string(engine.kernels().isa) + ", " + std::to_string(engine.pool().threads()) +
+    row.Set("detail", std::string(engine.instruction_set()) + ", " + std::to_string(engine.pool().threads()) +
                           (engine.pool().threads() == 1 ? " thread" : " threads"));
   }
   Napi::Array rows = Napi::Array::New(env);

@@ -53,6 +53,24 @@ std::string text(const Napi::Object& object, const char* name) {
 
 bool present(const Napi::Value& value) { return !value.IsUndefined() && !value.IsNull(); }
 
+Precision precision(const Napi::Value& value, const char* name) {
+  const std::string text = value.IsString() ? value.As<Napi::String>().Utf8Value() : "";
+  if (text == "float32") return Precision::float32;
+  if (text == "bfloat16") return Precision::bfloat16;
+  if (text == "float16") return Precision::float16;
+  fail(value.Env(), Code::type, std::string(name) + " must be float32, bfloat16 or float16");
+}
+
+Rows row_array(const Napi::Value& value, const Napi::Value& type, const char* name) {
+  const Precision storage = precision(type, name);
+  if (storage == Precision::float32) {
+    const Span<float> rows = float_array(value, name);
+    return {rows.data, rows.size, storage};
+  }
+  const Span<uint16_t> rows = typed_array<uint16_t>(value, napi_uint16_array, "Uint16Array", name);
+  return {rows.data, rows.size, storage};
+}
+
 void require_size(Napi::Env env, int64_t size, int64_t expected, const char* name) {
   if (size != expected)
     fail(env, Code::shape,

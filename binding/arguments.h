@@ -26,6 +26,15 @@ bool boolean(const Napi::Object& object, const char* name);
 std::string text(const Napi::Object& object, const char* name);
 bool present(const Napi::Value& value);
 
+// Rows of float32 (Float32Array), or of 16 bits (Uint16Array) with `type` 'bfloat16' or 'float16'.
+struct Rows {
+  const void* data = nullptr;
+  int64_t size = 0;
+  Precision storage = Precision::float32;
+};
+Rows row_array(const Napi::Value& value, const Napi::Value& type, const char* name);
+Precision precision(const Napi::Value& value, const char* name);
+
 void require_size(Napi::Env env, int64_t size, int64_t expected, const char* name);
 
 // engine/evaluation.h's Margin; arrays stay borrowed. `rows` and `classes` are the lengths its arrays must have.

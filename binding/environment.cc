@@ -4,13 +4,13 @@ namespace marginfc::binding {
 
 void Environment::install(Napi::Env env) { env.SetInstanceData(new Environment(env)); }
 
-Environment::Environment(Napi::Env) { kernels_ = choose_kernels(&unavailable_); }
+Environment::Environment(Napi::Env) {}
 
 Environment::~Environment() { shut_down(); }
 
 const std::shared_ptr<CpuEngine>& Environment::engine(Napi::Env env) {
-  if (!kernels_) throw make_error(env, Status::failure(Code::unavailable, unavailable_));
-  if (!engine_) engine_ = std::make_shared<CpuEngine>(*kernels_, default_thread_count());
+  if (!kernels_.plain) throw make_error(env, Status::failure(Code::unavailable, kernels_.why));
+  if (!engine_) engine_ = std::make_shared<CpuEngine>(kernels_, default_thread_count());
   return engine_;
 }
 

@@ -28,7 +28,7 @@ class Environment {
   // The CPU engine, shared with whatever holds memory of its; throws where MARGINFC_ISA asks for one this machine lacks.
   const std::shared_ptr<CpuEngine>& engine(Napi::Env env);
   // Why engine() would throw; null if it would not.
-  const char* unavailable() const { return unavailable_; }
+  const char* unavailable() const { return kernels_.why; }
 
   const std::shared_ptr<BufferPool>& outputs() const { return outputs_; }
 
@@ -43,8 +43,7 @@ class Environment {
   // Stops and joins every thread; the environment's cleanup hook, before anything they use goes away.
   void shut_down();
 
-  const Kernels* kernels_ = nullptr;
-  const char* unavailable_ = nullptr;
+  const KernelChoice kernels_ = choose_kernels();
   std::shared_ptr<CpuEngine> engine_;
   const std::shared_ptr<BufferPool> outputs_ = std::make_shared<BufferPool>();
 

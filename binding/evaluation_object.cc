@@ -183,13 +183,13 @@ EvaluationObject::EvaluationObject(const Napi::CallbackInfo& info) : ObjectWrap(
   if (!(dim >= 1 && dim <= INT32_MAX)) throw make_error(env, Status::failure(Code::shape, "dim must be positive"));
   batch.dim = static_cast<int32_t>(dim);
   const Napi::Value weights = problem.Get("weights");
-  Span<float> borrowed;
+  Rows borrowed;
   if (HeadObject::is(weights)) {
     state->head = HeadObject::Unwrap(weights.As<Napi::Object>())->head(env);
     state->classes = state->head->classes();
     require_size(env, batch.dim, state->head->dim(), "dim");
   } else {
-    borrowed = float_array(weights, "weights");
+    borrowed = row_array(weights, problem.Get("weightsType"), "weights");
     state->classes = borrowed.size / batch.dim;
     require_size(env, borrowed.size, state->classes * batch.dim, "weights");
   }
@@ -200,10 +200,18 @@ EvaluationObject::EvaluationObject(const Napi::CallbackInfo& info) : ObjectWrap(
   read_labels(*state, problem.Get("labels"));
   batch.rows = static_cast<int64_t>(state->labels.size());
   batch.labels = state->labels.data();
-  const Span<float> features = float_array(problem.Get("features"), "features");
+  const Rows features = row_array(problem.Get("features"), problem.Get("featuresType"), "features");
   require_size(env, features.size, batch.rows * batch.dim, "features");
-  batch.features = features.data;
-  keep(problem.Get("features"));
+  if (features.storage == Precision::float32) {
+    batch.features = static_cast<const float*>(features.data);
+    keep(problem.Get("features"));
+  } else {
+    state->features.resize(features.size);
+    engine.kernels().widen(static_cast<const uint16_t*>(features.data), features.size,
+                           features.storage == Precision::float16, state->features.data());
+    batch.features = state->features.data();
+  }
+  batch.operands = precision(problem.Get("precision"), "precision");
   batch.scale = number(problem, "scale");
   batch.check_finite = boolean(problem, "checkFinite");
   if (const Napi::Value cancel = problem.Get("cancel"); present(cancel)) {
@@ -238,14 +246,16 @@ EvaluationObject::EvaluationObject(const Napi::CallbackInfo& info) : ObjectWrap(
       const ClassRange range = shard_range(state->classes, count, r);
       if (range.size() == 0) break;
       std::unique_ptr<ClassShard> shard;
-      const Status status = engine.borrow(range, batch.dim, borrowed.data + range.start * batch.dim, &shard);
+      const auto* start = static_cast<const char*>(borrowed.data) +
+                          range.start * batch.dim * static_cast<int64_t>(byte_size(borrowed.storage));
+      const Status status = engine.borrow(range, batch.dim, start, borrowed.storage, &shard);
       if (!status.ok()) throw make_error(env, status);
       shards.push_back(shard.get());
       state->borrowed.push_back(std::move(shard));
     }
   }
   const std::string workspace = text(problem, "workspace");
-  const bool fits = engine.keep_bytes(batch.rows, state->classes) <= number(problem, "workspaceBytes");
+  const bool fits = engine.keep_bytes(batch.rows, state->classes, batch.operands) <= number(problem, "workspaceBytes");
   batch.workspace = workspace == "keep" || (workspace == "auto" && fits) ? Workspace::keep : Workspace::recompute;
   state->workspace = batch.workspace;
   state->evaluation = std::make_unique<Evaluation>(std::move(shards), batch, options);

@@ -17,6 +17,7 @@ namespace marginfc::binding {
 struct EvaluationState {
   std::shared_ptr<CpuEngine> engine;  // first, so that it goes last
   std::vector<int32_t> labels;        // [rows], a checked copy: the caller's may be shared memory
+  std::vector<float> features;        // [rows, dim], only when the caller's are of 16 bits
   Batch batch;
   LossOptions options;
   int64_t classes = 0;

@@ -22,26 +22,41 @@ double norm_of(const float* row, int32_t dim) {
 
 }  // namespace
 
-bool ClassBlock::allocate(int32_t most_classes, int32_t dim, int panel) {
+bool ClassBlock::allocate(const Kernels& kernels, Precision operands, Precision storage, int32_t most_classes,
+                          int32_t dim) {
+  kernels_ = &kernels;
+  operands_ = operands;
+  storage_ = storage;
   dim_ = dim;
-  panel_ = panel;
-  tail_width_ = dim % panel;
-  return copy_.allocate(static_cast<size_t>(most_classes) * dim) &&
-         tail_.allocate(static_cast<size_t>(most_classes) * panel) && inverse_norm_.allocate(most_classes);
+  panel_ = kernels.panel;
+  tail_width_ = dim % panel_;
+  const size_t rows = static_cast<size_t>(most_classes) * dim, tail = static_cast<size_t>(most_classes) * panel_;
+  if (!copy_.allocate(rows) || !tail_.allocate(tail) || !inverse_norm_.allocate(most_classes)) return false;
+  if (storage != Precision::float32 && !wide_.allocate(rows)) return false;
+  if (operands == Precision::float32) return true;
+  if (!kernels.pairs) return rounded_.allocate(rows) && rounded_tail_.allocate(tail);
+  const size_t width = (static_cast<size_t>(dim) + panel_ - 1) / panel_ * panel_;
+  return rounded_.allocate(static_cast<size_t>(most_classes) * ((dim + 1) / 2)) &&
+         interleaved_.allocate((static_cast<size_t>(most_classes) + 1) / 2 * width);
 }
 
-int64_t ClassBlock::load(const Kernels& kernels, const float* weights, int64_t first, int32_t classes) {
+int64_t ClassBlock::load(const void* weights, int64_t first, int32_t classes) {
   first_ = first;
   classes_ = classes;
-  rows_ = weights;
-  copied_ = false;
+  rows_ = static_cast<const float*>(weights);
+  if (storage_ != Precision::float32) {
+    kernels_->widen(static_cast<const uint16_t*>(weights), int64_t{classes} * dim_, storage_ == Precision::float16,
+                    wide_.data());
+    rows_ = wide_.data();
+  }
   float* inverse = inverse_norm_.data();
-  kernels.square_norms(weights, dim_, classes, dim_, inverse);
+  kernels_->square_norms(rows_, dim_, classes, dim_, inverse);
+  copied_ = operands_ == Precision::float16;
   for (int32_t c = 0; c < classes; c++) copied_ |= !(inverse[c] >= kShortest && inverse[c] <= kLongest);
 
   int64_t bad = -1;
   if (copied_) {
-    normalise(weights);
+    normalise(rows_);
     for (int32_t c = classes - 1; c >= 0; c--)
       if (!std::isfinite(true_inverse_norm_[c])) bad = first + c;
   } else {
@@ -51,15 +66,8 @@ int64_t ClassBlock::load(const Kernels& kernels, const float* weights, int64_t f
       inverse[c] = static_cast<float>(true_inverse_norm_[c]);
     }
   }
-
-  if (tail_width_) {
-    const int64_t start = dim_ - tail_width_;
-    for (int32_t c = 0; c < classes; c++) {
-      float* tail = tail_.data() + static_cast<int64_t>(c) * panel_;
-      std::memcpy(tail, row(c) + start, tail_width_ * sizeof(float));
-      std::fill(tail + tail_width_, tail + panel_, 0.0f);
-    }
-  }
+  if (tail_width_) fill_tail(rows_, tail_);
+  make_operands();
   return bad;
 }
 
@@ -75,6 +83,34 @@ void ClassBlock::normalise(const float* weights) {
     inverse_norm_.data()[c] = 1;
   }
   rows_ = copy_.data();
+}
+
+void ClassBlock::fill_tail(const float* rows, FloatBuffer& tail) const {
+  const int64_t start = dim_ - tail_width_;
+  for (int32_t c = 0; c < classes_; c++) {
+    float* out = tail.data() + static_cast<int64_t>(c) * panel_;
+    std::memcpy(out, rows + static_cast<int64_t>(c) * dim_ + start, tail_width_ * sizeof(float));
+    std::fill(out + tail_width_, out + panel_, 0.0f);
+  }
+}
+
+void ClassBlock::make_operands() {
+  operand_ = gradient_operand_ = rows_;
+  operand_stride_ = gradient_stride_ = dim_;
+  gradient_tail_ = tail(0);
+  if (operands_ == Precision::float32) return;
+  operand_ = gradient_operand_ = rounded_.data();
+  if (kernels_->pairs) {
+    kernels_->pair_classes(rows_, classes_, dim_, rounded_.data(), interleaved_.data());
+    operand_stride_ = (dim_ + 1) / 2;
+    gradient_operand_ = interleaved_.data();
+    gradient_stride_ = (int64_t{dim_} + panel_ - 1) / panel_ * panel_;
+    gradient_tail_ = nullptr;
+    return;
+  }
+  kernels_->round(rows_, int64_t{classes_} * dim_, operands_ == Precision::float16, rounded_.data());
+  if (tail_width_) fill_tail(rounded_.data(), rounded_tail_);
+  gradient_tail_ = tail_width_ ? rounded_tail_.data() : nullptr;
 }
 
 void ClassBlock::tangent(int32_t c, float dot, float* beta, float* inverse) const {

@@ -6,6 +6,7 @@
 
 #include "cpu/kernels.h"
 #include "cpu/memory.h"
+#include "engine/engine.h"
 
 namespace marginfc {
 
@@ -15,35 +16,47 @@ constexpr int32_t kMostBlockClasses = 128;
 // One thread's memory for one block at a time.
 class ClassBlock {
  public:
-  [[nodiscard]] bool allocate(int32_t most_classes, int32_t dim, int panel);
+  [[nodiscard]] bool allocate(const Kernels& kernels, Precision operands, Precision storage, int32_t most_classes,
+                              int32_t dim);
 
-  // Rows `weights`[classes, dim] from shard index `first` on. Returns the index of the first row that holds a
-  // NaN or infinity, or -1.
+  // Rows `weights` [classes, dim] of the storage type, from shard index `first` on. Returns the index of the first row
+  // that holds a NaN or infinity, or -1.
   //
   // Rows of ordinary length are used as they are and inverse_norm() carries 1 / |w|. A row so short or so long
-  // that exp(z) / |w| might leave float32's range makes the whole block a normalised copy with inverse_norm() 1.
-  int64_t load(const Kernels& kernels, const float* weights, int64_t first, int32_t classes);
+  // that exp(z) / |w| might leave float32's range makes the whole block a normalised copy with inverse_norm() 1;
+  // float16 operands, whose range is short, always are such copies.
+  int64_t load(const void* weights, int64_t first, int32_t classes);
 
   int64_t first() const { return first_; }
   int32_t classes() const { return classes_; }
-  // [classes, dim]: the rows, or unit rows of the copy.
-  const float* rows() const { return rows_; }
+
+  // The rows in float32, or unit rows of the copy, [classes, dim]: what gradients are projected with.
   const float* row(int32_t c) const { return rows_ + static_cast<int64_t>(c) * dim_; }
   // [classes, panel], the columns behind the last full panel, zero padded; null if there are none.
-  const float* tail() const { return tail_width_ ? tail_.data() : nullptr; }
+  const float* tail(int32_t c) const { return tail_width_ ? tail_.data() + int64_t{c} * panel_ : nullptr; }
+
+  // What the products multiply: see NegativesTask and FeatureGradientTask.
+  const float* product_operand() const { return operand_; }
+  int64_t product_stride() const { return operand_stride_; }
+  const float* gradient_operand() const { return gradient_operand_; }
+  int64_t gradient_stride() const { return gradient_stride_; }
+  const float* gradient_tail() const { return gradient_tail_; }
   const float* inverse_norm() const { return inverse_norm_.data(); }
 
   // The tangent gradient of a class is (sum - beta * row(c)) * inverse, where `sum` runs over rows of E * kappa * xh
   // and `dot` is sum . row(c).
   void tangent(int32_t c, float dot, float* beta, float* inverse) const;
-  // 1 / max(|w|, 1e-12).
-  double true_inverse_norm(int32_t c) const { return true_inverse_norm_[c]; }
   // False for rows too short to have a direction: w / 1e-12 is not projected.
   bool has_direction(int32_t c) const { return has_direction_[c]; }
 
  private:
   void normalise(const float* weights);
+  void fill_tail(const float* rows, FloatBuffer& tail) const;
+  void make_operands();
 
+  const Kernels* kernels_ = nullptr;
+  Precision operands_ = Precision::float32;
+  Precision storage_ = Precision::float32;
   int32_t dim_ = 0;
   int panel_ = 0;
   int32_t tail_width_ = 0;
@@ -51,8 +64,17 @@ class ClassBlock {
   int32_t classes_ = 0;
   bool copied_ = false;
   const float* rows_ = nullptr;
-  FloatBuffer copy_;          // [most_classes, dim]
+  const float* operand_ = nullptr;
+  int64_t operand_stride_ = 0;
+  const float* gradient_operand_ = nullptr;
+  int64_t gradient_stride_ = 0;
+  const float* gradient_tail_ = nullptr;
+  FloatBuffer wide_;          // [most_classes, dim]; rows of 16-bit storage in float32
+  FloatBuffer copy_;          // [most_classes, dim]; unit rows
+  FloatBuffer rounded_;       // 16-bit operands: [most_classes, dim] rounded, or the words of the first product
+  FloatBuffer interleaved_;   // paired operands: the words of the feature gradient
   FloatBuffer tail_;          // [most_classes, panel]
+  FloatBuffer rounded_tail_;  // [most_classes, panel]
   FloatBuffer inverse_norm_;  // [most_classes]
   double true_inverse_norm_[kMostBlockClasses];
   bool has_direction_[kMostBlockClasses];

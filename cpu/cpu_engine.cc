@@ -7,8 +7,9 @@
 
 namespace marginfc {
 
-Status CpuEngine::borrow(ClassRange range, int32_t dim, const float* weights, std::unique_ptr<ClassShard>* shard) try {
-  *shard = std::make_unique<CpuShard>(*this, range, dim, weights);
+Status CpuEngine::borrow(ClassRange range, int32_t dim, const void* weights, Precision storage,
+                         std::unique_ptr<ClassShard>* shard) try {
+  *shard = std::make_unique<CpuShard>(*this, range, dim, weights, storage);
   return {};
 } catch (const std::bad_alloc&) {
   return Status::no_weights();
@@ -16,7 +17,7 @@ Status CpuEngine::borrow(ClassRange range, int32_t dim, const float* weights, st
 
 Status CpuEngine::own(ClassRange range, int32_t dim, const Optimizer& optimizer,
                       std::unique_ptr<ClassShard>* shard) try {
-  auto owned = std::make_unique<CpuShard>(*this, range, dim, nullptr);
+  auto owned = std::make_unique<CpuShard>(*this, range, dim, nullptr, Precision::float32);
   MARGINFC_TRY(owned->allocate(optimizer));
   *shard = std::move(owned);
   return {};
@@ -24,8 +25,10 @@ Status CpuEngine::own(ClassRange range, int32_t dim, const Optimizer& optimizer,
   return Status::no_weights();
 }
 
-size_t CpuEngine::keep_bytes(int64_t rows, int64_t classes) const {
-  return static_cast<size_t>(exponential_stride(rows, kernels_.panel)) * classes * sizeof(float);
+size_t CpuEngine::keep_bytes(int64_t rows, int64_t classes, Precision operands) const {
+  const Kernels& kernels = this->kernels(operands);
+  const size_t elements = static_cast<size_t>(exponential_stride(rows, kernels.panel)) * classes;
+  return elements * (kernels.pairs ? 2 : 4);
 }
 
 }  // namespace marginfc

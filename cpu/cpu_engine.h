@@ -17,19 +17,26 @@ namespace marginfc {
 
 class CpuEngine final : public Engine {
  public:
-  // `kernels` from choose_kernels(). Threads start on first use.
-  CpuEngine(const Kernels& kernels, int threads) : kernels_(kernels), pool_(threads) {}
+  // `choice` from choose_kernels(), with kernels. Threads start on first use.
+  CpuEngine(const KernelChoice& choice, int threads) : choice_(choice), pool_(threads) {}
 
-  Status borrow(ClassRange range, int32_t dim, const float* weights, std::unique_ptr<ClassShard>* shard) override;
+  Status borrow(ClassRange range, int32_t dim, const void* weights, Precision storage,
+                std::unique_ptr<ClassShard>* shard) override;
   Status own(ClassRange range, int32_t dim, const Optimizer& optimizer, std::unique_ptr<ClassShard>* shard) override;
-  size_t keep_bytes(int64_t rows, int64_t classes) const override;
+  size_t keep_bytes(int64_t rows, int64_t classes, Precision operands) const override;
 
-  const Kernels& kernels() const { return kernels_; }
+  // For float32 operands, and for rows outside the products.
+  const Kernels& kernels() const { return *choice_.plain; }
+  // For operands of this type.
+  const Kernels& kernels(Precision operands) const {
+    return operands == Precision::bfloat16 && choice_.paired ? *choice_.paired : *choice_.plain;
+  }
+  const char* instruction_set() const { return choice_.name; }
   ThreadPool& pool() { return pool_; }
   BufferPool& buffers() { return buffers_; }
 
  private:
-  const Kernels& kernels_;
+  const KernelChoice choice_;
   ThreadPool pool_;
   BufferPool buffers_;
 };

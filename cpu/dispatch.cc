@@ -7,36 +7,57 @@
 namespace marginfc {
 namespace {
 
+struct InstructionSet {
+  const char* name;
+  bool (*here)();  // whether this CPU has it
+  const Kernels* (*plain)();
+  const Kernels* (*paired)();
+};
+
+bool always() { return true; }
+const Kernels* none() { return nullptr; }
+
+// Those of this architecture, the best last.
 #if defined(__x86_64__)
 bool has_avx2() { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"); }
 bool has_avx512() {
   return has_avx2() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
          __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl");
 }
-const Kernels* avx2_or_null() { return has_avx2() ? avx2_kernels() : nullptr; }
-const Kernels* avx512_or_null() { return has_avx512() ? avx512_kernels() : nullptr; }
+bool has_bf16() { return has_avx512() && __builtin_cpu_supports("avx512bf16"); }
+constexpr InstructionSet kInstructionSets[] = {
+    {"baseline", always, baseline_kernels, none},
+    {"avx2", has_avx2, avx2_kernels, none},
+    {"avx512", has_avx512, avx512_kernels, none},
+    {"avx512bf16", has_bf16, avx512_kernels, avx512bf16_kernels},
+};
+constexpr char kUnknown[] = "MARGINFC_ISA must be baseline, avx2, avx512 or avx512bf16";
+#elif defined(__aarch64__)
+// Every arm64 CPU has NEON, so it is the baseline too.
+constexpr InstructionSet kInstructionSets[] = {
+    {"baseline", always, neon_kernels, none},
+    {"neon", always, neon_kernels, none},
+};
+constexpr char kUnknown[] = "MARGINFC_ISA must be baseline or neon";
 #else
-const Kernels* avx2_or_null() { return nullptr; }
-const Kernels* avx512_or_null() { return nullptr; }
+constexpr InstructionSet kInstructionSets[] = {{"baseline", always, baseline_kernels, none}};
+constexpr char kUnknown[] = "MARGINFC_ISA must be baseline";
 #endif
 
 }  // namespace
 
-const Kernels* choose_kernels(const char** why) {
-  *why = nullptr;
+KernelChoice choose_kernels() {
   const char* asked = std::getenv("MARGINFC_ISA");
-  if (asked && *asked) {
-    if (std::strcmp(asked, "baseline") == 0) return baseline_kernels();
-    const bool avx2 = std::strcmp(asked, "avx2") == 0, avx512 = std::strcmp(asked, "avx512") == 0;
-    const Kernels* kernels = avx2 ? avx2_or_null() : avx512 ? avx512_or_null() : nullptr;
-    if (!kernels)
-      *why = avx2 || avx512 ? "MARGINFC_ISA names an instruction set that this CPU does not have"
-                            : "MARGINFC_ISA must be baseline, avx2 or avx512";
-    return kernels;
+  const bool best = !asked || !*asked;
+  KernelChoice choice{nullptr, nullptr, kUnknown, nullptr};
+  for (const InstructionSet& set : kInstructionSets) {
+    if (!best && std::strcmp(asked, set.name) != 0) continue;
+    if (set.here())
+      choice = {set.plain(), set.paired(), nullptr, set.name};
+    else if (!best)
+      choice.why = "MARGINFC_ISA names an instruction set that this CPU does not have";
   }
-  if (const Kernels* kernels = avx512_or_null()) return kernels;
-  if (const Kernels* kernels = avx2_or_null()) return kernels;
-  return baseline_kernels();
+  return choice;
 }
 
 }  // namespace marginfc

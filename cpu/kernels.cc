@@ -15,11 +15,20 @@ namespace {
 constexpr int kLanes = 16, kHeight = 14;  // 32 registers: 28 accumulators, two vectors, two broadcasts
 #elif defined(__AVX__)
 constexpr int kLanes = 8, kHeight = 6;  // 16 registers: 12, 2, 2
+#elif defined(__aarch64__)
+constexpr int kLanes = 4, kHeight = 12;  // 32 registers: 24, 2, and 6 for words that multiply as lanes
 #else
 constexpr int kLanes = 4, kHeight = 6;
 #endif
 constexpr int kPanel = 2 * kLanes;
+#if defined(__AVX512BF16__)
+constexpr bool kPairs = true;
+#else
+constexpr bool kPairs = false;
+#endif
 
+#define MARGINFC_INLINE inline __attribute__((always_inline))
+#include "cpu/half.h"
 #include "cpu/vector.h"
 
 // How the broadcast operand lies: a[h, k] = a[h * ld + k] or a[k * ld + h].
@@ -30,8 +39,8 @@ struct Ahead {
   const char* line;
   int64_t step;  // to the next line; 0 when there is nothing to fetch
 };
-MARGINFC_INLINE Ahead fetch_ahead(const float* from, int64_t lines_before) {
-  return {reinterpret_cast<const char*>(from) + lines_before * 64, 64};
+MARGINFC_INLINE Ahead fetch_ahead(const void* from, int64_t lines_before) {
+  return {static_cast<const char*>(from) + lines_before * 64, 64};
 }
 // Stays on a line that is in the cache anyway.
 MARGINFC_INLINE Ahead nothing_ahead(const float* hot) { return {reinterpret_cast<const char*>(hot), 0}; }
@@ -51,9 +60,9 @@ MARGINFC_INLINE void multiply(const float* a, int64_t lda, const float* b, int64
     ahead.line += ahead.step;
 #pragma GCC unroll 16
     for (int h = 0; h < H; h++) {
-      const Vector x = splat(kLayout == Layout::rows ? a[h * lda + i] : a[h]);
-      acc[h][0] += x * b0;
-      acc[h][1] += x * b1;
+      const Vector x = broadcast(kLayout == Layout::rows ? a + h * lda + i : a + h);
+      multiply_add(x, b0, acc[h][0]);
+      multiply_add(x, b1, acc[h][1]);
     }
     if (kLayout == Layout::columns) a += lda;
     b += ldb;
@@ -61,13 +70,14 @@ MARGINFC_INLINE void multiply(const float* a, int64_t lda, const float* b, int64
 }
 
 // Splits `count` in the fewest parts of at most kHeight, as even as can be: 45 = 12 + 11 + 11 + 11 runs faster
-// than 14 + 14 + 14 + 3. Calls body(first, height).
-template <typename Body>
+// than 14 + 14 + 14 + 3. Parts are multiples of kUnit but for the last. Calls body(first, height).
+template <int kUnit, typename Body>
 MARGINFC_INLINE void for_tiles(int32_t count, const Body& body) {
-  const int32_t tiles = (count + kHeight - 1) / kHeight;
+  const int32_t units = (count + kUnit - 1) / kUnit, tiles = (units + kHeight / kUnit - 1) / (kHeight / kUnit);
   for (int32_t t = 0, first = 0; t < tiles; t++) {
-    const int32_t height = (count - first + tiles - t - 1) / (tiles - t);
-    body(first, height);
+    const int32_t left = (count - first + kUnit - 1) / kUnit;
+    const int32_t height = (left + tiles - t - 1) / (tiles - t) * kUnit;
+    body(first, height < count - first ? height : count - first);
     first += height;
   }
 }
@@ -81,10 +91,38 @@ template <typename Task, template <int> class Tile>
 MARGINFC_INLINE auto tile_function(int32_t height) {
 #if defined(__AVX512F__)
   using Table = TileTable<Task, Tile, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14>;
+#elif defined(__aarch64__)
+  using Table = TileTable<Task, Tile, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12>;
 #else
   using Table = TileTable<Task, Tile, 1, 2, 3, 4, 5, 6>;
 #endif
   return Table::entries[height - 1];
+}
+
+template <int H>
+MARGINFC_INLINE void store_exponentials(const NegativesTask& task, int32_t first, int64_t row, Vector (&e)[H][2]) {
+  if constexpr (kPairs) {
+    auto* plain = reinterpret_cast<uint16_t*>(task.exponentials) + first * task.row_stride + row;
+    float* paired = task.paired ? task.paired + first / 2 * task.paired_stride + row : nullptr;
+#pragma GCC unroll 8
+    for (int h = 0; h < H; h += 2)
+#pragma GCC unroll 2
+      for (int v = 0; v < 2; v++) {
+        const bool odd_end = h + 1 == H;
+        const Vector low = e[h][v], high = odd_end ? Vector{} : e[odd_end ? h : h + 1][v];
+        const Halves both = to_halves(low, high);
+        store_low(plain + h * task.row_stride + v * kLanes, both);
+        if (!odd_end) store_high(plain + (h + 1) * task.row_stride + v * kLanes, both);
+        if (paired) store(paired + h / 2 * task.paired_stride + v * kLanes, interleave(both));
+      }
+  } else {
+    float* plain = task.exponentials + first * task.row_stride + row;
+#pragma GCC unroll 16
+    for (int h = 0; h < H; h++)
+#pragma GCC unroll 2
+      for (int v = 0; v < 2; v++)
+        store(plain + h * task.row_stride + v * kLanes, task.round ? round_bfloat16(e[h][v]) : e[h][v]);
+  }
 }
 
 // Classes first .. first + H - 1 against one panel of rows, then the exponential in registers.
@@ -92,13 +130,16 @@ template <int H>
 struct NegativesTile {
   static void run(const NegativesTask& task, int32_t first, int32_t panel) {
     Vector acc[H][2];
-    const float* features = task.features + static_cast<int64_t>(panel) * task.dim * kPanel;
-    // The first panel fetches the tile's counterpart in the next block: as many lines as it has steps, or fewer.
-    const Ahead ahead = task.next_weights && panel == 0 ? fetch_ahead(task.next_weights + first * task.stride, 0)
-                                                        : nothing_ahead(features);
-    multiply<H, Layout::rows>(task.weights + first * task.stride, task.stride, features, kPanel, task.dim, ahead, acc);
+    const float* features = task.features + static_cast<int64_t>(panel) * task.depth * kPanel;
+    // Each panel of a tile fetches as many lines of the tile's part of the next block as it has steps.
+    const int64_t next_start = task.next_bytes / 64 * first / task.classes;
+    const int64_t next_end = task.next_bytes / 64 * (first + H) / task.classes;
+    const int64_t line = next_start + static_cast<int64_t>(panel) * task.depth;
+    const Ahead ahead = task.next_weights && line < next_end ? fetch_ahead(task.next_weights, line)
+                                                             : nothing_ahead(features);
+    multiply<H, Layout::rows>(task.weights + first * task.stride, task.stride, features, kPanel, task.depth, ahead,
+                              acc);
     const int64_t row = static_cast<int64_t>(panel) * kPanel;
-    float* exponentials = task.exponentials + first * task.row_stride + row;
 #pragma GCC unroll 2
     for (int v = 0; v < 2; v++) {
       const int64_t lane = row + v * kLanes;
@@ -114,11 +155,12 @@ struct NegativesTile {
         const Vector e = own ? Vector{} : exp2(exponent - offset);
         if (task.hardest) hardest = own ? hardest : larger(hardest, exponent);
         total += e;
-        store(exponentials + h * task.row_stride + v * kLanes, e * inverse_norm);
+        acc[h][v] = e * inverse_norm;
       }
       store(task.sums + lane, total);
       if (task.hardest) store(task.hardest + lane, hardest);
     }
+    store_exponentials<H>(task, first, row, acc);
   }
 };
 
@@ -126,8 +168,8 @@ template <int H>
 struct ProductsTile {
   static void run(const NegativesTask& task, int32_t first, int32_t panel) {
     Vector acc[H][2];
-    const float* features = task.features + static_cast<int64_t>(panel) * task.dim * kPanel;
-    multiply<H, Layout::rows>(task.weights + first * task.stride, task.stride, features, kPanel, task.dim,
+    const float* features = task.features + static_cast<int64_t>(panel) * task.depth * kPanel;
+    multiply<H, Layout::rows>(task.weights + first * task.stride, task.stride, features, kPanel, task.depth,
                               nothing_ahead(features), acc);
     float* products = task.exponentials + first * task.row_stride + static_cast<int64_t>(panel) * kPanel;
 #pragma GCC unroll 16
@@ -143,11 +185,11 @@ struct ProductsTile {
 template <int H>
 struct FeatureGradientTile {
   static void run(const FeatureGradientTask& task, int32_t first, int32_t panel) {
-    const bool tail = (panel + 1) * kPanel > task.dim;
+    const bool tail = task.tail && (panel + 1) * kPanel > task.dim;
     Vector acc[H][2];
     multiply<H, Layout::columns>(task.exponentials + first, task.row_stride,
                                  tail ? task.tail : task.weights + static_cast<int64_t>(panel) * kPanel,
-                                 tail ? kPanel : task.stride, task.classes, nothing_ahead(task.exponentials), acc);
+                                 tail ? kPanel : task.stride, task.depth, nothing_ahead(task.exponentials), acc);
     float* out = task.accumulators + (static_cast<int64_t>(panel) * task.accumulator_rows + first) * kPanel;
 #pragma GCC unroll 16
     for (int h = 0; h < H; h++) {
@@ -168,12 +210,12 @@ struct WeightGradientTile {
     for (int h = 0; h < H; h++) dots[h] = Vector{};
     for (int32_t panel = 0; panel < panels; panel++) {
       // Even panels fetch the next tile's E, odd ones its class rows.
-      const float* next = panel % 2 == 0 ? task.next_exponentials : task.next_weights;
-      const int64_t lines_before = static_cast<int64_t>(panel / 2) * task.rows;
+      const void* next = panel % 2 == 0 ? task.next_exponentials : task.next_weights;
+      const int64_t lines_before = static_cast<int64_t>(panel / 2) * task.depth;
       const Ahead ahead = next ? fetch_ahead(next, lines_before) : nothing_ahead(task.exponentials);
       Vector acc[H][2];
       multiply<H, Layout::rows>(task.exponentials, task.row_stride,
-                                task.features + static_cast<int64_t>(panel) * task.rows * kPanel, kPanel, task.rows,
+                                task.features + static_cast<int64_t>(panel) * task.depth * kPanel, kPanel, task.depth,
                                 ahead, acc);
       const bool tail = (panel + 1) * kPanel > task.dim;
       const float* weights = tail ? task.tail : task.weights + static_cast<int64_t>(panel) * kPanel;
@@ -194,7 +236,7 @@ struct WeightGradientTile {
 // Class tile outside, row panel inside: the tile's class rows stay in the first-level cache.
 template <template <int> class Tile>
 MARGINFC_INLINE void over_panels(const NegativesTask& task) {
-  for_tiles(task.classes, [&](int32_t first, int32_t height) {
+  for_tiles<kPairs ? 2 : 1>(task.classes, [&](int32_t first, int32_t height) {
     const auto tile = tile_function<NegativesTask, Tile>(height);
     for (int32_t panel = 0; panel < task.panels; panel++) tile(task, first, panel);
   });
@@ -210,7 +252,7 @@ void products(const NegativesTask& task) { over_panels<ProductsTile>(task); }
 // Column panel outside, so that its part of the class block stays close while all rows pass.
 void feature_gradient(const FeatureGradientTask& task) {
   for (int32_t panel = 0; panel * kPanel < task.dim; panel++)
-    for_tiles(task.rows, [&](int32_t first, int32_t height) {
+    for_tiles<1>(task.rows, [&](int32_t first, int32_t height) {
       tile_function<FeatureGradientTask, FeatureGradientTile>(height)(task, first, panel);
     });
 }
@@ -237,6 +279,44 @@ void square_norms(const float* weights, int64_t stride, int32_t classes, int32_t
     float total = sum((part[0] + part[1]) + (part[2] + part[3]));
     for (; d < dim; d++) total += row[d] * row[d];
     norms[c] = total;
+  }
+}
+
+void pair_classes(const float* weights, int32_t classes, int32_t dim, float* product, float* gradient) {
+  const int32_t depth = (dim + 1) / 2, width = (dim + kPanel - 1) / kPanel * kPanel;
+  auto* along_dim = reinterpret_cast<uint32_t*>(product);
+  auto* along_classes = reinterpret_cast<uint32_t*>(gradient);
+  for (int32_t c = 0; c < classes; c += 2) {
+    const float* even = weights + static_cast<int64_t>(c) * dim;
+    const float* odd = c + 1 < classes ? even + dim : nullptr;
+    uint32_t* even_out = along_dim + static_cast<int64_t>(c) * depth;
+    uint32_t* out = along_classes + static_cast<int64_t>(c / 2) * width;
+    int32_t d = 0;
+#if defined(__AVX512BF16__)
+    for (; odd && d + kPanel <= dim; d += kPanel) {
+      const Halves even_halves = to_halves(load(even + d), load(even + d + kLanes));
+      const Halves odd_halves = to_halves(load(odd + d), load(odd + d + kLanes));
+      store_all(even_out + d / 2, even_halves);
+      store_all(even_out + depth + d / 2, odd_halves);
+      store(reinterpret_cast<float*>(out + d), interleave(to_halves(load(even + d), load(odd + d))));
+      store(reinterpret_cast<float*>(out + d + kLanes),
+            interleave(to_halves(load(even + d + kLanes), load(odd + d + kLanes))));
+    }
+#endif
+    for (; d < dim; d += 2)
+      for (int32_t row = 0; row < (odd ? 2 : 1); row++) {
+        const float* from = row ? odd : even;
+        const uint32_t low = to_bfloat16(from[d]), high = d + 1 < dim ? to_bfloat16(from[d + 1]) : 0;
+        even_out[row * depth + d / 2] = low | high << 16;
+        if (row == 0) {
+          out[d] = low;
+          if (d + 1 < dim) out[d + 1] = high;
+        } else {
+          out[d] |= low << 16;
+          if (d + 1 < dim) out[d + 1] |= high << 16;
+        }
+      }
+    for (int32_t pad = dim; pad < width; pad++) out[pad] = 0;
   }
 }
 
@@ -324,8 +404,9 @@ void fence() {
 }
 
 constexpr Kernels kTable = {
-    MARGINFC_ISA_NAME, kPanel,          kHeight,   square_norms, negatives, products,  feature_gradient,
-    widen_add,         weight_gradient, write_row, add_row,      sgd_row,   adamw_row, fence,
+    MARGINFC_ISA_NAME, kPairs,   kPanel,           kHeight,   widen,           round,     pair_classes, square_norms,
+    negatives,         products, feature_gradient, widen_add, weight_gradient, write_row, add_row,      sgd_row,
+    adamw_row,         fence,
 };
 
 }  // namespace

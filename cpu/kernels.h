@@ -10,8 +10,11 @@
 //   weight gradient  classes  rows     d                   store, dot with the class row
 //
 // Lanes of the first product are batch rows, so W is read as it is, never packed or transposed, and row sums
-// need no shuffles. `panel` = two vectors; packed arrays come in panels of that many floats. No function
+// need no shuffles. `panel` = two vectors; packed arrays come in panels of that many words. No function
 // allocates, locks or throws; results depend on the arguments alone.
+//
+// Operands are made of words of 4 bytes, typed float: a float32, or in a table with `pairs` two bfloat16 that are
+// neighbours in k, the even one in the low half, with a zero behind an odd last one. Sums are float32 in both.
 #pragma once
 
 #include <cstdint>
@@ -19,14 +22,15 @@
 namespace marginfc {
 
 struct NegativesTask {
-  // Packed s * log2(e) * xh: [panels, dim, panel]; the pad rows of the last panel are 0.
+  // Packed s * log2(e) * xh in words: [panels, depth, panel]; the pad rows of the last panel are 0.
   const float* features;
-  // Class rows, `stride` floats apart; dim of each are read.
+  // Class rows in words, `stride` apart; depth of each are read: dim, or half of it rounded up.
   const float* weights;
   int64_t stride;
-  // The class rows that come after these, to be fetched on the way; null for none.
-  const float* next_weights;
-  int32_t dim;
+  int32_t depth;
+  // `next_bytes` of class rows that come after these, to be fetched on the way; null for none.
+  const void* next_weights;
+  int64_t next_bytes;
   int32_t classes;
   int32_t panels;
   // [classes], multiplies a class's products: log2 of exp(s * cos) = product * inverse_norm.
@@ -36,10 +40,15 @@ struct NegativesTask {
   int32_t first_class;
   // [panels * panel], log2 units, subtracted from every exponent; null for 0.
   const float* offset;
-  // E: class c, row i at exponentials[c * row_stride + i], = exp2(exponent - offset) * inverse_norm, 0 for the
-  // row's own class.
+  // E: class c, row i at element c * row_stride + i, = exp2(exponent - offset) * inverse_norm, 0 for the row's own
+  // class. Elements are float32, rounded to bfloat16 with `round`; with pairs they are bfloat16 and rows are
+  // the pairs of the weight gradient.
   float* exponentials;
   int64_t row_stride;
+  bool round;
+  // With pairs also E for the feature gradient, pairs of classes: word (c / 2) * paired_stride + i; nullable.
+  float* paired;
+  int64_t paired_stride;
   // [panels * panel]: the block's sums over classes of exp2(exponent - offset) are written here.
   float* sums;
   // [panels * panel]: raised to the block's largest exponent over negatives; null when not asked for.
@@ -47,13 +56,14 @@ struct NegativesTask {
 };
 
 struct FeatureGradientTask {
-  const float* exponentials;  // as above; rows from the task's first
+  const float* exponentials;  // words [depth, row_stride]; rows from the task's first
   int64_t row_stride;
-  const float* weights;  // [classes, stride]
+  const float* weights;  // words [depth, stride]
   int64_t stride;
-  const float* tail;  // [classes, panel]: columns from the last full panel on, zero padded; null if dim is a multiple
+  const float*
+      tail;  // words [depth, panel]: columns from the last full panel on, zero padded; null if `weights` has them
   int32_t dim;
-  int32_t classes;
+  int32_t depth;  // classes, or pairs of them
   int32_t rows;
   // accumulators[(p * accumulator_rows + i) * panel + l] += sum over classes of E * W, column p * panel + l
   float* accumulators;
@@ -61,18 +71,18 @@ struct FeatureGradientTask {
 };
 
 struct WeightGradientTask {
-  const float* exponentials;  // [classes, row_stride], all rows of the batch
+  const float* exponentials;  // words [classes, row_stride], all rows of the batch
   int64_t row_stride;
-  const float* features;  // packed kappa * xh: [ceil(dim / panel), rows, panel], pad columns 0
-  int32_t rows;
-  const float* weights;  // [classes, stride]
+  const float* features;  // packed kappa * xh in words: [ceil(dim / panel), depth, panel], pad columns 0
+  int32_t depth;          // rows of the batch, or pairs of them
+  const float* weights;   // float32 [classes, stride]
   int64_t stride;
-  const float* tail;  // as above
+  const float* tail;  // [classes, panel]: columns of `weights` from the last full panel on, zero padded; nullable
   int32_t dim;
   int32_t classes;                 // <= tile height
   float* gradient;                 // [classes, ceil(dim / panel) * panel] out: sum over rows of E * kappa * xh
   const float* next_exponentials;  // the next tile's, to be fetched on the way; null for none
-  const float* next_weights;
+  const void* next_weights;
   float* dots;  // [classes] out: gradient row . class row
 };
 
@@ -105,9 +115,16 @@ struct AdamwStep {
 
 struct Kernels {
   const char* isa;
+  bool pairs;
   int panel;
   int tile_classes;  // height of a weight gradient tile
 
+  // 16-bit floats, bfloat16 or float16, to float32; and float32 rounded to the nearest of them.
+  void (*widen)(const uint16_t* from, int64_t count, bool float16, float* to);
+  void (*round)(const float* from, int64_t count, bool float16, float* to);
+  // With pairs: class rows [classes, dim] as operands of the first product, words [classes, ceil(dim / 2)], and of the
+  // feature gradient, words [ceil(classes / 2), width] with zero columns behind dim.
+  void (*pair_classes)(const float* weights, int32_t classes, int32_t dim, float* product, float* gradient);
   // norms[c] = sum of squares of class row c.
   void (*square_norms)(const float* weights, int64_t stride, int32_t classes, int32_t dim, float* norms);
   void (*negatives)(const NegativesTask& task);
@@ -128,13 +145,22 @@ struct Kernels {
   void (*fence)();
 };
 
-// Null when the instruction set is not in this build.
+// Each in builds for its architecture only; see cpu/dispatch.cc.
 const Kernels* baseline_kernels();
 const Kernels* avx2_kernels();
 const Kernels* avx512_kernels();
+const Kernels* avx512bf16_kernels();
+const Kernels* neon_kernels();
 
-// The kernels this process uses: the best the CPU has, or MARGINFC_ISA. When MARGINFC_ISA names one that this
-// CPU or build lacks, null, with the reason in `why`.
-const Kernels* choose_kernels(const char** why);
+// What this process uses.
+struct KernelChoice {
+  const Kernels* plain = nullptr;   // float32, and 16-bit operands by rounding; null when MARGINFC_ISA cannot be had
+  const Kernels* paired = nullptr;  // bfloat16 operands in hardware; null where there is none
+  const char* why = nullptr;        // when plain is null
+  const char* name = nullptr;       // of the instruction set
+};
+
+// The best the CPU has, or what MARGINFC_ISA names.
+KernelChoice choose_kernels();
 
 }  // namespace marginfc

@@ -39,13 +39,14 @@ int64_t exponential_stride(int64_t rows, int panel) {
 CpuPass::CpuPass(CpuShard& shard, const Batch& batch)
     : shard_(shard),
       engine_(shard.engine()),
-      kernels_(engine_.kernels()),
+      kernels_(engine_.kernels(batch.operands)),
       batch_(batch),
       rows_(batch.rows),
       dim_(batch.dim),
       classes_(shard.range().size()),
       panels_((batch.rows + kernels_.panel - 1) / kernels_.panel),
       width_((static_cast<int64_t>(batch.dim) + kernels_.panel - 1) / kernels_.panel * kernels_.panel),
+      depth_(kernels_.pairs ? (int64_t{batch.dim} + 1) / 2 : batch.dim),
       stride_(exponential_stride(batch.rows, kernels_.panel)),
       features_(engine_.buffers()),
       weighted_features_(engine_.buffers()),
@@ -87,26 +88,41 @@ Status CpuPass::prepare() {
   scratch_.resize(engine_.pool().threads());
   const int64_t block_rows = batch_.workspace == Workspace::keep ? 0 : std::min(kRowBlock, panels_ * kernels_.panel);
   for (Scratch& scratch : scratch_)
-    if (!scratch.block.allocate(block_classes_, dim_, kernels_.panel) ||
-        !scratch.exponentials.allocate(block_classes_ * block_rows) || !scratch.sums.allocate(kRowBlock))
+    if (!scratch.block.allocate(kernels_, batch_.operands, shard_.storage(), block_classes_, dim_) ||
+        !scratch.exponentials.allocate(floats_of(block_classes_ * block_rows)) || !scratch.sums.allocate(kRowBlock) ||
+        (kernels_.pairs && !scratch.paired.allocate(block_classes_ / 2 * kRowBlock)))
       return Status::no_workspace();
   return {};
 }
 
-// [panels, dim, panel]: lane l of panel p is row p * panel + l; rows behind the last are 0.
+void CpuPass::round_operands(float* values, int64_t count) const {
+  if (batch_.operands != Precision::float32)
+    kernels_.round(values, count, batch_.operands == Precision::float16, values);
+}
+
+void CpuPass::set_operand(float* words, int64_t lanes, int64_t k, int64_t lane, float value) const {
+  if (!kernels_.pairs) {
+    words[k * lanes + lane] = value;
+    return;
+  }
+  uint32_t bits;
+  std::memcpy(&bits, &value, sizeof bits);
+  reinterpret_cast<uint16_t*>(words)[(k / 2 * lanes + lane) * 2 + k % 2] = static_cast<uint16_t>(bits >> 16);
+}
+
+// [panels, dim, panel] (or pairs of dim): lane l of panel p is row p * panel + l; rows behind the last are 0.
 bool CpuPass::pack_features() {
   const int64_t panel = kernels_.panel;
-  if (!features_.allocate(panels_ * dim_ * panel)) return false;
+  if (!features_.allocate(panels_ * depth_ * panel)) return false;
+  std::memset(features_.data(), 0, panels_ * depth_ * panel * sizeof(float));
   const double scale = feature_scale();
+  std::vector<float> row(dim_);
   for (int64_t i = 0; i < rows_; i++) {
-    float* lane = features_.data() + i / panel * dim_ * panel + i % panel;
-    const double factor = norms_[i].inverse;
-    for (int32_t d = 0; d < dim_; d++)
-      lane[d * panel] = static_cast<float>(scale * (batch_.features[i * dim_ + d] * factor));
-  }
-  for (int64_t i = rows_; i < panels_ * panel; i++) {
-    float* lane = features_.data() + i / panel * dim_ * panel + i % panel;
-    for (int32_t d = 0; d < dim_; d++) lane[d * panel] = 0;
+    const double factor = scale * norms_[i].inverse;
+    for (int32_t d = 0; d < dim_; d++) row[d] = static_cast<float>(batch_.features[i * dim_ + d] * factor);
+    round_operands(row.data(), dim_);
+    float* words = features_.data() + i / panel * depth_ * panel;
+    for (int32_t d = 0; d < dim_; d++) set_operand(words, panel, d, i % panel, row[d]);
   }
   return true;
 }
@@ -123,9 +139,9 @@ Status CpuPass::targets(Target* targets) {
   for (int64_t i = 0; i < rows_; i++) targets[i].feature_norm = norms_[i].norm;
   for (size_t o = 0; o < owners_.size(); o++) {
     const Owner owner = owners_[o];
-    const float* w = shard_.row(owner.index);
+    float* w = target_rows_.data() + o * dim_;
+    shard_.copy_row(owner.index, w);
     const float* x = batch_.features + static_cast<int64_t>(owner.row) * dim_;
-    std::memcpy(target_rows_.data() + o * dim_, w, dim_ * sizeof(float));
     double total = 0;
     for (int32_t d = 0; d < dim_; d++) total += static_cast<double>(w[d]) * w[d];
     const double norm = std::sqrt(total);
@@ -166,7 +182,8 @@ bool CpuPass::reserve_accumulators() {
 Status CpuPass::negatives(bool feature_gradient, const Negatives& result) {
   const int64_t lanes = panels_ * kernels_.panel;
   const bool far = batch_.scale > kMostPlainScale;
-  if (batch_.workspace == Workspace::keep && !kept_.allocate(stride_ * classes_)) return Status::no_workspace();
+  if (batch_.workspace == Workspace::keep && !kept_.allocate(floats_of(stride_ * classes_)))
+    return Status::no_workspace();
   if (feature_gradient && !reserve_accumulators()) return Status::no_workspace();
   sums_.assign(chunks_ * lanes, 0);
   bad_class_ = INT64_MAX;
@@ -216,13 +233,14 @@ Status CpuPass::find_row_maxima() {
 
 Status CpuPass::reserve(bool feature_gradient, const WeightSink& sink) try {
   gamma_.resize(rows_);
+  weighted_row_.resize(dim_);
   if (feature_gradient && !features_gathered_ && !reserve_accumulators()) return Status::no_workspace();
   if (sink.kind == WeightSink::Kind::none) return {};
   if (sink.kind == WeightSink::Kind::accumulate) MARGINFC_TRY(shard_.reserve_accumulated());
-  if (!weighted_features_.allocate(width_ * rows_)) return Status::no_workspace();
+  if (!weighted_features_.allocate(width_ * (rows_ + 1))) return Status::no_workspace();
   const bool keep = batch_.workspace == Workspace::keep;
   for (Scratch& scratch : scratch_)
-    if ((!keep && !scratch.exponentials.allocate(block_classes_ * stride_)) ||
+    if ((!keep && !scratch.exponentials.allocate(floats_of(block_classes_ * stride_))) ||
         !scratch.gradient.allocate((kernels_.tile_classes + 1) * width_) ||
         !scratch.dots.allocate(kernels_.tile_classes))
       return Status::no_workspace();
@@ -246,18 +264,19 @@ Status CpuPass::gradients(const RowCoefficients& rows, float* feature_gradient, 
   return {};
 }
 
-// [width / panel, rows, panel], so that a class's sum over rows reads both operands in order.
+// [width / panel, rows, panel] (or pairs of rows), so that a class's sum over rows reads both operands in order.
 void CpuPass::pack_weighted_features(const RowCoefficients& rows) {
-  const int64_t panel = kernels_.panel;
+  const int64_t panel = kernels_.panel, depth = kernels_.pairs ? (rows_ + 1) / 2 : rows_;
   const int exponent = rows.largest_weight > 0 ? kWeightExponent - std::ilogb(rows.largest_weight) : 0;
   unscale_ = std::ldexp(1.0, -exponent);
+  std::memset(weighted_features_.data(), 0, width_ * depth * sizeof(float));
   for (int64_t i = 0; i < rows_; i++) {
     const double factor = std::ldexp(rows.kappa[i], exponent) * norms_[i].inverse;
-    float* lane = weighted_features_.data() + i * panel;
-    for (int64_t d = 0; d < width_; d++)
-      lane[d / panel * rows_ * panel + d % panel] = d < dim_
-                                                        ? static_cast<float>(factor * batch_.features[i * dim_ + d])
-                                                        : 0.0f;
+    float* row = weighted_row_.data();
+    for (int32_t d = 0; d < dim_; d++) row[d] = static_cast<float>(factor * batch_.features[i * dim_ + d]);
+    if (batch_.operands == Precision::bfloat16) round_operands(row, dim_);
+    for (int64_t d = 0; d < dim_; d++)
+      set_operand(weighted_features_.data() + d / panel * depth * panel, panel, i, d % panel, row[d]);
   }
 }
 

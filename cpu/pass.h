@@ -51,6 +51,7 @@ class CpuPass final : public ShardPass {
   // One thread's memory.
   struct Scratch {
     ClassBlock block;
+    FloatBuffer paired;        // E of one block and row block in pairs of classes, where operands are pairs
     FloatBuffer exponentials;  // E of one block: [classes, stride], or of one block and row block
     FloatBuffer sums;          // [row block]
     FloatBuffer gradient;      // one tile of dW, [tile classes, width], then one row of target terms
@@ -78,10 +79,24 @@ class CpuPass final : public ShardPass {
   int32_t load_block(int64_t b, ClassBlock& block);
   NegativesTask product_task(const ClassBlock& block, int64_t row, int64_t rows, float* exponentials,
                              int64_t stride) const;
+  // Floats that hold this many elements of E.
+  int64_t floats_of(int64_t elements) const { return kernels_.pairs ? (elements + 1) / 2 : elements; }
+  template <typename Float>
+  Float* element(Float* exponentials, int64_t index) const {
+    // Indices of pairs are even where a tile starts, so that words stay whole.
+    return kernels_.pairs ? reinterpret_cast<Float*>(reinterpret_cast<uintptr_t>(exponentials) + 2 * index)
+                          : exponentials + index;
+  }
+  // To the operands' precision, in place.
+  void round_operands(float* values, int64_t count) const;
+  // Sets element (k, lane) of an operand packed in words, [k or pairs of k][lane]; the value is rounded already.
+  void set_operand(float* words, int64_t lanes, int64_t k, int64_t lane, float value) const;
   Status run(const Sweep& sweep);
   // Blocks first .. last - 1; sums, maxima and dX of rows row_start .. row_end - 1 go to `chunk`.
   void sweep_blocks(const Sweep& sweep, int64_t first, int64_t last, int64_t chunk, int64_t row_start, int64_t row_end,
                     Scratch& scratch);
+  // E of one row block in pairs of classes, from the kept E in pairs of rows.
+  void pair_kept(const float* exponentials, int64_t rows, int32_t classes, float* paired) const;
   void weight_tiles(const Sweep& sweep, Scratch& scratch, const float* exponentials, int64_t stride);
   void target_terms(const ClassBlock& block, int32_t c, size_t owner, float* terms) const;
   void settle(int64_t chunk, int64_t row_start, int64_t row_end);
@@ -99,7 +114,8 @@ class CpuPass final : public ShardPass {
   const int64_t classes_;
   const int64_t panels_;  // of rows
   const int64_t width_;   // dim rounded up to a panel
-  const int64_t stride_;  // of a kept or whole-batch E
+  const int64_t depth_;   // words of a row: dim, or pairs of it
+  const int64_t stride_;  // of a kept or whole-batch E, in elements
   int32_t block_classes_ = 0;
   int64_t blocks_ = 0;
   int64_t chunks_ = 0;
@@ -109,18 +125,19 @@ class CpuPass final : public ShardPass {
   std::vector<Owner> owners_;           // by class, then row
   std::vector<Target> targets_;         // [owners]
   std::vector<double> target_inverse_;  // [owners], 1 / max(|w_y|, 1e-12)
-  FloatBuffer target_rows_;         // [owners, dim], as they were in phase 1: an update may move W before dX is done
-  PooledBuffer features_;           // packed s * log2(e) * xh
-  PooledBuffer weighted_features_;  // packed kappa * xh, scaled by 2^k
-  PooledBuffer kept_;               // E, [classes, stride]
-  PooledBuffer accumulators_;       // dX: [chunks, width / panel, rows, panel]
-  PooledBuffer settled_;            // the same, for long chunks
-  FloatBuffer offsets_;             // [panels * panel], log2 units; only when s > 64
-  FloatBuffer hardest_;             // [chunks, panels * panel], log2 units
-  std::vector<double> sums_;        // [chunks, panels * panel]
-  std::vector<Scratch> scratch_;    // [threads]
-  std::vector<double> gamma_;       // [rows], while gradients() runs
-  double unscale_ = 1;              // undoes the scale of weighted_features_
+  FloatBuffer target_rows_;          // [owners, dim], as they were in phase 1: an update may move W before dX is done
+  PooledBuffer features_;            // packed s * log2(e) * xh
+  PooledBuffer weighted_features_;   // packed kappa * xh, scaled by 2^k
+  PooledBuffer kept_;                // E, [classes, stride]
+  PooledBuffer accumulators_;        // dX: [chunks, width / panel, rows, panel]
+  PooledBuffer settled_;             // the same, for long chunks
+  FloatBuffer offsets_;              // [panels * panel], log2 units; only when s > 64
+  FloatBuffer hardest_;              // [chunks, panels * panel], log2 units
+  std::vector<double> sums_;         // [chunks, panels * panel]
+  std::vector<Scratch> scratch_;     // [threads]
+  std::vector<double> gamma_;        // [rows], while gradients() runs
+  std::vector<float> weighted_row_;  // [dim], while gradients() runs
+  double unscale_ = 1;               // undoes the scale of weighted_features_
   bool features_gathered_ = false;
   std::atomic<int64_t> bad_class_{INT64_MAX};
 };

@@ -68,8 +68,15 @@ Status CpuShard::write(int64_t first, int64_t count, const float* values) {
 }
 
 Status CpuShard::read(int64_t first, int64_t count, float* values) const {
-  std::memcpy(values, weights_ + (first - range_.start) * dim_, count * dim_ * sizeof(float));
+  std::memcpy(values, row(first - range_.start), count * dim_ * sizeof(float));
   return {};
+}
+
+void CpuShard::copy_row(int64_t index, float* to) const {
+  if (storage_ == Precision::float32)
+    std::memcpy(to, row(index), dim_ * sizeof(float));
+  else
+    engine_.kernels().widen(static_cast<const uint16_t*>(row(index)), dim_, storage_ == Precision::float16, to);
 }
 
 Status CpuShard::reserve_accumulated() {

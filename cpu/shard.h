@@ -9,8 +9,8 @@ namespace marginfc {
 class CpuShard final : public ClassShard {
  public:
   // `weights` null: call allocate() before anything else.
-  CpuShard(CpuEngine& engine, ClassRange range, int32_t dim, const float* weights)
-      : engine_(engine), range_(range), dim_(dim), weights_(weights) {}
+  CpuShard(CpuEngine& engine, ClassRange range, int32_t dim, const void* weights, Precision storage)
+      : engine_(engine), range_(range), dim_(dim), storage_(storage), weights_(weights) {}
 
   Status allocate(const Optimizer& optimizer);
 
@@ -24,8 +24,13 @@ class CpuShard final : public ClassShard {
 
   CpuEngine& engine() { return engine_; }
   int32_t dim() const { return dim_; }
-  // Class rows of this shard; `index` counts from range().start.
-  const float* row(int64_t index) const { return weights_ + index * dim_; }
+  Precision storage() const { return storage_; }
+  // Class rows of this shard as they are stored; `index` counts from range().start.
+  const void* row(int64_t index) const {
+    return static_cast<const char*>(weights_) + index * dim_ * static_cast<int64_t>(byte_size(storage_));
+  }
+  // A row in float32, [dim].
+  void copy_row(int64_t index, float* to) const;
 
   // Memory for accumulate(); zero at first.
   Status reserve_accumulated();
@@ -38,7 +43,8 @@ class CpuShard final : public ClassShard {
   CpuEngine& engine_;
   const ClassRange range_;
   const int32_t dim_;
-  const float* weights_;
+  const Precision storage_;
+  const void* weights_;
   Optimizer optimizer_;
   FloatBuffer owned_;        // [classes, dim]
   FloatBuffer momentum_;     // [classes, dim]; sgd with momentum: velocity, adamw: mean

@@ -50,7 +50,7 @@ Status CpuPass::run(const Sweep& sweep) {
 int32_t CpuPass::load_block(int64_t b, ClassBlock& block) {
   const int64_t start = b * block_classes_;
   const auto count = static_cast<int32_t>(std::min<int64_t>(block_classes_, classes_ - start));
-  const int64_t bad = block.load(kernels_, shard_.row(start), start, count);
+  const int64_t bad = block.load(shard_.row(start), start, count);
   if (bad >= 0) {
     int64_t seen = bad_class_.load(std::memory_order_relaxed);
     while (bad < seen && !bad_class_.compare_exchange_weak(seen, bad, std::memory_order_relaxed)) {
@@ -62,10 +62,10 @@ int32_t CpuPass::load_block(int64_t b, ClassBlock& block) {
 NegativesTask CpuPass::product_task(const ClassBlock& block, int64_t row, int64_t rows, float* exponentials,
                                     int64_t stride) const {
   NegativesTask task;
-  task.features = features_.data() + row * dim_;
-  task.weights = block.rows();
-  task.stride = dim_;
-  task.dim = dim_;
+  task.features = features_.data() + row * depth_;
+  task.weights = block.product_operand();
+  task.stride = block.product_stride();
+  task.depth = static_cast<int32_t>(depth_);
   task.classes = block.classes();
   task.panels = static_cast<int32_t>(groups(rows, kernels_.panel));
   task.inverse_norm = block.inverse_norm();
@@ -74,7 +74,11 @@ NegativesTask CpuPass::product_task(const ClassBlock& block, int64_t row, int64_
   task.offset = offsets_ ? offsets_.data() + row : nullptr;
   task.exponentials = exponentials;
   task.row_stride = stride;
+  task.round = batch_.operands == Precision::bfloat16;
+  task.paired = nullptr;
+  task.paired_stride = 0;
   task.next_weights = nullptr;
+  task.next_bytes = 0;
   task.sums = nullptr;
   task.hardest = nullptr;
   return task;
@@ -92,14 +96,22 @@ void CpuPass::sweep_blocks(const Sweep& sweep, int64_t first, int64_t last, int6
 
     // E of this block: in the kept array, for the whole batch in scratch, or for one row block in scratch.
     const bool whole = kept_ || sweep.weights;
-    float* exponentials = kept_ ? kept_.data() + start * stride_ : scratch.exponentials.data();
+    float* exponentials = kept_ ? element(kept_.data(), start * stride_) : scratch.exponentials.data();
     const int64_t stride = whole ? stride_ : std::min(kRowBlock, lanes);
     for (int64_t row = row_start; row < row_end; row += kRowBlock) {
       const int64_t rows = std::min(kRowBlock, row_end - row);
-      float* e = whole ? exponentials + row : exponentials;
+      float* e = whole ? element(exponentials, row) : exponentials;
       if (sweep.recompute) {
         NegativesTask task = product_task(block, row, rows, e, stride);
-        if (row == row_start && b + 1 < last) task.next_weights = shard_.row(start + count);
+        if (kernels_.pairs) {
+          task.paired = sweep.features ? scratch.paired.data() : nullptr;
+          task.paired_stride = kRowBlock;
+        }
+        if (row == row_start && b + 1 < last) {
+          task.next_weights = shard_.row(start + count);
+          task.next_bytes = std::min<int64_t>(block_classes_, classes_ - start - count) * dim_ *
+                            static_cast<int64_t>(byte_size(shard_.storage()));
+        }
         task.sums = scratch.sums.data();
         task.hardest = sweep.hardest ? hardest_.data() + chunk * lanes + row : nullptr;
         kernels_.negatives(task);
@@ -107,14 +119,15 @@ void CpuPass::sweep_blocks(const Sweep& sweep, int64_t first, int64_t last, int6
           for (int64_t i = 0; i < rows; i++) sums[row + i] += scratch.sums.data()[i];
       }
       if (sweep.features) {
+        if (kernels_.pairs && !sweep.recompute) pair_kept(e, rows, count, scratch.paired.data());
         FeatureGradientTask task;
-        task.exponentials = e;
-        task.row_stride = stride;
-        task.weights = block.rows();
-        task.stride = dim_;
-        task.tail = block.tail();
+        task.exponentials = kernels_.pairs ? scratch.paired.data() : e;
+        task.row_stride = kernels_.pairs ? kRowBlock : stride;
+        task.weights = block.gradient_operand();
+        task.stride = block.gradient_stride();
+        task.tail = block.gradient_tail();
         task.dim = dim_;
-        task.classes = count;
+        task.depth = kernels_.pairs ? (count + 1) / 2 : count;
         task.rows = static_cast<int32_t>(rows);
         task.accumulators = accumulators_.data() + (chunk * width_ * rows_ + row * panel);
         task.accumulator_rows = rows_;
@@ -125,6 +138,16 @@ void CpuPass::sweep_blocks(const Sweep& sweep, int64_t first, int64_t last, int6
     if (sweep.weights) weight_tiles(sweep, scratch, exponentials, stride);
   }
   if (sweep.weights) kernels_.fence();
+}
+
+void CpuPass::pair_kept(const float* exponentials, int64_t rows, int32_t classes, float* paired) const {
+  const auto* from = reinterpret_cast<const uint16_t*>(exponentials);
+  auto* to = reinterpret_cast<uint32_t*>(paired);
+  for (int32_t c = 0; c < classes; c += 2)
+    for (int64_t i = 0; i < rows; i++) {
+      const uint32_t low = from[c * stride_ + i], high = c + 1 < classes ? from[(c + 1) * stride_ + i] : 0;
+      to[c / 2 * kRowBlock + i] = low | high << 16;
+    }
 }
 
 // Moves a chunk's running sum of dX to the settled one.
@@ -155,19 +178,19 @@ void CpuPass::weight_tiles(const Sweep& sweep, Scratch& scratch, const float* ex
     const auto tiles = static_cast<int32_t>(groups(block.classes() - c, height));
     const auto count = static_cast<int32_t>(groups(block.classes() - c, tiles));
     WeightGradientTask task;
-    task.exponentials = exponentials + c * stride;
-    task.row_stride = stride;
+    task.exponentials = element(exponentials, c * stride);
+    task.row_stride = kernels_.pairs ? stride / 2 : stride;
     task.features = weighted_features_.data();
-    task.rows = static_cast<int32_t>(rows_);
+    task.depth = static_cast<int32_t>(kernels_.pairs ? (rows_ + 1) / 2 : rows_);
     task.weights = block.row(c);
     task.stride = dim_;
-    task.tail = block.tail() ? block.tail() + static_cast<int64_t>(c) * kernels_.panel : nullptr;
+    task.tail = block.tail(c);
     task.dim = dim_;
     task.classes = count;
     task.gradient = scratch.gradient.data();
     task.dots = scratch.dots.data();
     const bool more = block.first() + c + count < classes_;
-    task.next_exponentials = kept_ && more ? task.exponentials + count * stride : nullptr;
+    task.next_exponentials = kept_ && more ? element(exponentials, (c + count) * stride) : nullptr;
     task.next_weights = more ? shard_.row(block.first() + c + count) : nullptr;
     kernels_.weight_gradient(task);
     for (int32_t h = 0; h < count; h++, c++) {

@@ -7,8 +7,6 @@ typedef float UnalignedVector __attribute__((vector_size(kLanes * 4), aligned(4)
 typedef int32_t Integers __attribute__((vector_size(kLanes * 4)));
 typedef int32_t UnalignedIntegers __attribute__((vector_size(kLanes * 4), aligned(4), may_alias));
 
-#define MARGINFC_INLINE inline __attribute__((always_inline))
-
 MARGINFC_INLINE Vector load(const float* p) { return *reinterpret_cast<const UnalignedVector*>(p); }
 MARGINFC_INLINE void store(float* p, Vector v) { *reinterpret_cast<UnalignedVector*>(p) = v; }
 MARGINFC_INLINE Integers load(const int32_t* p) { return *reinterpret_cast<const UnalignedIntegers*>(p); }
@@ -45,6 +43,57 @@ MARGINFC_INLINE Vector exp2(Vector x) {
   const Vector power = q * f + 1.0f;
   return reinterpret_cast<Vector>(reinterpret_cast<Integers>(power) + (reinterpret_cast<Integers>(shifted) << 23));
 }
+
+// Nearest bfloat16, ties to even, as a float32. Not for NaN.
+MARGINFC_INLINE Vector round_bfloat16(Vector x) {
+  const Integers bits = reinterpret_cast<Integers>(x);
+  return reinterpret_cast<Vector>((bits + 0x7fff + ((bits >> 16) & 1)) & static_cast<int32_t>(0xffff0000));
+}
+
+// One word in every lane, bit for bit.
+MARGINFC_INLINE Vector broadcast(const float* word) {
+  float x = *word;
+#if defined(__aarch64__)
+  // Keeps the load scalar: multiply-adds take a lane of it, and a load that fills all lanes needs a vector unit too.
+  asm("" : "+w"(x));
+#endif
+  return splat(x);
+}
+
+// sum += x * b; with pairs the two products of each lane.
+#if defined(__AVX512BF16__)
+MARGINFC_INLINE void multiply_add(Vector x, Vector b, Vector& sum) {
+  sum = reinterpret_cast<Vector>(
+      _mm512_dpbf16_ps(reinterpret_cast<__m512>(sum), reinterpret_cast<__m512bh>(x), reinterpret_cast<__m512bh>(b)));
+}
+
+// 32 bfloat16: the low vector's lanes, then the high one's.
+typedef __m512bh Halves;
+MARGINFC_INLINE Halves to_halves(Vector low, Vector high) {
+  return _mm512_cvtne2ps_pbh(reinterpret_cast<__m512>(high), reinterpret_cast<__m512>(low));
+}
+MARGINFC_INLINE void store_all(uint32_t* p, Halves h) { _mm512_storeu_si512(p, reinterpret_cast<__m512i>(h)); }
+MARGINFC_INLINE void store_low(uint16_t* p, Halves h) {
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm512_castsi512_si256(reinterpret_cast<__m512i>(h)));
+}
+MARGINFC_INLINE void store_high(uint16_t* p, Halves h) {
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm512_extracti64x4_epi64(reinterpret_cast<__m512i>(h), 1));
+}
+// Lane i: low[i] and high[i].
+MARGINFC_INLINE Vector interleave(Halves h) {
+  alignas(64) static constexpr uint16_t kOrder[32] = {0, 16, 1, 17, 2,  18, 3,  19, 4,  20, 5,  21, 6,  22, 7,  23,
+                                                      8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31};
+  return reinterpret_cast<Vector>(_mm512_permutexvar_epi16(_mm512_load_si512(kOrder), reinterpret_cast<__m512i>(h)));
+}
+#else
+MARGINFC_INLINE void multiply_add(Vector x, Vector b, Vector& sum) { sum += x * b; }
+// Without pairs, for code that is never reached.
+struct Halves {};
+MARGINFC_INLINE Halves to_halves(Vector, Vector) { return {}; }
+MARGINFC_INLINE void store_low(uint16_t*, Halves) {}
+MARGINFC_INLINE void store_high(uint16_t*, Halves) {}
+MARGINFC_INLINE Vector interleave(Halves) { return Vector{}; }
+#endif
 
 // A store that goes round the caches; `p` aligned to the vector.
 MARGINFC_INLINE void stream(float* p, Vector v) {

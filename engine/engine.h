@@ -44,13 +44,18 @@ inline ClassRange shard_range(int64_t classes, int64_t count, int64_t index) {
 
 enum class Workspace { keep, recompute };
 
+// Of the multiply operands, or of stored rows; sums are float32 whatever the operands.
+enum class Precision { float32, bfloat16, float16 };
+inline size_t byte_size(Precision precision) { return precision == Precision::float32 ? 4 : 2; }
+
 // The B rows that every shard sees.
 struct Batch {
   const float* features = nullptr;  // [rows, dim], until the pass ends
   const int32_t* labels = nullptr;  // [rows], class ids of the whole head or -1, until the pass ends
   int64_t rows = 0;
   int32_t dim = 0;
-  double scale = 64;  // s
+  double scale = 64;                        // s
+  Precision operands = Precision::float32;  // what the products multiply
   bool check_finite = true;
   Workspace workspace = Workspace::recompute;
   const std::atomic<int32_t>* cancel = nullptr;  // work stops soon after it becomes non-zero; nullable
@@ -145,12 +150,13 @@ class Engine {
  public:
   virtual ~Engine() = default;
 
-  // weights [range.size(), dim]: the range's own rows, borrowed for the shard's life.
-  virtual Status borrow(ClassRange range, int32_t dim, const float* weights, std::unique_ptr<ClassShard>* shard) = 0;
+  // weights [range.size(), dim] of type `storage`: the range's own rows, borrowed for the shard's life.
+  virtual Status borrow(ClassRange range, int32_t dim, const void* weights, Precision storage,
+                        std::unique_ptr<ClassShard>* shard) = 0;
   // Weights and optimiser state in the engine's own memory, zero at first.
   virtual Status own(ClassRange range, int32_t dim, const Optimizer& optimizer, std::unique_ptr<ClassShard>* shard) = 0;
   // Bytes `keep` would hold for one shard of this size: decides workspace 'auto'.
-  virtual size_t keep_bytes(int64_t rows, int64_t classes) const = 0;
+  virtual size_t keep_bytes(int64_t rows, int64_t classes, Precision operands) const = 0;
 };
 
 // One line of listEngines().

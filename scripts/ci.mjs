@@ -1,7 +1,8 @@
 // Everything that must hold before a change lands, on a clean checkout: what README.md tells a user to type, the
-// packaging tests and the sanitizers. Called by .ci/run; needs nothing but Node, npm and a compiler.
+// packaging tests, the sanitizers and processors that this machine is not. Called by .ci/run; needs nothing but Node,
+// npm and apt.
 //
-// Ends by printing `N passed, N failed`: each test that vitest ran, and each other step, counts as one.
+// Ends by printing `N passed, N failed`: each test of vitest, each check of test/native and each step counts as one.
 
 import { spawnSync } from 'node:child_process';
 import fs from 'node:fs';
@@ -19,13 +20,13 @@ const results = [];
  * Runs a step. vitest.config.ts writes a report to MARGINFC_TEST_REPORT: where a step left one, its tests are
  * counted beside the step itself.
  * @param {string} name
- * @param {(env: NodeJS.ProcessEnv) => boolean} run
+ * @param {(env: NodeJS.ProcessEnv, report: string) => boolean} run
  */
 function step(name, run) {
   console.log(`\n=== ${name}`);
   const report = path.join(reports, `${results.length}.json`);
   const start = Date.now();
-  const ok = run({ ...process.env, MARGINFC_TEST_REPORT: report });
+  const ok = run({ ...process.env, MARGINFC_TEST_REPORT: report }, report);
   const tests = fs.existsSync(report) ? JSON.parse(fs.readFileSync(report, 'utf8')) : undefined;
   results.push({
     name,
@@ -35,10 +36,46 @@ function step(name, run) {
   });
 }
 
-/** @param {string[]} args */
-function npm(...args) {
-  return (/** @type {NodeJS.ProcessEnv} */ env) =>
-    spawnSync('npm', args, { cwd: root, env, stdio: ['ignore', 'inherit', 'inherit'] }).status === 0;
+/** @param {NodeJS.ProcessEnv} env */
+function runPackaging(env) {
+  const { status } = spawnSync('npm', ['run', 'test:pack'], {
+    cwd: root,
+    env,
+    stdio: ['ignore', 'inherit', 'inherit'],
+  });
+  return status === 0;
+}
+
+/** What only the emulated steps need. README.md's commands have fetched the lists of packages. */
+function installEmulators() {
+  const packages = ['g++-aarch64-linux-gnu', 'qemu-user'];
+  if (spawnSync('dpkg', ['--status', ...packages], { stdio: 'ignore' }).status === 0) return true;
+  const command = ['apt-get', 'install', '-y', '--no-install-recommends', ...packages];
+  return spawnSync('sudo', command, { stdio: ['ignore', 'inherit', 'inherit'] }).status === 0;
+}
+
+/**
+ * The engine's own checks, under a sanitizer or emulated, end with their counts, which become the step's report. The
+ * output is indented: only the last line of all is CI's count.
+ * @param {'test:asan' | 'test:tsan' | 'test:arm64' | 'test:old-x64'} script
+ */
+function runEngineCheck(script) {
+  return (/** @type {NodeJS.ProcessEnv} */ env, /** @type {string} */ report) => {
+    const { status, stdout } = spawnSync('npm', ['run', '--silent', script], {
+      cwd: root,
+      env,
+      encoding: 'utf8',
+      stdio: ['ignore', 'pipe', 'inherit'],
+      maxBuffer: 1 << 28,
+    });
+    console.log(stdout.replace(/^(?=.)/gm, '  '));
+    const counts = /^(\d+) passed, (\d+) failed$/m.exec(stdout);
+    if (counts !== null) {
+      const [numPassedTests, numFailedTests] = counts.slice(1).map(Number);
+      fs.writeFileSync(report, JSON.stringify({ numPassedTests, numFailedTests }));
+    }
+    return status === 0 && counts !== null;
+  };
 }
 
 for (const block of readmeBlocks()) {
@@ -46,9 +83,12 @@ for (const block of readmeBlocks()) {
   if (block.skip === undefined) step(title, (env) => runBlock(block, env));
   else console.log(`\n=== ${title}\nnot run: ${block.skip}`);
 }
-step('packaging', npm('run', 'test:pack'));
-step('address and undefined-behaviour sanitizers', npm('run', 'test:asan'));
-step('thread sanitizer', npm('run', 'test:tsan'));
+step('packaging', runPackaging);
+step('address and undefined-behaviour sanitizers', runEngineCheck('test:asan'));
+step('thread sanitizer', runEngineCheck('test:tsan'));
+step('cross compiler and emulators', installEmulators);
+step('arm64, emulated', runEngineCheck('test:arm64'));
+step('x86-64 without AVX, emulated', runEngineCheck('test:old-x64'));
 
 fs.rmSync(reports, { recursive: true, force: true });
 

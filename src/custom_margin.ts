@@ -2,7 +2,7 @@
 
 import type { CustomMarginCallback } from './margins.js';
 import type { NativeMargin } from './native.js';
-import { mustBe, show } from './validate.js';
+import { checkNumber, largestFactor, mustBe, show } from './validate.js';
 
 /**
  * Calls `callback` once for each row with a label, in order.
@@ -57,5 +57,5 @@ function finite(answer: object, key: string, name: string): number {
   const value: unknown = Reflect.get(answer, key);
   if (typeof value !== 'number' || !Number.isFinite(value))
     throw mustBe('ERR_MARGIN', `${name} ${key}`, 'a finite number', show(value));
-  return value;
+  return checkNumber(value, `${name} ${key}`, { magnitude: largestFactor, code: 'ERR_MARGIN' });
 }

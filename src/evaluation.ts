@@ -19,6 +19,7 @@ import {
   type NativeRows,
 } from './native.js';
 import type { Compute, Loss, Reduction } from './options.js';
+import { type CheckedRows, checkRowsOf, type Rows } from './rows.js';
 import { settled, type Twin } from './twin.js';
 import { checkFloats, checkInt32Array, checkLabels, checkValues, mustBe } from './validate.js';
 
@@ -48,11 +49,11 @@ export interface Forwarded {
 }
 
 export interface PlanInput {
-  readonly features: Float32Array;
+  readonly features: Rows;
   readonly labels: Int32Array;
   readonly dim: number;
   readonly classes: number;
-  readonly weights: Float32Array | NativeHead;
+  readonly weights: CheckedRows | NativeHead;
   readonly loss: Loss;
   readonly compute: Compute;
   readonly reduction: Reduction;
@@ -65,17 +66,21 @@ export function planEvaluation(input: PlanInput): Plan {
   const { dim, classes, loss, compute, reduction, rowWeights, diagnostics, weights } = input;
   const labels = checkInt32Array(input.labels, 'labels');
   const rows = labels.length;
-  const features = checkFloats(input.features, 'features', rows * dim, `labels.length ${rows} * dim ${dim}`);
+  const features = checkRowsOf(input.features, 'features', rows * dim, `labels.length ${rows} * dim ${dim}`);
   checkLabels(labels, classes);
   const { margin } = loss;
   return {
     margin: margin.kind === 'custom' ? margin : nativeMargin(margin, rows, classes),
     rows,
     problem: {
-      features,
+      features: features.array,
+      featuresType: features.type,
       labels,
       dim,
-      weights,
+      ...('array' in weights
+        ? { weights: weights.array, weightsType: weights.type }
+        : { weights, weightsType: 'float32' as const }),
+      precision: compute.precision,
       scale: loss.scale,
       straightThrough: loss.gradient === 'straightThrough',
       onOverflow: loss.onOverflow,

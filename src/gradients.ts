@@ -9,6 +9,7 @@ import {
   checkOneOf,
   checkOptions,
   checkValues,
+  largestFactor,
   mustBe,
   show,
 } from './validate.js';
@@ -34,8 +35,8 @@ export interface GradientArrays<G extends GradientChoice> {
 
 /** What gradient arrays are checked against. */
 export interface Shape {
-  readonly features: Float32Array;
-  readonly weights: Float32Array;
+  readonly features: Float32Array | Uint16Array;
+  readonly weights: Float32Array | Uint16Array;
   readonly rows: number;
   readonly reduction: Reduction;
 }
@@ -83,7 +84,8 @@ function checkOuterGradient(
   rows: number,
   reduction: Reduction,
 ): number | Float32Array {
-  if (reduction !== 'none') return checkNumber(dLoss === undefined ? 1 : dLoss, 'dLoss');
+  if (reduction !== 'none')
+    return checkNumber(dLoss === undefined ? 1 : dLoss, 'dLoss', { magnitude: largestFactor });
   return checkValues(checkFloats(dLoss, 'dLoss', rows, 'rows of the batch'), 'dLoss', 'ERR_OPTION');
 }
 

@@ -15,6 +15,7 @@ import {
 } from './head_state.js';
 import { addon, type NativeGradients, type NativeMode } from './native.js';
 import { checkLoss, type LossOptions, lossNames } from './options.js';
+import type { Rows } from './rows.js';
 import { settled, type Twin } from './twin.js';
 import {
   checkFloat32Array,
@@ -23,13 +24,14 @@ import {
   checkObject,
   checkOptions,
   checkSignal,
+  largestFactor,
   mustBe,
 } from './validate.js';
 
 /** A batch for a head: borrowed, never copied or written, as {@link Batch}. */
 export interface HeadBatch {
   /** [B, dim], one embedding a row, of any norm. B may be 0. */
-  readonly features: Float32Array;
+  readonly features: Rows;
   /** [B], class ids in [0, classes), or -1: the row has no loss, no gradient and no part in the mean. */
   readonly labels: Int32Array;
 }
@@ -132,7 +134,7 @@ export function accumulateCall(
 ): HeadCall<StepResult> {
   const checked = checkOptions(options, accumulateNames);
   const { gradientScale = 1 } = checked;
-  const dLoss = checkNumber(gradientScale, 'gradientScale');
+  const dLoss = checkNumber(gradientScale, 'gradientScale', { magnitude: largestFactor });
   return gradientCall(state, batch, checked, { dLoss, weightGradient: { kind: 'accumulate' } });
 }
 

@@ -12,7 +12,7 @@ import {
 import { addon } from './native.js';
 import type { EngineName, Precision } from './options.js';
 import { runSync } from './twin.js';
-import { checkNumber, checkOptions, mustBe } from './validate.js';
+import { checkNumber, checkOptions, largestFactor, mustBe } from './validate.js';
 
 /** Options of {@link HeadForwardPass.backwardSync}. */
 export interface HeadBackwardOptions {
@@ -42,13 +42,18 @@ export class HeadForwardPass implements HeadResult {
   readonly workspace: 'keep' | 'recompute';
   readonly #state: HeadState;
   readonly #forwarded: Forwarded;
-  readonly #features: Float32Array;
+  readonly #features: Float32Array | Uint16Array;
   /** Updates the head had made: after another one, what this pass remembers is of other weights. */
   readonly #stepCount: number;
   #disposed = false;
 
   /** @internal */
-  constructor(result: HeadResult, forwarded: Forwarded, features: Float32Array, state: HeadState) {
+  constructor(
+    result: HeadResult,
+    forwarded: Forwarded,
+    features: Float32Array | Uint16Array,
+    state: HeadState,
+  ) {
     this.loss = result.loss;
     this.accuracy = result.accuracy;
     this.rowLoss = result.rowLoss;
@@ -77,7 +82,7 @@ export class HeadForwardPass implements HeadResult {
     if (this.#disposed) throw mustBe('ERR_DISPOSED', 'forward pass', 'open', 'one that has been disposed');
     const { learningRate, dLoss = 1, out } = checkOptions(options, names);
     const weightGradient = weightUpdate(learningRate, this.#state);
-    checkNumber(dLoss, 'dLoss');
+    checkNumber(dLoss, 'dLoss', { magnitude: largestFactor });
     const output = featureGradientOutput(out, this.#features);
     return this.#state.queue.runSync(() => {
       const updates = this.#state.native.stepCount - this.#stepCount;

@@ -8,7 +8,6 @@ import {
   type ComputeOptions,
   checkCompute,
   checkLoss,
-  checkPrecision,
   computeNames,
   type Loss,
   type LossOptions,
@@ -19,6 +18,7 @@ import {
   checkFloats,
   checkInteger,
   checkNumber,
+  checkOneOf,
   checkOptions,
   mustBe,
   show,
@@ -123,7 +123,8 @@ function checkDefaults({
     checkEngine(device, `devices[${i}]`);
   });
   if (devices.length > 1) throw mustBe('ERR_OPTION', 'devices', `['cpu']`, show(devices));
-  checkPrecision(storage, 'storage');
+  if (checkOneOf(storage, ['float32', 'bfloat16', 'float16'], 'storage') !== 'float32')
+    throw mustBe('ERR_PRECISION_UNSUPPORTED', 'storage', `'float32' on the cpu engine`, show(storage));
   if (sampleRate !== 1)
     throw mustBe('ERR_OPTION', 'sampleRate', '1 (classes are not sampled yet)', show(sampleRate));
   if (group !== undefined)

@@ -66,7 +66,7 @@ export function weightUpdate(
 /** The caller's array for dFeatures, checked, if there is one. */
 export function featureGradientOutput(
   out: FeatureGradientOutput | undefined,
-  features: Float32Array,
+  features: Float32Array | Uint16Array,
 ): Float32Array | undefined {
   const { dFeatures } = checkOptions(out, { dFeatures: true }, 'out');
   if (dFeatures === undefined) return undefined;

@@ -68,3 +68,4 @@ export type {
   Workspace,
 } from './options.js';
 export { presets } from './presets.js';
+export type { Float16ArrayLike, HalfArray, Rows } from './rows.js';

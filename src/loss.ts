@@ -23,16 +23,9 @@ import {
   lossNames,
   type Precision,
 } from './options.js';
+import { checkRows, type Rows } from './rows.js';
 import { runAsync, runSync, type Twin } from './twin.js';
-import {
-  checkCount,
-  checkFloat32Array,
-  checkObject,
-  checkOneOf,
-  checkOptions,
-  checkSignal,
-  mustBe,
-} from './validate.js';
+import { checkCount, checkObject, checkOneOf, checkOptions, checkSignal, mustBe } from './validate.js';
 
 /**
  * The inputs: borrowed, never copied or written. Until a promise settles, and until a {@link ForwardPass} is
@@ -41,9 +34,9 @@ import {
  */
 export interface Batch {
   /** [B, dim], one embedding a row, of any norm. B may be 0. */
-  readonly features: Float32Array;
+  readonly features: Rows;
   /** [C, dim], one class centre a row, of any norm. */
-  readonly weights: Float32Array;
+  readonly weights: Rows;
   /** [B], class ids in [0, C), or -1: the row has no loss, no gradient and no part in the mean. */
   readonly labels: Int32Array;
   /** Length of an embedding, D. */
@@ -203,14 +196,15 @@ function checkCall(batch: Batch, options: ForwardOptions): Call {
   const compute = checkCompute(options);
   const signal = checkSignal(options.signal);
   const dim = checkCount(batch.dim, 'dim');
-  const weights = checkFloat32Array(batch.weights, 'weights');
-  if (weights.length === 0 || weights.length % dim !== 0)
-    throw mustBe('ERR_SHAPE', 'weights.length', `a positive multiple of dim ${dim}`, String(weights.length));
+  const weights = checkRows(batch.weights, 'weights');
+  const { length } = weights.array;
+  if (length === 0 || length % dim !== 0)
+    throw mustBe('ERR_SHAPE', 'weights.length', `a positive multiple of dim ${dim}`, String(length));
   const plan = planEvaluation({
     features: batch.features,
     labels: batch.labels,
     dim,
-    classes: checkCount(weights.length / dim, 'weights.length / dim'),
+    classes: checkCount(length / dim, 'weights.length / dim'),
     weights,
     loss,
     compute,
@@ -218,7 +212,7 @@ function checkCall(batch: Batch, options: ForwardOptions): Call {
     rowWeights,
     diagnostics: false,
   });
-  const shape = { features: plan.problem.features, weights, rows: plan.rows, reduction };
+  const shape = { features: plan.problem.features, weights: weights.array, rows: plan.rows, reduction };
   return { plan, engine, precision: compute.precision, signal, shape };
 }
 

@@ -15,6 +15,7 @@ import {
   checkOneOf,
   checkOptions,
   checkValues,
+  largestFactor,
   mustBe,
   show,
 } from './validate.js';
@@ -227,7 +228,8 @@ function checked<M extends BuiltInMargin>(margin: M): M {
 }
 
 function checkParameter(value: unknown, argument: string): NativeParameter {
-  if (typeof value === 'number') return checkNumber(value, argument, { code: 'ERR_MARGIN' });
+  if (typeof value === 'number')
+    return checkNumber(value, argument, { magnitude: largestFactor, code: 'ERR_MARGIN' });
   const names = typeof value === 'object' && value !== null ? Object.keys(value) : [];
   const name = names.length === 1 ? names[0] : undefined;
   if (name !== 'perRow' && name !== 'perClass')

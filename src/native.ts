@@ -31,15 +31,21 @@ export type NativeMargin =
       readonly dFeatureNorm?: Float64Array;
     };
 
+export type NativePrecision = 'float32' | 'bfloat16' | 'float16';
+
 /** What one evaluation computes; fixed when the evaluation is made. */
 export interface NativeProblem {
-  /** [B, D], borrowed until dispose(). */
-  readonly features: Float32Array;
+  /** [B, D], borrowed until dispose(); a Uint16Array, which is copied, where featuresType is of 16 bits. */
+  readonly features: Float32Array | Uint16Array;
+  readonly featuresType: NativePrecision;
   /** [B]; copied. */
   readonly labels: Int32Array;
   readonly dim: number;
-  /** [C, D], borrowed until dispose(); or a head that owns its weights. */
-  readonly weights: Float32Array | NativeHead;
+  /** [C, D], borrowed until dispose(), of weightsType; or a head that owns its weights, in float32. */
+  readonly weights: Float32Array | Uint16Array | NativeHead;
+  readonly weightsType: NativePrecision;
+  /** Of the multiply operands. */
+  readonly precision: NativePrecision;
   readonly scale: number;
   readonly straightThrough: boolean;
   readonly onOverflow: 'none' | 'fallback' | 'easy';

@@ -10,6 +10,12 @@ import { MarginFcError, type MarginFcErrorCode } from './errors.js';
 /** Class ids and rows are int32 in native code. */
 const maxCount = 2 ** 31 - 1;
 
+/**
+ * Largest scale, margin parameter and factor of a gradient: beyond any use, and small enough that no loss or
+ * gradient of finite rows leaves float32.
+ */
+export const largestFactor = 1e6;
+
 /** An error that says `argument must be expectation, received received`. */
 export function mustBe(
   code: MarginFcErrorCode,
@@ -81,7 +87,7 @@ export function checkBoolean(value: unknown, argument: string): boolean {
   return value;
 }
 
-/** A finite number, `least` <= value (`least` < value if `exclusive`) and value < `below`. */
+/** A finite number, `least` <= value (`least` < value if `exclusive`), value < `below` and |value| <= `magnitude`. */
 export function checkNumber(
   value: unknown,
   argument: string,
@@ -89,8 +95,15 @@ export function checkNumber(
     least = Number.NEGATIVE_INFINITY,
     exclusive = false,
     below = Number.POSITIVE_INFINITY,
+    magnitude = Number.POSITIVE_INFINITY,
     code = 'ERR_OPTION',
-  }: { least?: number; exclusive?: boolean; below?: number; code?: MarginFcErrorCode } = {},
+  }: {
+    least?: number;
+    exclusive?: boolean;
+    below?: number;
+    magnitude?: number;
+    code?: MarginFcErrorCode;
+  } = {},
 ): number {
   const bounds = [];
   if (least > Number.NEGATIVE_INFINITY) bounds.push(exclusive ? `> ${least}` : `>= ${least}`);
@@ -99,6 +112,8 @@ export function checkNumber(
   if (typeof value !== 'number') throw mustBe('ERR_TYPE', argument, expectation, show(value));
   const fits = Number.isFinite(value) && (exclusive ? value > least : value >= least) && value < below;
   if (!fits) throw mustBe(code, argument, expectation, show(value));
+  if (Math.abs(value) > magnitude)
+    throw mustBe(code, argument, `at most ${magnitude} in magnitude`, show(value));
   return value;
 }
 
@@ -126,6 +141,13 @@ export function checkFloat32Array(value: unknown, argument: string): Float32Arra
   return value;
 }
 
+/** A Uint16Array of any realm whose memory stays where it is. */
+export function checkUint16Array(value: unknown, argument: string): Uint16Array {
+  if (!types.isUint16Array(value)) throw mustBe('ERR_TYPE', argument, 'a Uint16Array', show(value));
+  checkFixedMemory(value, argument);
+  return value;
+}
+
 /** An Int32Array of any realm whose memory stays where it is. */
 export function checkInt32Array(value: unknown, argument: string): Int32Array {
   if (!types.isInt32Array(value)) throw mustBe('ERR_TYPE', argument, 'an Int32Array', show(value));
@@ -142,7 +164,7 @@ export function checkFloats(value: unknown, argument: string, length: number, me
 }
 
 /** Native code holds pointers into the array while other JavaScript runs. */
-function checkFixedMemory(array: Float32Array | Int32Array, argument: string): void {
+function checkFixedMemory(array: Float32Array | Int32Array | Uint16Array, argument: string): void {
   const { buffer } = array;
   if ('resizable' in buffer ? buffer.resizable : 'growable' in buffer && buffer.growable) {
     const kind = types.isSharedArrayBuffer(buffer) ? 'growable SharedArrayBuffer' : 'resizable ArrayBuffer';
@@ -162,7 +184,7 @@ function isDetached(buffer: ArrayBufferLike): boolean {
   }
 }
 
-/** Every value finite and at least `least`; the error names the first that is not. */
+/** Every value at least `least` and of a magnitude up to `largestFactor`; the error names the first that is not. */
 export function checkValues(
   array: Float32Array,
   argument: string,
@@ -171,7 +193,8 @@ export function checkValues(
 ): Float32Array {
   for (let i = 0; i < array.length; i++) {
     const value = array[i] as number;
-    if (!(Number.isFinite(value) && value >= least)) checkNumber(value, `${argument}[${i}]`, { least, code });
+    if (!(Math.abs(value) <= largestFactor && value >= least))
+      checkNumber(value, `${argument}[${i}]`, { least, magnitude: largestFactor, code });
   }
   return array;
 }

@@ -6,40 +6,55 @@
 import { readFileSync } from 'node:fs';
 import { afterAll, describe, expect, test } from 'vitest';
 import { type Case, cases, executionName, fullProduct } from './cases.js';
-import { closeEngines, customAnswers, evaluate, findEngines, instructionSets } from './engines.js';
+import {
+  type CustomRow,
+  closeEngines,
+  customAnswers,
+  evaluate,
+  findEngines,
+  instructionSets,
+} from './engines.js';
 import { expectWithinLimits, float32Limits } from './metrics.js';
 import { pairwise } from './pairwise.js';
-import { type ReferenceResult, reference } from './reference.js';
+import type { Problem } from './problems.js';
+import { type ReferenceOptions, type ReferenceResult, reference } from './reference.js';
 
 const engines = await findEngines();
 afterAll(closeEngines);
 
 const table = process.env.MARGINFC_TEST_CASES === 'all' ? fullProduct() : cases;
 
-/** Computed once for all engines. */
-const references = new Map<string, ReferenceResult>();
-function referenceOf({ name, make }: Case): ReferenceResult {
-  const known = references.get(name);
+interface Prepared {
+  readonly problem: Problem;
+  readonly options: ReferenceOptions;
+  readonly expected: ReferenceResult;
+  /** What a custom margin is told, in order. */
+  readonly asked: readonly CustomRow[];
+}
+
+/** Inputs and expected results, made once for all engines. */
+const prepared = new Map<string, Prepared>();
+function prepare({ name, make }: Case): Prepared {
+  const known = prepared.get(name);
   if (known) return known;
   const { problem, options } = make();
-  const result = reference(problem, options);
-  references.set(name, result);
-  return result;
+  const { asked } = customAnswers(problem, options);
+  const made = { problem, options, expected: reference(problem, options), asked };
+  prepared.set(name, made);
+  return made;
 }
 
 describe.each(engines.filter(({ missing }) => missing === undefined))('engine cpu $isa', (engine) => {
   test.each(table.map((entry) => [`${entry.name} (${executionName(entry.execution)})`, entry] as const))(
     'agrees with the reference: %s',
     async (_, entry) => {
-      const { problem, options } = entry.make();
-      const expected = referenceOf(entry);
+      const { problem, options, expected, asked } = prepare(entry);
       const got = await evaluate(engine, problem, options, entry.execution);
       expectWithinLimits(got.result, expected, float32Limits(options.scale));
       expect(got.inputsIntact, 'inputs are not written').toBe(true);
       expect(got.paddingIntact, 'nothing is written outside the outputs').toBe(true);
       if (entry.execution.workspace !== 'auto') expect(got.result.workspace).toBe(entry.execution.workspace);
 
-      const { asked } = customAnswers(problem, options);
       expect(got.asked).toHaveLength(asked.length);
       got.asked.forEach((told, k) => {
         const { cosine, featureNorm, row, label } = asked[k]!;

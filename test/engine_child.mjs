@@ -37,7 +37,7 @@ function paddingIntact(view) {
 }
 
 /** @param {Extract<Request, { kind: 'evaluate' }>} request */
-async function evaluate({ problem, options, customRows, execution, gradients }) {
+async function evaluate({ problem, options, customRows, execution }) {
   const inside = execution.arrays === 'inside';
   const input = {
     features: place(problem.features, inside),
@@ -48,12 +48,8 @@ async function evaluate({ problem, options, customRows, execution, gradients }) 
   /** @type {CustomRow[]} */
   const asked = [];
   const out = {
-    ...(gradients !== 'weights' && {
-      dFeatures: place(new Float32Array(problem.features.length).fill(NaN), inside),
-    }),
-    ...(gradients !== 'features' && {
-      dWeights: place(new Float32Array(problem.weights.length).fill(NaN), inside),
-    }),
+    dFeatures: place(new Float32Array(problem.features.length).fill(NaN), inside),
+    dWeights: place(new Float32Array(problem.weights.length).fill(NaN), inside),
   };
   const { dLoss, margin, ...rest } = options;
   const common = /** @type {import('marginfc').ForwardOptions} */ ({
@@ -67,6 +63,7 @@ async function evaluate({ problem, options, customRows, execution, gradients }) 
     engine: 'cpu',
     shards: execution.shards,
     workspace: execution.workspace,
+    precision: execution.precision ?? 'float32',
   });
   /** @type {Evaluated['result']} */
   let result;
@@ -75,14 +72,14 @@ async function evaluate({ problem, options, customRows, execution, gradients }) 
     const { rowLoss, logSumExp, targetCosine, workspace } = pass;
     // With reduction 'none' a loss needs dLoss, which only backward has.
     const loss = options.reduction === 'none' ? undefined : pass.loss;
-    const { dFeatures, dWeights } = await pass.backward(dLoss, { gradients, out });
+    const { dFeatures, dWeights } = await pass.backward(dLoss, { out });
     pass.dispose();
     result = { loss, rowLoss, logSumExp, targetCosine, workspace, dFeatures, dWeights };
   } else {
     const call = execution.call === 'valueAndGrad' ? valueAndGrad : valueAndGradSync;
     const { loss, rowLoss, logSumExp, targetCosine, workspace, dFeatures, dWeights } = await call(
       input,
-      /** @type {import('marginfc').ValueAndGradOptions} */ ({ ...common, dLoss, gradients, out }),
+      /** @type {import('marginfc').ValueAndGradOptions} */ ({ ...common, dLoss, out }),
     );
     result = { loss, rowLoss, logSumExp, targetCosine, workspace, dFeatures, dWeights };
   }

@@ -24,8 +24,6 @@ export interface CustomAnswer {
   readonly dFeatureNorm?: number;
 }
 
-export type Gradients = 'both' | 'features' | 'weights';
-
 export type Request =
   | { readonly kind: 'engines' }
   | {
@@ -35,7 +33,6 @@ export type Request =
       readonly options: Omit<ReferenceOptions, 'margin'> & { readonly margin?: ReferenceMargin };
       readonly customRows?: readonly (CustomAnswer | undefined)[];
       readonly execution: Execution;
-      readonly gradients: Gradients;
     };
 
 export interface Evaluated {
@@ -127,10 +124,12 @@ export interface Engine {
 }
 
 export const instructionSets = ['baseline', 'avx2', 'avx512'] as const;
+/** avx512bf16 differs from avx512 with bfloat16 operands only. */
+export const halfInstructionSets = [...instructionSets, 'avx512bf16'] as const;
 
 /** Every instruction set of the CPU engine, with the reason where this machine cannot run it. */
-export async function findEngines(): Promise<Engine[]> {
-  const engines = await Promise.all(instructionSets.map(findEngine));
+export async function findEngines(sets: readonly string[] = instructionSets): Promise<Engine[]> {
+  const engines = await Promise.all(sets.map(findEngine));
   for (const { isa, missing } of engines)
     if (missing) console.log(`engine cpu ${isa} is skipped: ${missing}`);
   return engines;
@@ -141,7 +140,7 @@ async function findEngine(isa: string): Promise<Engine> {
   const list = await processFor(isa, 1).ask<Status[]>({ kind: 'engines' });
   const cpu = list.find(({ name }) => name === 'cpu');
   if (!cpu?.available) return { isa, missing: cpu?.reason ?? 'listEngines() names no cpu engine' };
-  if (!cpu.detail?.includes(isa))
+  if (!cpu.detail?.startsWith(`${isa},`))
     throw new Error(`MARGINFC_ISA=${isa} was asked for, the cpu engine says: ${inspect(cpu)}`);
   return { isa };
 }
@@ -152,7 +151,6 @@ export function evaluate(
   problem: Problem,
   options: ReferenceOptions,
   execution: Execution,
-  gradients: Gradients = 'both',
 ): Promise<Evaluated> {
   const { margin, ...rest } = options;
   return processFor(engine.isa, execution.threads).ask<Evaluated>({
@@ -161,7 +159,6 @@ export function evaluate(
     options: margin.kind === 'custom' ? rest : options,
     ...(margin.kind === 'custom' && { customRows: customAnswers(problem, options).answers }),
     execution,
-    gradients,
   });
 }
 

@@ -20,8 +20,8 @@ import { type ReferenceOptions, reference } from './reference.js';
 
 const size = { rows: 31, dim: 33, classes: 131 };
 const { features, labels, weights, dim } = makeProblem(size, 'spread', 'ignored', 1);
-const batch: HeadBatch = { features, labels };
-const otherBatch: HeadBatch = makeProblem(size, 'clustered', 'random', 2);
+const batch = { features, labels } satisfies HeadBatch;
+const otherBatch = makeProblem(size, 'clustered', 'random', 2) satisfies HeadBatch;
 const { classes } = size;
 
 const base: MarginHeadOptions = {

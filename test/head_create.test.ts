@@ -143,12 +143,6 @@ describe('create', () => {
       /^devices must be \['cpu'\], received Array\(2\)$/,
     ],
     [
-      'precision',
-      { precision: 'float16' },
-      'ERR_PRECISION_UNSUPPORTED',
-      /^precision must be 'float32' on the cpu engine/,
-    ],
-    [
       'storage',
       { storage: 'bfloat16' },
       'ERR_PRECISION_UNSUPPORTED',

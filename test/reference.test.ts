@@ -16,30 +16,27 @@ const LOSS_LIMIT = 1e-14;
 const GRADIENT_LIMIT = 1e-13;
 const POLE_GRADIENT_LIMIT = 1e-10;
 
-describe.each(goldenCases)(
-  'reference on golden case $name ($note)',
-  ({ problem, options, expected, nearPole }) => {
-    const got = reference(problem, options);
+describe.each(goldenCases)('reference on golden case $name', ({ problem, options, expected, nearPole }) => {
+  const got = reference(problem, options);
 
-    test('loss and logSumExp agree to float64 rounding', () => {
-      expect(Math.abs(got.loss - expected.loss)).toBeLessThan(LOSS_LIMIT * Math.max(1, expected.loss));
-      expect(lossError(got.logSumExp, expected.logSumExp)).toBeLessThan(LOSS_LIMIT);
-    });
+  test('loss and logSumExp agree to float64 rounding', () => {
+    expect(Math.abs(got.loss - expected.loss)).toBeLessThan(LOSS_LIMIT * Math.max(1, expected.loss));
+    expect(lossError(got.logSumExp, expected.logSumExp)).toBeLessThan(LOSS_LIMIT);
+  });
 
-    test('target logits and cosines agree where there is a target', () => {
-      const counted = [...problem.labels.keys()].filter((i) => problem.labels[i]! >= 0);
-      const pick = (values: Float64Array) => counted.map((i) => values[i]!);
-      expect(lossError(pick(got.targetLogit), pick(expected.targetLogit))).toBeLessThan(LOSS_LIMIT);
-      expect(lossError(pick(got.targetCosine), pick(expected.targetCosine))).toBeLessThan(LOSS_LIMIT);
-    });
+  test('target logits and cosines agree where there is a target', () => {
+    const counted = [...problem.labels.keys()].filter((i) => problem.labels[i]! >= 0);
+    const pick = (values: Float64Array) => counted.map((i) => values[i]!);
+    expect(lossError(pick(got.targetLogit), pick(expected.targetLogit))).toBeLessThan(LOSS_LIMIT);
+    expect(lossError(pick(got.targetCosine), pick(expected.targetCosine))).toBeLessThan(LOSS_LIMIT);
+  });
 
-    test('gradients agree to float64 rounding', () => {
-      const limit = nearPole ? POLE_GRADIENT_LIMIT : GRADIENT_LIMIT;
-      expect(gradientError(got.dFeatures, expected.dFeatures, got.featureNorm)).toBeLessThan(limit);
-      expect(gradientError(got.dWeights, expected.dWeights, got.weightNorm)).toBeLessThan(limit);
-    });
-  },
-);
+  test('gradients agree to float64 rounding', () => {
+    const limit = nearPole ? POLE_GRADIENT_LIMIT : GRADIENT_LIMIT;
+    expect(gradientError(got.dFeatures, expected.dFeatures, got.featureNorm)).toBeLessThan(limit);
+    expect(gradientError(got.dWeights, expected.dWeights, got.weightNorm)).toBeLessThan(limit);
+  });
+});
 
 test.each(goldenCases.filter(({ shards }) => shards.length > 0))(
   'reference on golden case $name: a shard with local labels has the logSumExp of its own classes',

@@ -1,4 +1,4 @@
-// The engine and the CPU kernels without Node, for the sanitizers: every instruction set, odd sizes, several
+// The engine and the CPU kernels without Node, for sanitizers and emulators: every instruction set, odd sizes, several
 // threads at once, cancelled and failing calls. Results are compared with the definition written out in float64, so
 // that a build whose sanitizer sees nothing must still be right. Prints "N passed, N failed".
 #include <cmath>
@@ -137,7 +137,10 @@ std::vector<std::unique_ptr<ClassShard>> borrow(Engine& engine, const Size& size
   std::vector<std::unique_ptr<ClassShard>> shards(size.shards);
   for (int64_t r = 0; r < size.shards; r++) {
     const ClassRange range = shard_range(size.classes, size.shards, r);
-    check(engine.borrow(range, size.dim, problem.weights.data() + range.start * size.dim, &shards[r]).ok(), "borrow");
+    check(
+        engine.borrow(range, size.dim, problem.weights.data() + range.start * size.dim, Precision::float32, &shards[r])
+            .ok(),
+        "borrow");
   }
   return shards;
 }
@@ -264,16 +267,22 @@ void failures_are_values(Engine& engine) {
 }  // namespace
 
 int main() {
-  for (const char* isa : {"baseline", "avx2", "avx512"}) {
+#if defined(__aarch64__)
+  const auto instruction_sets = {"baseline", "neon"};
+#else
+  const auto instruction_sets = {"baseline", "avx2", "avx512", "avx512bf16"};
+#endif
+  const char* best = "";
+  for (const char* isa : instruction_sets) {
     setenv("MARGINFC_ISA", isa, 1);
-    const char* why;
-    const Kernels* kernels = choose_kernels(&why);
-    if (!kernels) {
-      std::printf("%s skipped: %s\n", isa, why);
+    const KernelChoice kernels = choose_kernels();
+    if (!kernels.plain) {
+      std::printf("%s skipped: %s\n", isa, kernels.why);
       continue;
     }
+    best = isa;
     for (int threads : {1, 3}) {
-      CpuEngine engine(*kernels, threads);
+      CpuEngine engine(kernels, threads);
       for (const Size& size : {Size{1, 1, 1, 1, 64}, Size{2, 31, 33, 2, 30}, Size{33, 65, 131, 7, 64},
                                Size{131, 33, 300, 1, 64}, Size{5, 40, 1009, 3, 128}, Size{0, 8, 16, 1, 64}})
         for (Workspace workspace : {Workspace::keep, Workspace::recompute}) gradients_match(engine, size, workspace);
@@ -282,7 +291,7 @@ int main() {
       failures_are_values(engine);
     }
     // Several callers share one engine, as synchronous and asynchronous calls do.
-    CpuEngine engine(*kernels, 2);
+    CpuEngine engine(kernels, 2);
     const Size size{33, 64, 300, 2, 64};
     std::vector<std::thread> callers;
     std::atomic<int> right{0};
@@ -290,7 +299,8 @@ int main() {
       callers.emplace_back([&, c] {
         const Problem problem = make_problem(size, c);
         std::vector<std::unique_ptr<ClassShard>> shards(1);
-        if (!engine.borrow({0, size.classes}, size.dim, problem.weights.data(), &shards[0]).ok()) return;
+        if (!engine.borrow({0, size.classes}, size.dim, problem.weights.data(), Precision::float32, &shards[0]).ok())
+          return;
         for (int round = 0; round < 3; round++) {
           Evaluation evaluation(pointers(shards), make_batch(size, problem, Workspace::recompute), {});
           std::vector<float> loss(size.rows), lse(size.rows), cosine(size.rows);
@@ -303,6 +313,10 @@ int main() {
     for (std::thread& caller : callers) caller.join();
     check(right == 9, "concurrent callers");
   }
-  std::printf("%d passed, %d failed\n", passed, failed);
+  unsetenv("MARGINFC_ISA");
+  check(std::strcmp(choose_kernels().name, best) == 0, "the best instruction set by default");
+  setenv("MARGINFC_ISA", "sse9", 1);
+  check(!choose_kernels().plain, "an unknown instruction set");
+  std::printf("best instruction set: %s\n%d passed, %d failed\n", best, passed, failed);
   return failed != 0;
 }
