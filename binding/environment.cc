@@ -1,6 +1,17 @@
 #include "binding/environment.h"
 
+#include <system_error>
+
 namespace marginfc::binding {
+namespace {
+
+struct Guard {
+  Environment* environment;
+  int64_t job;  // its number
+  char byte;    // something to make an array of
+};
+
+}  // namespace
 
 void Environment::install(Napi::Env env) { env.SetInstanceData(new Environment(env)); }
 
@@ -22,14 +33,39 @@ void Environment::start(Napi::Env env) {
   notify_.Unref(env);
   // Hooks run last in, first out: ours before the one that takes `notify_` away.
   env.AddCleanupHook([this] { shut_down(); });
-  dispatcher_ = std::thread([this] { serve(); });
+  try {
+    dispatcher_ = std::thread([this] { serve(); });
+  } catch (const std::system_error&) {
+    notify_.Release();
+    throw make_error(env, Status::failure(Code::out_of_memory, "the system has no thread left for asynchronous calls"));
+  }
+}
+
+// When a worker is terminated, arrays of external memory (our own large results, or another addon's) go first, the
+// youngest before the others; cleanup hooks run too late to stop a job that uses them. So each job gets an external
+// array of its own, younger than all it works on.
+void Environment::guard(Napi::Env env, Job& job) {
+  auto guard = std::make_unique<Guard>(Guard{this, enqueued_, 0});
+  napi_value array;
+  const napi_status status = napi_create_external_arraybuffer(
+      env, &guard->byte, sizeof guard->byte,
+      [](napi_env, void*, void* hint) {
+        const std::unique_ptr<Guard> guard(static_cast<Guard*>(hint));
+        // An unsettled job keeps its array from being collected.
+        if (guard->job >= guard->environment->settled_) guard->environment->shut_down();
+      },
+      guard.get(), &array);
+  if (status != napi_ok) return;  // a runtime without external memory (Electron)
+  guard.release();
+  job.keep(Napi::Value(env, array));
 }
 
 Napi::Promise Environment::enqueue(Napi::Env env, std::unique_ptr<Job> job) {
   if (!dispatcher_.joinable()) start(env);
+  guard(env, *job);
   job->deferred_.emplace(env);
   const Napi::Promise promise = job->deferred_->Promise();
-  if (unsettled_++ == 0) notify_.Ref(env);
+  if (enqueued_++ == settled_) notify_.Ref(env);
   {
     std::lock_guard<std::mutex> lock(mutex_);
     waiting_.push_back(std::move(job));
@@ -70,7 +106,7 @@ void Environment::settle(Napi::Env env) {
       job = std::move(finished_.front());
       finished_.pop_front();
     }
-    if (--unsettled_ == 0) notify_.Unref(env);
+    if (++settled_ == enqueued_) notify_.Unref(env);
     if (job->status_.ok())
       job->deferred_->Resolve(job->result(env));
     else

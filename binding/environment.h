@@ -40,8 +40,10 @@ class Environment {
   void start(Napi::Env env);
   void serve();
   void settle(Napi::Env env);
-  // Stops and joins every thread; the environment's cleanup hook, before anything they use goes away.
+  // Stops and joins every thread, before anything they use goes away.
   void shut_down();
+  // Sees to it that shut_down() is called before Node frees memory of the job's arrays.
+  void guard(Napi::Env env, Job& job);
 
   const KernelChoice kernels_ = choose_kernels();
   std::shared_ptr<CpuEngine> engine_;
@@ -54,7 +56,8 @@ class Environment {
   Job* running_ = nullptr;                     // guarded by mutex_
   std::deque<std::unique_ptr<Job>> waiting_;   // guarded by mutex_
   std::deque<std::unique_ptr<Job>> finished_;  // guarded by mutex_
-  int64_t unsettled_ = 0;                      // main thread only
+  int64_t enqueued_ = 0;                       // main thread only
+  int64_t settled_ = 0;                        // main thread only; jobs settle in order
   Napi::ThreadSafeFunction notify_;
 };
 

@@ -77,6 +77,7 @@ class PhasesJob final : public Job {
       gradients_.features = values.data;
       keep(features);
     }
+    gradients_.tolerance = state_->tolerance;
     read_sink(object.Get("weightGradient"));
     backward_ = true;
   }
@@ -89,15 +90,16 @@ class PhasesJob final : public Job {
     if (!backward_) return {};
     if (!state_->forwarded) return Status::failure(Code::internal, "backward needs forward first");
     if (gradients_.weights.kind == WeightSink::Kind::update) gradients_.weights.step = state_->head->step_count() + 1;
-    MARGINFC_TRY(state_->evaluation->backward(gradients_));
+    MARGINFC_TRY(state_->evaluation->backward(gradients_, &skipped_mass_));
     if (gradients_.weights.kind == WeightSink::Kind::update) state_->head->count_step();
     if (gradients_.weights.kind == WeightSink::Kind::accumulate) state_->head->mark_accumulated();
     return {};
   }
 
   Napi::Value result(Napi::Env env) override {
-    if (!forward_) return env.Undefined();
     Napi::Object object = Napi::Object::New(env);
+    object.Set("skippedMass", skipped_mass_);
+    if (!forward_) return object;
     object.Set("loss", result_.loss);
     object.Set("accuracy", result_.accuracy);
     object.Set("workspace", state_->workspace == Workspace::keep ? "keep" : "recompute");
@@ -138,6 +140,7 @@ class PhasesJob final : public Job {
   Margin margin_;
   RowResults rows_;
   ForwardResult result_;
+  double skipped_mass_ = 0;
   Gradients gradients_;
   bool forward_ = false;
   bool backward_ = false;
@@ -211,6 +214,7 @@ EvaluationObject::EvaluationObject(const Napi::CallbackInfo& info) : ObjectWrap(
                            features.storage == Precision::float16, state->features.data());
     batch.features = state->features.data();
   }
+  state->tolerance = number(problem, "gradientTolerance");
   batch.operands = precision(problem.Get("precision"), "precision");
   batch.scale = number(problem, "scale");
   batch.check_finite = boolean(problem, "checkFinite");

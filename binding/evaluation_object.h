@@ -25,6 +25,7 @@ struct EvaluationState {
   std::vector<std::unique_ptr<ClassShard>> borrowed;  // shards of the caller's weights
   std::unique_ptr<Evaluation> evaluation;
   Workspace workspace = Workspace::recompute;
+  double tolerance = 0;
   bool forwarded = false;
   std::atomic<int32_t> own_cancel{0};
   std::atomic<int32_t>* cancel = &own_cancel;

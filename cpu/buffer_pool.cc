@@ -26,16 +26,22 @@ bool BufferPool::take(size_t size, FloatBuffer* block) {
     if (best != idle_.end()) {
       *block = std::move(*best);
       idle_.erase(best);
+      lent_ += block->size();
       return true;
     }
   }
-  if (block->allocate(size)) return true;
-  trim();
-  return block->allocate(size);
+  if (!block->allocate(size)) {
+    trim();
+    if (!block->allocate(size)) return false;
+  }
+  std::lock_guard<std::mutex> lock(mutex_);
+  lent_ += block->size();
+  return true;
 }
 
 void BufferPool::give(FloatBuffer block) {
   std::lock_guard<std::mutex> lock(mutex_);
+  lent_ -= block.size();
   idle_.push_back(std::move(block));
   size_t total = 0;
   for (const FloatBuffer& idle : idle_) total += idle.size();
@@ -48,6 +54,11 @@ void BufferPool::give(FloatBuffer block) {
 void BufferPool::trim() {
   std::lock_guard<std::mutex> lock(mutex_);
   idle_.clear();
+}
+
+size_t BufferPool::lent() {
+  std::lock_guard<std::mutex> lock(mutex_);
+  return lent_;
 }
 
 bool PooledBuffer::allocate(size_t size) {

@@ -18,10 +18,13 @@ class BufferPool {
   void give(FloatBuffer block);
   // Gives all idle blocks back to the system.
   void trim();
+  // Floats in blocks that were taken and not yet given back.
+  size_t lent();
 
  private:
   std::mutex mutex_;
   std::vector<FloatBuffer> idle_;  // guarded by mutex_; oldest first
+  size_t lent_ = 0;                // guarded by mutex_
 };
 
 // A block that returns to its pool. Blocks too small to matter come from the allocator.

@@ -320,6 +320,27 @@ void pair_classes(const float* weights, int32_t classes, int32_t dim, float* pro
   }
 }
 
+void masses(const float* exponentials, int64_t row_stride, int32_t classes, int32_t rows, const float* kappa,
+            float* masses) {
+  for (int32_t c = 0; c < classes; c++) {
+    // Lane by lane: sums of a vector's width, added at the end.
+    Vector total{};
+    int32_t i = 0;
+    if constexpr (kPairs) {
+      const auto* e = reinterpret_cast<const uint16_t*>(exponentials) + c * row_stride;
+      float rest = 0;
+      for (; i < rows; i++) rest += kappa[i] * from_bfloat16(e[i]);
+      masses[c] = rest;
+    } else {
+      const float* e = exponentials + c * row_stride;
+      for (; i + kLanes <= rows; i += kLanes) total += load(kappa + i) * load(e + i);
+      float rest = sum(total);
+      for (; i < rows; i++) rest += kappa[i] * e[i];
+      masses[c] = rest;
+    }
+  }
+}
+
 void widen_add(const float* from, int64_t count, double* to) {
   for (int64_t i = 0; i < count; i++) to[i] += from[i];
 }
@@ -404,9 +425,9 @@ void fence() {
 }
 
 constexpr Kernels kTable = {
-    MARGINFC_ISA_NAME, kPairs,   kPanel,           kHeight,   widen,           round,     pair_classes, square_norms,
-    negatives,         products, feature_gradient, widen_add, weight_gradient, write_row, add_row,      sgd_row,
-    adamw_row,         fence,
+    MARGINFC_ISA_NAME, kPairs,    kPanel,   kHeight,          widen,     round,           pair_classes, masses,
+    square_norms,      negatives, products, feature_gradient, widen_add, weight_gradient, write_row,    add_row,
+    sgd_row,           adamw_row, fence,
 };
 
 }  // namespace

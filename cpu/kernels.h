@@ -125,6 +125,9 @@ struct Kernels {
   // With pairs: class rows [classes, dim] as operands of the first product, words [classes, ceil(dim / 2)], and of the
   // feature gradient, words [ceil(classes / 2), width] with zero columns behind dim.
   void (*pair_classes)(const float* weights, int32_t classes, int32_t dim, float* product, float* gradient);
+  // masses[c] = sum over rows of kappa[i] * E[c, i]; E as NegativesTask leaves it, row_stride in elements.
+  void (*masses)(const float* exponentials, int64_t row_stride, int32_t classes, int32_t rows, const float* kappa,
+                 float* masses);
   // norms[c] = sum of squares of class row c.
   void (*square_norms)(const float* weights, int64_t stride, int32_t classes, int32_t dim, float* norms);
   void (*negatives)(const NegativesTask& task);

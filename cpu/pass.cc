@@ -234,6 +234,8 @@ Status CpuPass::find_row_maxima() {
 Status CpuPass::reserve(bool feature_gradient, const WeightSink& sink) try {
   gamma_.resize(rows_);
   weighted_row_.resize(dim_);
+  absolute_kappa_.resize(sink.skipped_mass_per_class > 0 ? rows_ : 0);
+  skipped_.assign(sink.skipped_mass_per_class > 0 ? blocks_ : 0, 0.0);
   if (feature_gradient && !features_gathered_ && !reserve_accumulators()) return Status::no_workspace();
   if (sink.kind == WeightSink::Kind::none) return {};
   if (sink.kind == WeightSink::Kind::accumulate) MARGINFC_TRY(shard_.reserve_accumulated());
@@ -258,7 +260,10 @@ Status CpuPass::gradients(const RowCoefficients& rows, float* feature_gradient, 
   sweep.sink = sink;
   sweep.cancellable = sink.kind != WeightSink::Kind::update && sink.kind != WeightSink::Kind::accumulate;
   if (sweep.weights) pack_weighted_features(rows);
+  for (size_t i = 0; i < absolute_kappa_.size(); i++) absolute_kappa_[i] = static_cast<float>(std::fabs(rows.kappa[i]));
   if (sweep.weights || sweep.features) MARGINFC_TRY(run(sweep));
+  if (sink.skipped_mass)
+    for (const double mass : skipped_) *sink.skipped_mass += mass;
   features_gathered_ |= sweep.features;
   if (feature_gradient) finish_features(rows, feature_gradient);
   return {};

@@ -97,6 +97,9 @@ class CpuPass final : public ShardPass {
                     Scratch& scratch);
   // E of one row block in pairs of classes, from the kept E in pairs of rows.
   void pair_kept(const float* exponentials, int64_t rows, int32_t classes, float* paired) const;
+  // Whether classes c .. c + count - 1 of the block may be left out of dW, and notes their mass if so.
+  bool skip_tile(const Sweep& sweep, Scratch& scratch, const float* exponentials, int64_t stride, int32_t c,
+                 int32_t count, bool owned);
   void weight_tiles(const Sweep& sweep, Scratch& scratch, const float* exponentials, int64_t stride);
   void target_terms(const ClassBlock& block, int32_t c, size_t owner, float* terms) const;
   void settle(int64_t chunk, int64_t row_start, int64_t row_end);
@@ -125,19 +128,21 @@ class CpuPass final : public ShardPass {
   std::vector<Owner> owners_;           // by class, then row
   std::vector<Target> targets_;         // [owners]
   std::vector<double> target_inverse_;  // [owners], 1 / max(|w_y|, 1e-12)
-  FloatBuffer target_rows_;          // [owners, dim], as they were in phase 1: an update may move W before dX is done
-  PooledBuffer features_;            // packed s * log2(e) * xh
-  PooledBuffer weighted_features_;   // packed kappa * xh, scaled by 2^k
-  PooledBuffer kept_;                // E, [classes, stride]
-  PooledBuffer accumulators_;        // dX: [chunks, width / panel, rows, panel]
-  PooledBuffer settled_;             // the same, for long chunks
-  FloatBuffer offsets_;              // [panels * panel], log2 units; only when s > 64
-  FloatBuffer hardest_;              // [chunks, panels * panel], log2 units
-  std::vector<double> sums_;         // [chunks, panels * panel]
-  std::vector<Scratch> scratch_;     // [threads]
-  std::vector<double> gamma_;        // [rows], while gradients() runs
-  std::vector<float> weighted_row_;  // [dim], while gradients() runs
-  double unscale_ = 1;               // undoes the scale of weighted_features_
+  FloatBuffer target_rows_;            // [owners, dim], as they were in phase 1: an update may move W before dX is done
+  PooledBuffer features_;              // packed s * log2(e) * xh
+  PooledBuffer weighted_features_;     // packed kappa * xh, scaled by 2^k
+  PooledBuffer kept_;                  // E, [classes, stride]
+  PooledBuffer accumulators_;          // dX: [chunks, width / panel, rows, panel]
+  PooledBuffer settled_;               // the same, for long chunks
+  FloatBuffer offsets_;                // [panels * panel], log2 units; only when s > 64
+  FloatBuffer hardest_;                // [chunks, panels * panel], log2 units
+  std::vector<double> sums_;           // [chunks, panels * panel]
+  std::vector<Scratch> scratch_;       // [threads]
+  std::vector<double> gamma_;          // [rows], while gradients() runs
+  std::vector<float> absolute_kappa_;  // [rows], while gradients() runs; only when classes may be skipped
+  std::vector<double> skipped_;        // [blocks], likewise: mass left out
+  std::vector<float> weighted_row_;    // [dim], while gradients() runs
+  double unscale_ = 1;                 // undoes the scale of weighted_features_
   bool features_gathered_ = false;
   std::atomic<int64_t> bad_class_{INT64_MAX};
 };

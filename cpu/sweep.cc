@@ -192,7 +192,14 @@ void CpuPass::weight_tiles(const Sweep& sweep, Scratch& scratch, const float* ex
     const bool more = block.first() + c + count < classes_;
     task.next_exponentials = kept_ && more ? element(exponentials, (c + count) * stride) : nullptr;
     task.next_weights = more ? shard_.row(block.first() + c + count) : nullptr;
-    kernels_.weight_gradient(task);
+    while (owner < owners_.size() && owners_[owner].index < block.first() + c) owner++;
+    const bool any_owned = owner < owners_.size() && owners_[owner].index < block.first() + c + count;
+    if (skip_tile(sweep, scratch, task.exponentials, stride, c, count, any_owned)) {
+      std::memset(task.gradient, 0, count * width_ * sizeof(float));
+      std::memset(task.dots, 0, count * sizeof(float));
+    } else {
+      kernels_.weight_gradient(task);
+    }
     for (int32_t h = 0; h < count; h++, c++) {
       GradientRow row;
       row.raw = scratch.gradient.data() + h * width_;
@@ -213,6 +220,18 @@ void CpuPass::weight_tiles(const Sweep& sweep, Scratch& scratch, const float* ex
       }
     }
   }
+}
+
+bool CpuPass::skip_tile(const Sweep& sweep, Scratch& scratch, const float* exponentials, int64_t stride, int32_t c,
+                        int32_t count, bool owned) {
+  if (skipped_.empty() || owned) return false;
+  float* masses = scratch.dots.data();
+  kernels_.masses(exponentials, stride, count, static_cast<int32_t>(rows_), absolute_kappa_.data(), masses);
+  double mass = 0;
+  for (int32_t h = 0; h < count; h++) mass += masses[h] * scratch.block.mass_scale(c + h);
+  if (!(mass <= sweep.sink.skipped_mass_per_class * count)) return false;
+  skipped_[scratch.block.first() / block_classes_] += mass;
+  return true;
 }
 
 // Sum over the rows that own class c of gamma * (xh - cos * wh) / |w|, in float64 and after the projection:

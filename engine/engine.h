@@ -101,6 +101,10 @@ struct WeightSink {
   float* gradient = nullptr;  // write: [classes of the shard, dim]
   double learning_rate = 0;   // update
   int64_t step = 0;           // update: number of this update, from 1 (adamw's bias correction)
+  // Neighbouring classes that no row owns may be left out of dW (their gradient is 0) while the sum over them and all
+  // rows of |dLoss/dcos| is at most this for each class of them. 0: nothing is left out.
+  double skipped_mass_per_class = 0;
+  double* skipped_mass = nullptr;  // what was left out is added here; nullable
 };
 
 // One batch against one shard.

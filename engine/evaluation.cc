@@ -140,23 +140,30 @@ Status Evaluation::epilogue(const Margin& margin, const RowResults& rows, Forwar
   return {};
 }
 
-Status Evaluation::backward(const Gradients& gradients) try {
+Status Evaluation::backward(const Gradients& gradients, double* skipped_mass) try {
   const int64_t count = batch_.rows, dim = batch_.dim;
   std::vector<double> kappa(count), gamma(count), radial;
   if (!norm_derivative_.empty()) radial.assign(count, 0);
 
   // dLoss/dcos of a row before its probabilities: 0 for ignored rows.
   std::vector<double> weight(count);
-  double largest_weight = 0;
+  double largest_weight = 0, total_weight = 0;
   for (int64_t i = 0; i < count; i++) {
     const double outer = gradients.row_loss_gradient ? gradients.row_loss_gradient[i] : gradients.loss_gradient;
     weight[i] = batch_.labels[i] < 0 ? 0.0 : outer * row_scale_[i] * batch_.scale;
     largest_weight = std::max(largest_weight, std::fabs(weight[i]));
+    total_weight += std::fabs(weight[i]);
   }
+  int64_t classes = 0;
+  for (const ClassShard* shard : shards_) classes += shard->range().size();
+  double skipped = 0;
+  WeightSink sink = gradients.weights;
+  sink.skipped_mass_per_class = gradients.tolerance * total_weight / static_cast<double>(classes);
+  sink.skipped_mass = &skipped;
   std::vector<float> part;
   if (gradients.features && shards_.size() > 1) part.resize(count * dim);
   // The last point where an update can still fail or be cancelled: from here every shard makes its own.
-  for (const auto& pass : passes_) MARGINFC_TRY(pass->reserve(gradients.features != nullptr, gradients.weights));
+  for (const auto& pass : passes_) MARGINFC_TRY(pass->reserve(gradients.features != nullptr, sink));
   if (batch_.cancel && batch_.cancel->load(std::memory_order_relaxed)) return Status::aborted();
 
   if (gradients.features && shards_.empty()) std::fill_n(gradients.features, count * dim, 0.0f);
@@ -168,8 +175,8 @@ Status Evaluation::backward(const Gradients& gradients) try {
       gamma[i] = -weight[i] * shortfall_[i] * derivative_[i];
       if (!radial.empty()) radial[i] = -weight[i] * shortfall_[i] * norm_derivative_[i];
     }
-    WeightSink sink = gradients.weights;
-    if (sink.kind == WeightSink::Kind::write) sink.gradient += shards_[r]->range().start * dim;
+    if (sink.kind == WeightSink::Kind::write)
+      sink.gradient = gradients.weights.gradient + shards_[r]->range().start * dim;
     float* destination = gradients.features && r > 0 ? part.data() : gradients.features;
     const RowCoefficients coefficients{kappa.data(), gamma.data(), radial.empty() ? nullptr : radial.data(),
                                        largest_weight};
@@ -177,6 +184,7 @@ Status Evaluation::backward(const Gradients& gradients) try {
     if (gradients.features && r > 0)
       for (int64_t e = 0; e < count * dim; e++) gradients.features[e] += part[e];
   }
+  if (skipped_mass) *skipped_mass = total_weight > 0 ? skipped / total_weight : 0;
   return {};
 } catch (const std::bad_alloc&) {
   return Status::no_workspace();

@@ -51,6 +51,9 @@ struct Gradients {
   const float* row_loss_gradient = nullptr;  // [rows]; reduction none
   float* features = nullptr;                 // [rows, dim]; nullable
   WeightSink weights;                        // weights.gradient is [classes, dim] of all shards
+  // Classes without rows of their own may be left out of the weights' gradient while the sum over them and all rows of
+  // |dLoss/dcos| is at most this part of the sum over rows of |dLoss/dz|; docs/numerics.md has the bound that follows.
+  double tolerance = 0;
 };
 
 class Evaluation {
@@ -67,7 +70,8 @@ class Evaluation {
   Status forward(const Margin& margin, bool feature_gradient, const RowResults& rows, ForwardResult* result);
 
   // Phases 4 and 5; after forward().
-  Status backward(const Gradients& gradients);
+  // `skipped_mass`: the part that `tolerance` left out; nullable.
+  Status backward(const Gradients& gradients, double* skipped_mass = nullptr);
 
  private:
   Status epilogue(const Margin& margin, const RowResults& rows, ForwardResult* result);

@@ -33,6 +33,15 @@ export interface RowResults extends NativeRows {
   readonly targetCosine: Float32Array;
 }
 
+/** What `gradientTolerance` left out. */
+export interface SkippedMass {
+  /**
+   * Only with a `gradientTolerance`: sum over the classes left out and all rows of |dLoss/dcos|, over the sum over rows of
+   * |dLoss/dlogit| that their weights allow; at most the tolerance.
+   */
+  readonly skippedMass?: number;
+}
+
 /** One batch against one set of classes, checked. */
 export interface Plan {
   readonly problem: NativeProblem;
@@ -81,6 +90,7 @@ export function planEvaluation(input: PlanInput): Plan {
         ? { weights: weights.array, weightsType: weights.type }
         : { weights, weightsType: 'float32' as const }),
       precision: compute.precision,
+      gradientTolerance: compute.gradientTolerance,
       scale: loss.scale,
       straightThrough: loss.gradient === 'straightThrough',
       onOverflow: loss.onOverflow,
@@ -150,7 +160,12 @@ export function* gradientPass(
   plan: Plan,
   signal: AbortSignal | undefined,
   gradients: () => NativeGradients,
-): Twin<{ rows: RowResults; result: NativeForwardResult; gradients: NativeGradients }> {
+): Twin<{
+  rows: RowResults;
+  result: NativeForwardResult;
+  gradients: NativeGradients;
+  skipped: SkippedMass;
+}> {
   const watch = watchAbort(signal);
   let evaluation: NativeEvaluation | undefined;
   try {
@@ -159,7 +174,8 @@ export function* gradientPass(
     const rows = newRows(plan.rows);
     const wanted = gradients();
     const result = yield* settled(evaluation.valueAndGrad(mode, margin, rows, wanted));
-    return { rows, result, gradients: wanted };
+    const skipped = plan.problem.gradientTolerance > 0 ? { skippedMass: result.skippedMass } : {};
+    return { rows, result, gradients: wanted, skipped };
   } catch (error) {
     throw publicError(error, signal);
   } finally {

@@ -156,7 +156,11 @@ function gradientCall(
         dFeatures ??= addon().allocate(features.length);
         return { ...gradients, dFeatures };
       });
-      return { ...headResult(done.rows, done.result, settings), dFeatures: dFeatures as Float32Array };
+      return {
+        ...headResult(done.rows, done.result, settings),
+        dFeatures: dFeatures as Float32Array,
+        ...done.skipped,
+      };
     },
   };
 }

@@ -1,6 +1,6 @@
 /** What a {@link MarginHead} and the forward passes made on it share, and the types of their results. */
 
-import type { RowResults } from './evaluation.js';
+import type { RowResults, SkippedMass } from './evaluation.js';
 import type { HeadSettings } from './head_options.js';
 import type { NativeForwardResult, NativeHead, NativeWeightGradient } from './native.js';
 import { checkLearningRate } from './optimizers.js';
@@ -28,7 +28,7 @@ export interface HeadResult extends RowResults {
 }
 
 /** HeadResult with the gradient to train the embedding with. */
-export interface StepResult extends HeadResult {
+export interface StepResult extends HeadResult, SkippedMass {
   /** [B, dim] */
   readonly dFeatures: Float32Array;
 }

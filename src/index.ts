@@ -8,7 +8,7 @@
 
 export { type EngineStatus, listEngines } from './engines.js';
 export { MarginFcError, type MarginFcErrorCode } from './errors.js';
-export type { RowResults } from './evaluation.js';
+export type { RowResults, SkippedMass } from './evaluation.js';
 export type { BackwardOptions, ForwardPass, LossResult } from './forward_pass.js';
 export type { GradientArrays, GradientChoice, GradientOutputs } from './gradients.js';
 export { MarginHead } from './head.js';

@@ -1,7 +1,14 @@
 /** The loss as a function of features and weights, with or without gradients. */
 
 import { checkEngine } from './engines.js';
-import { forwardPass, gradientPass, type Plan, planEvaluation, type RowResults } from './evaluation.js';
+import {
+  forwardPass,
+  gradientPass,
+  type Plan,
+  planEvaluation,
+  type RowResults,
+  type SkippedMass,
+} from './evaluation.js';
 import { ForwardPass, type LossResult } from './forward_pass.js';
 import {
   type GradientArrays,
@@ -88,7 +95,7 @@ export type ValueAndGradOptions<G extends GradientChoice = GradientChoice> = Cal
   );
 
 /** Result of {@link valueAndGrad}. */
-export type ValueAndGrad<G extends GradientChoice = 'both'> = LossResult & GradientArrays<G>;
+export type ValueAndGrad<G extends GradientChoice = 'both'> = LossResult & GradientArrays<G> & SkippedMass;
 
 /** Everything a call needs, checked. */
 interface Call {
@@ -174,7 +181,12 @@ function* valueAndGradTwin<G extends GradientChoice>(
   const done = yield* gradientPass(mode, call.plan, call.signal, gradients);
   const { dLoss } = done.gradients;
   const loss = typeof dLoss === 'number' ? done.result.loss : weightedSum(dLoss, done.rows.rowLoss);
-  return { ...lossResult(call, done.rows, done.result), loss, ...gradientArrays<G>(done.gradients) };
+  return {
+    ...lossResult(call, done.rows, done.result),
+    loss,
+    ...gradientArrays<G>(done.gradients),
+    ...done.skipped,
+  };
 }
 
 function* forwardTwin(

@@ -44,6 +44,8 @@ export interface NativeProblem {
   /** [C, D], borrowed until dispose(), of weightsType; or a head that owns its weights, in float32. */
   readonly weights: Float32Array | Uint16Array | NativeHead;
   readonly weightsType: NativePrecision;
+  /** Part of the gradient's mass that may be left out of the weights' gradient; 0 for none. */
+  readonly gradientTolerance: number;
   /** Of the multiply operands. */
   readonly precision: NativePrecision;
   readonly scale: number;
@@ -88,6 +90,11 @@ export interface NativeGradients {
   readonly weightGradient: NativeWeightGradient;
 }
 
+export interface NativeBackwardResult {
+  /** The part that was left out. */
+  readonly skippedMass: number;
+}
+
 export interface NativeForwardResult {
   /** NaN when reduction is 'none' and no dLoss was given. */
   readonly loss: number;
@@ -127,14 +134,14 @@ export interface NativeEvaluation {
   /** Phases 0 to 3. */
   forward(mode: NativeMode, margin: NativeMargin, rows: NativeRows): NativeReturn<NativeForwardResult>;
   /** Phases 4 and 5; after forward. May be called again with another dLoss. */
-  backward(mode: NativeMode, gradients: NativeGradients): NativeReturn<undefined>;
+  backward(mode: NativeMode, gradients: NativeGradients): NativeReturn<NativeBackwardResult>;
   /** Phases 0 to 5 in one go; cheaper than forward and backward when `gradients` are known to be wanted. */
   valueAndGrad(
     mode: NativeMode,
     margin: NativeMargin,
     rows: NativeRows,
     gradients: NativeGradients,
-  ): NativeReturn<NativeForwardResult>;
+  ): NativeReturn<NativeForwardResult & NativeBackwardResult>;
   /** Frees the workspace and lets go of the borrowed arrays (after the calls in flight). Idempotent. */
   dispose(): void;
 }

@@ -62,6 +62,13 @@ export interface ComputeOptions {
   /** Whether NaN or infinity in features or weights is an error (ERR_NOT_FINITE) or goes through. Default true. */
   readonly checkFinite?: boolean | undefined;
   /**
+   * Lets the weights' gradient leave out groups of classes that no row of the batch owns and whose probability is too small to
+   * matter: for reduction `mean` the sum over classes of |w_j| |change of dw_j| is at most `scale * gradientTolerance`, for
+   * `sum` that times the number of rows. Their rows of dWeights are 0; dFeatures and the loss stay exact. Results then have
+   * `skippedMass`, the part of the tolerance's measure that was left out. In [0, 1). Default 0: nothing is left out.
+   */
+  readonly gradientTolerance?: number | undefined;
+  /**
    * What the products multiply; sums are float32 whatever it is. `bfloat16` is twice as fast where the CPU has AVX512-BF16, and
    * with `float16` rounded to the same elsewhere, for comparison. Default `float32`.
    */
@@ -87,6 +94,7 @@ export const computeNames = {
   shards: true,
   checkFinite: true,
   precision: true,
+  gradientTolerance: true,
 } as const satisfies Record<keyof ComputeOptions, true>;
 
 const defaultLoss: Loss = { margin: arcface(), scale: 64, gradient: 'exact', onOverflow: 'none' };
@@ -114,11 +122,13 @@ export function checkCompute(options: ComputeOptions): Compute {
     shards = 1,
     checkFinite = true,
     precision = 'float32',
+    gradientTolerance = 0,
   } = options;
   checkOneOf(workspace, ['keep', 'recompute', 'auto'], 'workspace');
   checkInteger(workspaceBytes, 'workspaceBytes', { least: 0, most: Number.MAX_SAFE_INTEGER });
   checkInteger(shards, 'shards', { least: 1, most: 65536 });
   checkBoolean(checkFinite, 'checkFinite');
   checkOneOf(precision, ['float32', 'bfloat16', 'float16'], 'precision');
-  return { workspace, workspaceBytes, shards, checkFinite, precision };
+  checkNumber(gradientTolerance, 'gradientTolerance', { least: 0, below: 1 });
+  return { workspace, workspaceBytes, shards, checkFinite, precision, gradientTolerance };
 }
