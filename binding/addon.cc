@@ -31,12 +31,19 @@ Napi::Value allocate(const Napi::CallbackInfo& info) {
   return allocate_output(env, Environment::of(env).outputs(), static_cast<size_t>(length));
 }
 
+Napi::Value release_memory(const Napi::CallbackInfo& info) {
+  Environment& environment = Environment::of(info.Env());
+  const size_t floats = environment.outputs()->trim() + environment.trim_workspaces();
+  return Napi::Number::New(info.Env(), static_cast<double>(floats * sizeof(float)));
+}
+
 Napi::Object install(Napi::Env env, Napi::Object exports) {
   Environment::install(env);
   EvaluationObject::install(env, exports);
   HeadObject::install(env, exports);
   exports.Set("listEngines", Napi::Function::New<list_engines>(env, "listEngines"));
   exports.Set("allocate", Napi::Function::New<allocate>(env, "allocate"));
+  exports.Set("releaseMemory", Napi::Function::New<release_memory>(env, "releaseMemory"));
   return exports;
 }
 

@@ -27,6 +27,8 @@ class Environment {
 
   // The CPU engine, shared with whatever holds memory of its; throws where MARGINFC_ISA asks for one this machine lacks.
   const std::shared_ptr<CpuEngine>& engine(Napi::Env env);
+  // Gives the engine's idle workspaces back; returns how many floats they were.
+  size_t trim_workspaces() { return engine_ ? engine_->buffers().trim() : 0; }
   // Why engine() would throw; null if it would not.
   const char* unavailable() const { return kernels_.why; }
 

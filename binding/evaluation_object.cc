@@ -100,6 +100,7 @@ class PhasesJob final : public Job {
     Napi::Object object = Napi::Object::New(env);
     object.Set("skippedMass", skipped_mass_);
     if (!forward_) return object;
+    if (!backward_) state_->held.set(state_->workspace_bytes);
     object.Set("loss", result_.loss);
     object.Set("accuracy", result_.accuracy);
     object.Set("workspace", state_->workspace == Workspace::keep ? "keep" : "recompute");
@@ -174,7 +175,7 @@ EvaluationObject::EvaluationObject(const Napi::CallbackInfo& info) : ObjectWrap(
   const Napi::Env env = info.Env();
   if (!info[0].IsObject()) throw make_error(env, Status::failure(Code::type, "problem must be an object"));
   const auto problem = info[0].As<Napi::Object>();
-  auto state = std::make_shared<EvaluationState>();
+  auto state = std::make_shared<EvaluationState>(env);
   state->engine = Environment::of(env).engine(env);
   CpuEngine& engine = *state->engine;
 
@@ -259,9 +260,11 @@ EvaluationObject::EvaluationObject(const Napi::CallbackInfo& info) : ObjectWrap(
     }
   }
   const std::string workspace = text(problem, "workspace");
-  const bool fits = engine.keep_bytes(batch.rows, state->classes, batch.operands) <= number(problem, "workspaceBytes");
+  const size_t keep_bytes = engine.keep_bytes(batch.rows, state->classes, batch.operands);
+  const bool fits = keep_bytes <= number(problem, "workspaceBytes");
   batch.workspace = workspace == "keep" || (workspace == "auto" && fits) ? Workspace::keep : Workspace::recompute;
   state->workspace = batch.workspace;
+  state->workspace_bytes = batch.workspace == Workspace::keep ? static_cast<int64_t>(keep_bytes) : 0;
   state->evaluation = std::make_unique<Evaluation>(std::move(shards), batch, options);
   state_ = std::move(state);
 }

@@ -5,6 +5,7 @@
 #include <memory>
 #include <vector>
 
+#include "binding/held_memory.h"
 #include "binding/job.h"
 #include "cpu/cpu_engine.h"
 #include "engine/evaluation.h"
@@ -15,6 +16,8 @@ namespace marginfc::binding {
 // The evaluation with everything it borrows. Shared by the JavaScript object and its calls in flight; the last of
 // them frees it, on the main thread.
 struct EvaluationState {
+  explicit EvaluationState(Napi::Env env) : held(env) {}
+
   std::shared_ptr<CpuEngine> engine;  // first, so that it goes last
   std::vector<int32_t> labels;        // [rows], a checked copy: the caller's may be shared memory
   std::vector<float> features;        // [rows, dim], only when the caller's are of 16 bits
@@ -29,6 +32,8 @@ struct EvaluationState {
   bool forwarded = false;
   std::atomic<int32_t> own_cancel{0};
   std::atomic<int32_t>* cancel = &own_cancel;
+  int64_t workspace_bytes = 0;
+  HeldMemory held;
   std::vector<Napi::ObjectReference> kept;  // features, weights or head, row weights, cancel
 };
 

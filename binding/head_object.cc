@@ -124,7 +124,7 @@ bool HeadObject::is(const Napi::Value& value) {
   return value.IsObject() && value.As<Napi::Object>().InstanceOf(Environment::of(value.Env()).head_constructor.Value());
 }
 
-HeadObject::HeadObject(const Napi::CallbackInfo& info) : ObjectWrap(info) {
+HeadObject::HeadObject(const Napi::CallbackInfo& info) : ObjectWrap(info), held_(info.Env()) {
   const Napi::Env env = info.Env();
   if (!info[0].IsObject()) throw make_error(env, Status::failure(Code::type, "options must be an object"));
   const auto options = info[0].As<Napi::Object>();
@@ -135,10 +135,12 @@ HeadObject::HeadObject(const Napi::CallbackInfo& info) : ObjectWrap(info) {
     throw make_error(env, Status::failure(Code::shape, "dim, classes and shards must be positive"));
   std::unique_ptr<Head> head;
   const std::shared_ptr<CpuEngine> engine = Environment::of(env).engine(env);
-  require(env, Head::create(*engine, classes, static_cast<int32_t>(dim), shards,
-                            read_optimizer(options.Get("optimizer")), &head));
+  const Optimizer optimizer = read_optimizer(options.Get("optimizer"));
+  require(env, Head::create(*engine, classes, static_cast<int32_t>(dim), shards, optimizer, &head));
   // The engine goes after the last holder of the head.
   head_ = std::shared_ptr<Head>(head.release(), [engine](Head* last) { delete last; });
+  const int arrays = optimizer.kind == Optimizer::Kind::adamw ? 3 : optimizer.momentum != 0 ? 2 : 1;
+  held_.set(arrays * classes * dim * static_cast<int64_t>(sizeof(float)));
 }
 
 std::shared_ptr<Head> HeadObject::head(Napi::Env env) const {
@@ -184,6 +186,9 @@ Napi::Value HeadObject::step_count(const Napi::CallbackInfo& info) {
   return Napi::Number::New(info.Env(), static_cast<double>(head(info.Env())->step_count()));
 }
 
-void HeadObject::dispose(const Napi::CallbackInfo&) { head_.reset(); }
+void HeadObject::dispose(const Napi::CallbackInfo&) {
+  head_.reset();
+  held_.set(0);
+}
 
 }  // namespace marginfc::binding

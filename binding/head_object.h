@@ -3,7 +3,7 @@
 
 #include <memory>
 
-#include "binding/napi_setup.h"
+#include "binding/held_memory.h"
 #include "engine/head.h"
 
 namespace marginfc::binding {
@@ -28,6 +28,7 @@ class HeadObject : public Napi::ObjectWrap<HeadObject> {
   void dispose(const Napi::CallbackInfo& info);
 
   std::shared_ptr<Head> head_;  // holds the engine too
+  HeldMemory held_;
 };
 
 }  // namespace marginfc::binding

@@ -5,6 +5,7 @@
 //   environment        one engine and one dispatcher thread per JavaScript environment
 //   output_pool        memory of large results
 //   job                a call's work, run at once or off the main thread
+//   held_memory        native memory that the garbage collector is told of
 //   arguments          reading arguments, checked for what would read or write out of bounds
 //   evaluation_object  class Evaluation
 //   head_object        class Head

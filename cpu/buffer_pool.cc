@@ -51,9 +51,12 @@ void BufferPool::give(FloatBuffer block) {
   }
 }
 
-void BufferPool::trim() {
+size_t BufferPool::trim() {
   std::lock_guard<std::mutex> lock(mutex_);
+  size_t total = 0;
+  for (const FloatBuffer& idle : idle_) total += idle.size();
   idle_.clear();
+  return total;
 }
 
 size_t BufferPool::lent() {

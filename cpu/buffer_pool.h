@@ -16,8 +16,8 @@ class BufferPool {
   [[nodiscard]] bool take(size_t size, FloatBuffer* block);
   // The newest blocks stay, up to a total; the rest goes back to the system.
   void give(FloatBuffer block);
-  // Gives all idle blocks back to the system.
-  void trim();
+  // Gives all idle blocks back to the system; returns how many floats they were.
+  size_t trim();
   // Floats in blocks that were taken and not yet given back.
   size_t lent();
 

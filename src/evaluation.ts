@@ -7,6 +7,7 @@ import { watchAbort } from './abort.js';
 import { customTargets } from './custom_margin.js';
 import { publicError } from './errors.js';
 import { type CustomMargin, nativeMargin } from './margins.js';
+import { noteUse } from './memory.js';
 import {
   addon,
   type NativeEvaluation,
@@ -132,6 +133,7 @@ export function* forwardPass(mode: NativeMode, plan: Plan, signal: AbortSignal |
     throw publicError(error, signal);
   } finally {
     watch.stop();
+    noteUse();
   }
 }
 
@@ -151,6 +153,7 @@ export function* backwardPass(
     throw publicError(error, signal);
   } finally {
     watch.stop();
+    noteUse();
   }
 }
 
@@ -181,6 +184,7 @@ export function* gradientPass(
   } finally {
     evaluation?.dispose();
     watch.stop();
+    noteUse();
   }
 }
 

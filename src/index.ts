@@ -55,6 +55,7 @@ export {
   type X2SoftmaxMargin,
   x2softmax,
 } from './margins.js';
+export { releaseMemory } from './memory.js';
 export { type AdamWOptimizer, adamw, type Optimizer, type SgdOptimizer, sgd } from './optimizers.js';
 export type {
   ComputeOptions,

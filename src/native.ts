@@ -208,6 +208,8 @@ export interface Addon {
   listEngines(): NativeEngineRow[];
   /** Output memory: `length` floats, contents unspecified. */
   allocate(length: number): Float32Array;
+  /** Gives idle workspaces and result blocks of this environment back to the system; returns their bytes. */
+  releaseMemory(): number;
 }
 
 let loaded: Addon | undefined;
