@@ -62,13 +62,20 @@ int64_t ClassBlock::load(const void* weights, int64_t first, int32_t classes) {
   } else {
     for (int32_t c = 0; c < classes; c++) {
       true_inverse_norm_[c] = 1 / std::sqrt(static_cast<double>(inverse[c]));
-      has_direction_[c] = true;
       inverse[c] = static_cast<float>(true_inverse_norm_[c]);
     }
   }
   if (tail_width_) fill_tail(rows_, tail_);
   make_operands();
   return bad;
+}
+
+void ClassBlock::load_ordinary(const void* weights, int64_t first, int32_t classes) {
+  first_ = first;
+  classes_ = classes;
+  rows_ = static_cast<const float*>(weights);
+  copied_ = false;
+  if (tail_width_) fill_tail(rows_, tail_);
 }
 
 void ClassBlock::normalise(const float* weights) {
@@ -113,13 +120,13 @@ void ClassBlock::make_operands() {
   gradient_tail_ = tail_width_ ? rounded_tail_.data() : nullptr;
 }
 
-void ClassBlock::tangent(int32_t c, float dot, float* beta, float* inverse) const {
+void ClassBlock::tangent(int32_t c, float dot, float square, float* beta, float* inverse) const {
   if (copied_) {
     *beta = has_direction_[c] ? dot : 0.0f;
     *inverse = static_cast<float>(true_inverse_norm_[c]);
   } else {
     // E carried 1 / |w| already: dW = sum - (sum . wh) wh, and the dot was taken with w.
-    *beta = static_cast<float>(dot * true_inverse_norm_[c] * true_inverse_norm_[c]);
+    *beta = dot / square;
     *inverse = 1;
   }
 }

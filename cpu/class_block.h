@@ -26,6 +26,10 @@ class ClassBlock {
   // that exp(z) / |w| might leave float32's range makes the whole block a normalised copy with inverse_norm() 1;
   // float16 operands, whose range is short, always are such copies.
   int64_t load(const void* weights, int64_t first, int32_t classes);
+  // The same rows again for a gradient alone, after load() found them ordinary(): no norms and no operands.
+  void load_ordinary(const void* weights, int64_t first, int32_t classes);
+  // Whether the rows are used as they are stored.
+  bool ordinary() const { return !copied_ && storage_ == Precision::float32; }
 
   int64_t first() const { return first_; }
   int32_t classes() const { return classes_; }
@@ -44,12 +48,12 @@ class ClassBlock {
   const float* inverse_norm() const { return inverse_norm_.data(); }
 
   // The tangent gradient of a class is (sum - beta * row(c)) * inverse, where `sum` runs over rows of E * kappa * xh
-  // and `dot` is sum . row(c).
-  void tangent(int32_t c, float dot, float* beta, float* inverse) const;
+  // `dot` is sum . row(c) and `square` is row(c) . row(c).
+  void tangent(int32_t c, float dot, float square, float* beta, float* inverse) const;
   // |w|, or |w| / (what row(c) was divided by): turns a sum over E into one over exp(z).
   double mass_scale(int32_t c) const { return copied_ ? 1.0 : 1.0 / true_inverse_norm_[c]; }
   // False for rows too short to have a direction: w / 1e-12 is not projected.
-  bool has_direction(int32_t c) const { return has_direction_[c]; }
+  bool has_direction(int32_t c) const { return !copied_ || has_direction_[c]; }
 
  private:
   void normalise(const float* weights);

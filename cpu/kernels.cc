@@ -205,9 +205,9 @@ struct WeightGradientTile {
   static void run(const WeightGradientTask& task, int32_t, int32_t) {
     const int32_t panels = (task.dim + kPanel - 1) / kPanel;
     const int64_t width = static_cast<int64_t>(panels) * kPanel;
-    Vector dots[H];
+    Vector dots[H], squares[H];
 #pragma GCC unroll 16
-    for (int h = 0; h < H; h++) dots[h] = Vector{};
+    for (int h = 0; h < H; h++) dots[h] = squares[h] = Vector{};
     for (int32_t panel = 0; panel < panels; panel++) {
       // Even panels fetch the next tile's E, odd ones its class rows.
       const void* next = panel % 2 == 0 ? task.next_exponentials : task.next_weights;
@@ -225,11 +225,17 @@ struct WeightGradientTile {
       for (int h = 0; h < H; h++) {
         store(out + h * width, acc[h][0]);
         store(out + h * width + kLanes, acc[h][1]);
-        dots[h] += acc[h][0] * load(weights + h * stride);
-        dots[h] += acc[h][1] * load(weights + h * stride + kLanes);
+        const Vector w0 = load(weights + h * stride), w1 = load(weights + h * stride + kLanes);
+        dots[h] += acc[h][0] * w0;
+        dots[h] += acc[h][1] * w1;
+        squares[h] += w0 * w0;
+        squares[h] += w1 * w1;
       }
     }
-    for (int h = 0; h < H; h++) task.dots[h] = sum(dots[h]);
+    for (int h = 0; h < H; h++) {
+      task.dots[h] = sum(dots[h]);
+      task.squares[h] = sum(squares[h]);
+    }
   }
 };
 

@@ -83,7 +83,8 @@ struct WeightGradientTask {
   float* gradient;                 // [classes, ceil(dim / panel) * panel] out: sum over rows of E * kappa * xh
   const float* next_exponentials;  // the next tile's, to be fetched on the way; null for none
   const void* next_weights;
-  float* dots;  // [classes] out: gradient row . class row
+  float* dots;     // [classes] out: gradient row . class row
+  float* squares;  // [classes] out: class row . class row
 };
 
 // One class's finished gradient g = unscale * (raw - beta * unit) * inverse + target, and what is done with it.

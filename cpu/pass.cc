@@ -186,6 +186,7 @@ Status CpuPass::negatives(bool feature_gradient, const Negatives& result) {
     return Status::no_workspace();
   if (feature_gradient && !reserve_accumulators()) return Status::no_workspace();
   sums_.assign(chunks_ * lanes, 0);
+  ordinary_.assign(blocks_, 0);
   bad_class_ = INT64_MAX;
   if (far || result.hardest) {
     if (!hardest_.allocate(chunks_ * lanes)) return Status::no_workspace();
@@ -244,7 +245,7 @@ Status CpuPass::reserve(bool feature_gradient, const WeightSink& sink) try {
   for (Scratch& scratch : scratch_)
     if ((!keep && !scratch.exponentials.allocate(floats_of(block_classes_ * stride_))) ||
         !scratch.gradient.allocate((kernels_.tile_classes + 1) * width_) ||
-        !scratch.dots.allocate(kernels_.tile_classes))
+        !scratch.dots.allocate(2 * kernels_.tile_classes))
       return Status::no_workspace();
   return {};
 } catch (const std::bad_alloc&) {

@@ -75,8 +75,8 @@ class CpuPass final : public ShardPass {
   Status find_row_maxima();
   // Fails when a sweep met a class row that is not finite.
   Status check_weights() const;
-  // Returns the block's classes.
-  int32_t load_block(int64_t b, ClassBlock& block);
+  // Returns the block's classes. On its first visit the block's kind is noted.
+  int32_t load_block(int64_t b, bool for_products, bool first_visit, ClassBlock& block);
   NegativesTask product_task(const ClassBlock& block, int64_t row, int64_t rows, float* exponentials,
                              int64_t stride) const;
   // Floats that hold this many elements of E.
@@ -136,6 +136,7 @@ class CpuPass final : public ShardPass {
   PooledBuffer settled_;               // the same, for long chunks
   FloatBuffer offsets_;                // [panels * panel], log2 units; only when s > 64
   FloatBuffer hardest_;                // [chunks, panels * panel], log2 units
+  std::vector<uint8_t> ordinary_;      // [blocks], whether a block's rows are used as they are stored
   std::vector<double> sums_;           // [chunks, panels * panel]
   std::vector<Scratch> scratch_;       // [threads]
   std::vector<double> gamma_;          // [rows], while gradients() runs

@@ -47,10 +47,16 @@ Status CpuPass::run(const Sweep& sweep) {
   return {};
 }
 
-int32_t CpuPass::load_block(int64_t b, ClassBlock& block) {
+int32_t CpuPass::load_block(int64_t b, bool for_products, bool first_visit, ClassBlock& block) {
   const int64_t start = b * block_classes_;
   const auto count = static_cast<int32_t>(std::min<int64_t>(block_classes_, classes_ - start));
+  // A sweep that multiplies no class rows needs neither norms nor operands, if the first sweep found nothing special.
+  if (!for_products && ordinary_[b]) {
+    block.load_ordinary(shard_.row(start), start, count);
+    return count;
+  }
   const int64_t bad = block.load(shard_.row(start), start, count);
+  if (first_visit) ordinary_[b] = block.ordinary();
   if (bad >= 0) {
     int64_t seen = bad_class_.load(std::memory_order_relaxed);
     while (bad < seen && !bad_class_.compare_exchange_weak(seen, bad, std::memory_order_relaxed)) {
@@ -91,7 +97,8 @@ void CpuPass::sweep_blocks(const Sweep& sweep, int64_t first, int64_t last, int6
   ClassBlock& block = scratch.block;
   for (int64_t b = first; b < last; b++) {
     if (sweep.cancellable && cancelled()) return;
-    const int32_t count = load_block(b, block);
+    const bool for_products = sweep.recompute || sweep.features || !skipped_.empty();
+    const int32_t count = load_block(b, for_products, sweep.sums && row_start == 0, block);
     const int64_t start = block.first();
 
     // E of this block: in the kept array, for the whole batch in scratch, or for one row block in scratch.
@@ -189,6 +196,7 @@ void CpuPass::weight_tiles(const Sweep& sweep, Scratch& scratch, const float* ex
     task.classes = count;
     task.gradient = scratch.gradient.data();
     task.dots = scratch.dots.data();
+    task.squares = task.dots + height;
     const bool more = block.first() + c + count < classes_;
     task.next_exponentials = kept_ && more ? element(exponentials, (c + count) * stride) : nullptr;
     task.next_weights = more ? shard_.row(block.first() + c + count) : nullptr;
@@ -196,7 +204,8 @@ void CpuPass::weight_tiles(const Sweep& sweep, Scratch& scratch, const float* ex
     const bool any_owned = owner < owners_.size() && owners_[owner].index < block.first() + c + count;
     if (skip_tile(sweep, scratch, task.exponentials, stride, c, count, any_owned)) {
       std::memset(task.gradient, 0, count * width_ * sizeof(float));
-      std::memset(task.dots, 0, count * sizeof(float));
+      std::fill_n(task.dots, height, 0.0f);
+      std::fill_n(task.squares, height, 1.0f);
     } else {
       kernels_.weight_gradient(task);
     }
@@ -204,7 +213,7 @@ void CpuPass::weight_tiles(const Sweep& sweep, Scratch& scratch, const float* ex
       GradientRow row;
       row.raw = scratch.gradient.data() + h * width_;
       row.unit = block.row(c);
-      block.tangent(c, scratch.dots.data()[h], &row.beta, &row.inverse);
+      block.tangent(c, task.dots[h], task.squares[h], &row.beta, &row.inverse);
       row.unscale = static_cast<float>(unscale_);
       row.dim = dim_;
       const int64_t index = block.first() + c;

@@ -123,9 +123,10 @@ export interface Engine {
   readonly missing?: string;
 }
 
-export const instructionSets = ['baseline', 'avx2', 'avx512'] as const;
+export const instructionSets: readonly string[] =
+  process.arch === 'arm64' ? ['neon'] : ['baseline', 'avx2', 'avx512'];
 /** avx512bf16 differs from avx512 with bfloat16 operands only. */
-export const halfInstructionSets = [...instructionSets, 'avx512bf16'] as const;
+export const halfInstructionSets = [...instructionSets, ...(process.arch === 'arm64' ? [] : ['avx512bf16'])];
 
 /** Every instruction set of the CPU engine, with the reason where this machine cannot run it. */
 export async function findEngines(sets: readonly string[] = instructionSets): Promise<Engine[]> {
