@@ -79,7 +79,7 @@ export interface HeadLossOptions {
  * import { arcface } from 'marginfc';
  * import { marginLoss } from 'marginfc/tfjs';
  *
- * const weights = tf.variable(tf.randomNormal<tf.Rank.R2>([1000, 64], 0, 0.01));
+ * const weights = tf.variable(tf.randomNormal([1000, 64], 0, 0.01));
  * const step = (features: tf.Tensor2D, labels: tf.Tensor1D) =>
  *   tf.train.sgd(0.1).minimize(() => marginLoss(features, labels, weights, { margin: arcface() }));
  * ```

@@ -2,7 +2,7 @@
 
 import { readdir } from 'node:fs/promises';
 import { createRequire } from 'node:module';
-import { join } from 'node:path';
+import { basename, join, resolve } from 'node:path';
 import { fitted, type ImageSize, imageFile, readGrey, sizeOf } from './images.js';
 import { type Random, shuffled } from './random.js';
 
@@ -40,7 +40,10 @@ export function loadDigits(): LabelledImages {
   const half = side / 2;
   const images: Float32Array[] = [];
   const labels: number[] = [];
-  for (const [label, { raw }] of Array.from({ length: 10 }, (_, i) => [i, digits[i] as Mnist[number]] as const)) {
+  for (const [label, { raw }] of Array.from(
+    { length: 10 },
+    (_, i) => [i, digits[i] as Mnist[number]] as const,
+  )) {
     for (let start = 0; start + side * side <= raw.length; start += side * side) {
       const image = new Float32Array(half * half);
       for (let pixel = 0; pixel < side * side; pixel++) {
@@ -63,7 +66,10 @@ export function loadDigits(): LabelledImages {
 export async function loadFolder(folder: string): Promise<LabelledImages> {
   const entries = await readdir(folder, { withFileTypes: true });
   const byName = new Intl.Collator('en', { numeric: true }).compare;
-  const names = entries.filter((entry) => entry.isDirectory()).map((entry) => entry.name).sort(byName);
+  const names = entries
+    .filter((entry) => entry.isDirectory())
+    .map((entry) => entry.name)
+    .sort(byName);
   const files: string[] = [];
   const labels: number[] = [];
   const classNames: string[] = [];
@@ -84,7 +90,7 @@ export async function loadFolder(folder: string): Promise<LabelledImages> {
   const size = fitted(await sizeOf(first), 28);
   const images: Float32Array[] = [];
   for (const file of files) images.push(await readGrey(file, size));
-  return { name: folder, size, images, labels, classNames };
+  return { name: basename(resolve(folder)), size, images, labels, classNames };
 }
 
 /** 30 % of the classes, drawn at random, are held out: at least two, and at least two are left. */
@@ -105,7 +111,10 @@ function divide(labels: readonly number[], trained: ReadonlySet<number>, random:
   const test: number[] = [];
   const heldOut: number[] = [];
   for (const label of new Set(labels)) {
-    const mine = shuffled([...labels.keys()].filter((image) => labels[image] === label), random);
+    const mine = shuffled(
+      [...labels.keys()].filter((image) => labels[image] === label),
+      random,
+    );
     if (!trained.has(label)) {
       heldOut.push(...mine);
       continue;

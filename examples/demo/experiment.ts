@@ -32,7 +32,7 @@ export const comparedLosses: readonly ComparedLoss[] = [
 export interface Settings {
   readonly seeds: number;
   readonly dim: number;
-  /** Undefined: as many as make about 320 steps. */
+  /** Undefined: as many as make about 240 steps. */
   readonly epochs: number | undefined;
 }
 
@@ -91,7 +91,11 @@ const picturedClasses = 8;
 /** Pairs of each kind that are verified; all, if there are fewer. */
 const mostPairs = 10_000;
 
-export async function compareLosses(data: LabelledImages, settings: Settings, progress: Progress): Promise<Results> {
+export async function compareLosses(
+  data: LabelledImages,
+  settings: Settings,
+  progress: Progress,
+): Promise<Results> {
   const { seeds, dim } = settings;
   const splits = Array.from({ length: seeds }, (_, i) => openSetSplit(data, seeded(i + 1)));
   const pictureSplit = closedSetSplit(data, picturedClasses, seeded(1));
@@ -174,7 +178,7 @@ function makeRecipe(split: Split, dim: number, epochs: number | undefined): Reci
     hidden: [128],
     dim,
     scale: 16,
-    epochs: epochs ?? Math.max(8, Math.round((320 * batchSize) / split.train.length)),
+    epochs: epochs ?? Math.max(6, Math.round((240 * batchSize) / split.train.length)),
     batchSize,
     learningRate: 1e-3,
     headLearningRate: 0.1,
@@ -183,19 +187,23 @@ function makeRecipe(split: Split, dim: number, epochs: number | undefined): Reci
 }
 
 /**
- * In two dimensions classes cannot pass each other on their way round the circle: their weights start evenly
- * spaced and move slowly, and a second hidden layer and more epochs help the images to get there.
+ * In two dimensions classes cannot pass each other on their way round the circle, and where two meet they stay.
+ * So their weights start evenly spaced and move slowly, and a second hidden layer and more epochs let the images
+ * get there.
  */
 function makePictureRecipe(split: Split, epochs: number | undefined): Recipe {
   const wide = makeRecipe(split, 2, epochs);
   const classes = split.classOf.size;
   const turn = (label: number) => (2 * Math.PI * label) / classes;
-  const directions = Array.from({ length: classes }, (_, label) => [Math.cos(turn(label)), Math.sin(turn(label))]);
+  const directions = Array.from({ length: classes }, (_, label) => [
+    Math.cos(turn(label)),
+    Math.sin(turn(label)),
+  ]);
   return {
     ...wide,
     hidden: [128, 64],
-    epochs: epochs ?? Math.round(2.5 * wide.epochs),
-    headLearningRate: 1e-3,
+    epochs: epochs ?? 2 * wide.epochs,
+    headLearningRate: 1e-4,
     init: Float32Array.from(directions.flat()),
   };
 }

@@ -179,7 +179,11 @@ export function bestThreshold(positives: readonly number[], negatives: readonly 
   return threshold;
 }
 
-function balancedAccuracy(positives: readonly number[], negatives: readonly number[], threshold: number): number {
+function balancedAccuracy(
+  positives: readonly number[],
+  negatives: readonly number[],
+  threshold: number,
+): number {
   const accepted = share(positives, (cosine) => cosine > threshold);
   const refused = share(negatives, (cosine) => cosine <= threshold);
   return (accepted + refused) / 2;

@@ -3,7 +3,12 @@
 import { initializers, layers, type Sequential, sequential } from '@tensorflow/tfjs-layers';
 
 /** inputs -> hidden ... -> dim, relu between. Convolutions would learn more, but tfjs's wasm backend cannot train them. */
-export function createNetwork(inputs: number, hidden: readonly number[], dim: number, seed: number): Sequential {
+export function createNetwork(
+  inputs: number,
+  hidden: readonly number[],
+  dim: number,
+  seed: number,
+): Sequential {
   const network = sequential();
   let inputShape: { inputShape?: number[] } = { inputShape: [inputs] };
   for (const [index, units] of hidden.entries()) {

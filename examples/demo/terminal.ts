@@ -21,20 +21,24 @@ export function printHeading(title: string, facts: Readonly<Record<string, strin
 /** A bar on a terminal; elsewhere only the lines, so that a log stays readable. */
 export function reportProgress(): Progress & { stop(): void } {
   const bars = process.stdout.isTTY
-    ? new MultiBar(
-        {
-          format: '{bar} {percentage} %  {run}  loss {loss}  about {eta_formatted} left',
-          barCompleteChar: '█',
-          barIncompleteChar: '░',
-          barsize: 24,
-          hideCursor: true,
-          clearOnComplete: true,
-          etaBuffer: 40,
-        },
-      )
+    ? new MultiBar({
+        format: '{bar} {percentage} %  {run}  loss {loss}  about {eta_formatted} left',
+        barCompleteChar: '█',
+        barIncompleteChar: '░',
+        barsize: 24,
+        clearOnComplete: true,
+        // Ctrl-C ends the program, not only the bar.
+        gracefulExit: false,
+        etaBuffer: 40,
+      })
     : undefined;
   let bar: SingleBar | undefined;
-  const line = (text: string) => (bars ? bars.log(`${text}\n`) : console.log(text));
+  const line = (text: string) => {
+    bars?.log(`${text}\n`);
+    // Training leaves the bar's own timer little room.
+    if (bar) bars?.update();
+    if (!bars) console.log(text);
+  };
   return {
     start(epochs) {
       line(styled('dim', 'Training loss by epoch'));
@@ -42,9 +46,14 @@ export function reportProgress(): Progress & { stop(): void } {
     },
     epoch(run, loss) {
       bar?.increment(1, { run, loss: loss.toFixed(2) });
+      bars?.update();
     },
     done(run, losses) {
-      line(`  ${run.padEnd(18)}  ${selection(losses, 8).map((loss) => loss.toFixed(2).padStart(5)).join('  ')}`);
+      line(
+        `  ${run.padEnd(18)}  ${selection(losses, 8)
+          .map((loss) => loss.toFixed(2).padStart(5))
+          .join('  ')}`,
+      );
     },
     stop() {
       bars?.stop();
@@ -60,14 +69,20 @@ function selection(values: readonly number[], most: number): number[] {
 }
 
 /** The first column to the left, the others to the right; headings may have several lines. */
-export function printTable(title: string, heading: readonly string[], rows: readonly (readonly string[])[]): void {
+export function printTable(
+  title: string,
+  heading: readonly string[],
+  rows: readonly (readonly string[])[],
+): void {
   const headings = heading.map((text) => text.split('\n'));
   const lines = Math.max(...headings.map((text) => text.length));
   const columns = headings.map((text, column) =>
     Math.max(...text.map((part) => part.length), ...rows.map((row) => row[column]?.length ?? 0)),
   );
   const print = (cells: readonly string[]) =>
-    cells.map((cell, i) => (i === 0 ? cell.padEnd(columns[i] ?? 0) : cell.padStart(columns[i] ?? 0))).join('   ');
+    cells
+      .map((cell, i) => (i === 0 ? cell.padEnd(columns[i] ?? 0) : cell.padStart(columns[i] ?? 0)))
+      .join('   ');
   console.log(`\n${styled('bold', title)}`);
   for (let i = 0; i < lines; i++) {
     const parts = headings.map((text) => text[text.length - lines + i] ?? '');

@@ -1,6 +1,6 @@
 /** Trains one network with one head, and embeds images with the result. */
 
-import { type Tensor, type Tensor2D, tensor2d, train as optimizers } from '@tensorflow/tfjs-core';
+import { train as optimizers, type Tensor, type Tensor2D, tensor2d } from '@tensorflow/tfjs-core';
 import { type Margin, MarginHead, type MarginHeadOptions, sgd } from 'marginfc';
 import { headLoss, labelTargets } from 'marginfc/tfjs';
 import type { LabelledImages, Split } from './data.js';
@@ -67,7 +67,6 @@ export async function trainEmbedding(
     batchSize,
     shuffle: false,
     verbose: 0,
-    yieldEvery: 'never',
     callbacks: {
       onEpochEnd: async (_, logs) => {
         const loss = logs?.loss ?? Number.NaN;
@@ -100,8 +99,18 @@ export async function trainEmbedding(
   return trained;
 }
 
+/** The chosen images as rows, each brought to mean 0 and standard deviation 1: brightness tells nothing. */
 function stacked(images: readonly Float32Array[], chosen: readonly number[], pixels: number): Tensor2D {
-  const values = new Float32Array(chosen.length * pixels);
-  for (const [row, image] of chosen.entries()) values.set(images[image] as Float32Array, row * pixels);
-  return tensor2d(values, [chosen.length, pixels]);
+  const rows = new Float32Array(chosen.length * pixels);
+  for (const [row, image] of chosen.entries()) {
+    const grey = images[image] as Float32Array;
+    const centre = grey.reduce((sum, value) => sum + value, 0) / pixels;
+    const variance = grey.reduce((sum, value) => sum + (value - centre) ** 2, 0) / pixels;
+    const deviation = Math.sqrt(variance) || 1;
+    rows.set(
+      grey.map((value) => (value - centre) / deviation),
+      row * pixels,
+    );
+  }
+  return tensor2d(rows, [chosen.length, pixels]);
 }
