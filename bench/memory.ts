@@ -6,16 +6,11 @@
  * allocator and page size.
  */
 
-import { fork } from 'node:child_process';
 import fs from 'node:fs';
 import { fileURLToPath } from 'node:url';
 import { arcface, forwardSync, valueAndGradSync } from 'marginfc';
-
-interface Size {
-  readonly B: number;
-  readonly D: number;
-  readonly C: number;
-}
+import { childJob, reply, runInChild } from './child.js';
+import { parseSize, type Size } from './size.js';
 
 const calls = ['loss', 'loss + dX + dW'] as const;
 const workspaces = ['recompute', 'keep'] as const;
@@ -55,23 +50,9 @@ function measure({ size: { B, D, C }, call, workspace }: Job): number {
   return memoryField('VmHWM') - before;
 }
 
-function inChild(job: Job): Promise<number> {
-  return new Promise((resolve, reject) => {
-    const child = fork(fileURLToPath(import.meta.url), ['--child', JSON.stringify(job)]);
-    child.once('message', (bytes) => resolve(Number(bytes)));
-    child.once('exit', (code) => reject(new Error(`the measuring process ended with ${code}`)));
-  });
-}
-
-function parseSize(text: string): Size {
-  const [B, D, C] = text.split(',').map(Number);
-  if (!B || !D || !C) throw new Error(`a size is B,D,C, received ${text}`);
-  return { B, D, C };
-}
-
-const [first, job] = process.argv.slice(2);
-if (first === '--child' && job !== undefined) {
-  process.send?.(measure(JSON.parse(job) as Job));
+const job = childJob<Job>();
+if (job) {
+  reply(measure(job));
 } else {
   const sizes = process.argv.length > 2 ? process.argv.slice(2) : ['128,512,100000', '512,512,100000'];
   console.log('Peak memory beyond inputs and outputs, MiB\n');
@@ -79,7 +60,8 @@ if (first === '--child' && job !== undefined) {
   for (const text of sizes)
     for (const call of calls)
       for (const workspace of workspaces) {
-        const bytes = await inChild({ size: parseSize(text), call, workspace });
+        const task: Job = { size: parseSize(text), call, workspace };
+        const bytes = await runInChild<number>(fileURLToPath(import.meta.url), task);
         const mib = (bytes / 2 ** 20).toFixed(1).padStart(8);
         console.log(`${text.padEnd(18)}${call.padEnd(18)}${workspace.padEnd(12)}${mib}`);
       }

@@ -2,6 +2,7 @@
 #include "binding/environment.h"
 #include "binding/evaluation_object.h"
 #include "binding/head_object.h"
+#include "cpu/peak.h"
 
 namespace marginfc::binding {
 namespace {
@@ -37,6 +38,37 @@ Napi::Value release_memory(const Napi::CallbackInfo& info) {
   return Napi::Number::New(info.Env(), static_cast<double>(floats * sizeof(float)));
 }
 
+Napi::Value describe_cpu(const Napi::CallbackInfo& info) {
+  const Napi::Env env = info.Env();
+  CpuEngine& engine = *Environment::of(env).engine(env);
+  Napi::Object cpu = Napi::Object::New(env);
+  cpu.Set("instructionSet", engine.instruction_set());
+  cpu.Set("threads", engine.pool().threads());
+  cpu.Set("pairedBfloat16", engine.kernels(Precision::bfloat16).pairs);
+#if defined(__clang__)
+  cpu.Set("compiler", __VERSION__);
+#else
+  cpu.Set("compiler", "gcc " __VERSION__);
+#endif
+  return cpu;
+}
+
+Napi::Value measure_peak(const Napi::CallbackInfo& info) {
+  const Napi::Env env = info.Env();
+  CpuEngine& engine = *Environment::of(env).engine(env);
+  const std::string kind = info[0].As<Napi::String>();
+  const double seconds = info[1].As<Napi::Number>();
+  double peak;
+  if (kind == "read")
+    peak = peak_read(engine, seconds);
+  else if (kind == "copy")
+    peak = peak_copy(engine, seconds);
+  else
+    peak = peak_operations(engine, kind == "bfloat16" ? Precision::bfloat16 : Precision::float32, seconds);
+  if (peak == 0) throw make_error(env, Status::failure(Code::out_of_memory, "not enough memory to measure its speed"));
+  return Napi::Number::New(env, peak);
+}
+
 Napi::Object install(Napi::Env env, Napi::Object exports) {
   Environment::install(env);
   EvaluationObject::install(env, exports);
@@ -44,6 +76,8 @@ Napi::Object install(Napi::Env env, Napi::Object exports) {
   exports.Set("listEngines", Napi::Function::New<list_engines>(env, "listEngines"));
   exports.Set("allocate", Napi::Function::New<allocate>(env, "allocate"));
   exports.Set("releaseMemory", Napi::Function::New<release_memory>(env, "releaseMemory"));
+  exports.Set("describeCpu", Napi::Function::New<describe_cpu>(env, "describeCpu"));
+  exports.Set("measurePeak", Napi::Function::New<measure_peak>(env, "measurePeak"));
   return exports;
 }
 

@@ -1,5 +1,5 @@
 // The only header that includes napi.h. binding/ turns JavaScript values into engine.h's structs and back; it
-// may include engine/, and of cpu/ the engine to make one and the memory to return results in.
+// may include engine/, and of cpu/ the engine to make one, the memory to return results in, and what measures the machine.
 //
 //   addon              what is exported
 //   environment        one engine and one dispatcher thread per JavaScript environment

@@ -6,6 +6,7 @@
 //   buffer_pool  workspaces and results that stay warm from call to call
 //   class_block  a few dozen class rows made ready for the kernels
 //   kernels      the inner loops, one object per instruction set (kernels.h first)
+//   peak         what this machine can do at most, for benchmarks
 #pragma once
 
 #include "cpu/buffer_pool.h"

@@ -205,9 +205,6 @@ struct WeightGradientTile {
   static void run(const WeightGradientTask& task, int32_t, int32_t) {
     const int32_t panels = (task.dim + kPanel - 1) / kPanel;
     const int64_t width = static_cast<int64_t>(panels) * kPanel;
-    Vector dots[H], squares[H];
-#pragma GCC unroll 16
-    for (int h = 0; h < H; h++) dots[h] = squares[h] = Vector{};
     for (int32_t panel = 0; panel < panels; panel++) {
       // Even panels fetch the next tile's E, odd ones its class rows.
       const void* next = panel % 2 == 0 ? task.next_exponentials : task.next_weights;
@@ -217,24 +214,30 @@ struct WeightGradientTile {
       multiply<H, Layout::rows>(task.exponentials, task.row_stride,
                                 task.features + static_cast<int64_t>(panel) * task.depth * kPanel, kPanel, task.depth,
                                 ahead, acc);
-      const bool tail = (panel + 1) * kPanel > task.dim;
-      const float* weights = tail ? task.tail : task.weights + static_cast<int64_t>(panel) * kPanel;
-      const int64_t stride = tail ? kPanel : task.stride;
       float* out = task.gradient + static_cast<int64_t>(panel) * kPanel;
 #pragma GCC unroll 16
       for (int h = 0; h < H; h++) {
         store(out + h * width, acc[h][0]);
         store(out + h * width + kLanes, acc[h][1]);
-        const Vector w0 = load(weights + h * stride), w1 = load(weights + h * stride + kLanes);
-        dots[h] += acc[h][0] * w0;
-        dots[h] += acc[h][1] * w1;
-        squares[h] += w0 * w0;
-        squares[h] += w1 * w1;
       }
     }
+    // In a pass of its own: sums kept from panel to panel beside the accumulators would live in memory.
     for (int h = 0; h < H; h++) {
-      task.dots[h] = sum(dots[h]);
-      task.squares[h] = sum(squares[h]);
+      const float* row = task.gradient + h * width;
+      const float* weights = task.weights + h * task.stride;
+      Vector dot[2] = {}, square[2] = {};
+      for (int32_t panel = 0; panel < panels; panel++) {
+        const bool tail = (panel + 1) * kPanel > task.dim;
+        const float* w = tail ? task.tail + h * kPanel : weights + static_cast<int64_t>(panel) * kPanel;
+#pragma GCC unroll 2
+        for (int v = 0; v < 2; v++) {
+          const Vector x = load(w + v * kLanes);
+          dot[v] += load(row + static_cast<int64_t>(panel) * kPanel + v * kLanes) * x;
+          square[v] += x * x;
+        }
+      }
+      task.dots[h] = sum(dot[0] + dot[1]);
+      task.squares[h] = sum(square[0] + square[1]);
     }
   }
 };
@@ -430,10 +433,12 @@ void fence() {
 #endif
 }
 
+#include "cpu/peak_loop.h"
+
 constexpr Kernels kTable = {
     MARGINFC_ISA_NAME, kPairs,    kPanel,   kHeight,          widen,     round,           pair_classes, masses,
     square_norms,      negatives, products, feature_gradient, widen_add, weight_gradient, write_row,    add_row,
-    sgd_row,           adamw_row, fence,
+    sgd_row,           adamw_row, fence,    multiply_adds,
 };
 
 }  // namespace

@@ -147,6 +147,9 @@ struct Kernels {
   void (*adamw_row)(const GradientRow& row, const AdamwStep& step, float* weights, float* mean, float* variance);
   // Orders streaming stores before what follows.
   void (*fence)();
+  // The products' multiply-adds on registers alone, `rounds` times a tile of them; returns the floating-point
+  // operations done. `sums` [panel / 2] out: their sum, so that none can be left out.
+  int64_t (*multiply_adds)(int64_t rounds, float* sums);
 };
 
 // Each in builds for its architecture only; see cpu/dispatch.cc.

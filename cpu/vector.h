@@ -15,16 +15,15 @@ MARGINFC_INLINE Integers splat(int32_t x) { return x - Integers{}; }
 
 MARGINFC_INLINE Vector larger(Vector a, Vector b) { return a > b ? a : b; }
 
-// Halves added until one lane is left.
+// Through memory, four lanes at a time: shuffles for every width need constants that compilers spell differently.
 MARGINFC_INLINE float sum(Vector v) {
+  typedef float Quarter __attribute__((vector_size(16), aligned(4), may_alias));
+  float lanes[kLanes];
+  store(lanes, v);
+  Quarter total = *reinterpret_cast<const Quarter*>(lanes);
 #pragma GCC unroll 4
-  for (int half = kLanes / 2; half > 0; half /= 2) {
-    Integers upper{};
-#pragma GCC unroll 16
-    for (int l = 0; l < kLanes; l++) upper[l] = (l + half) % kLanes;
-    v += __builtin_shuffle(v, upper);
-  }
-  return v[0];
+  for (int l = 4; l < kLanes; l += 4) total += *reinterpret_cast<const Quarter*>(lanes + l);
+  return (total[0] + total[1]) + (total[2] + total[3]);
 }
 
 // 2^x for -126 <= x < 128; smaller x give 2^-126. Relative error 1.1e-7 before rounding.

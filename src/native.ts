@@ -201,6 +201,17 @@ export interface NativeEngineRow {
   readonly reason?: string;
 }
 
+/** What calls run on. */
+export interface NativeCpu {
+  /** As MARGINFC_ISA takes it. */
+  readonly instructionSet: string;
+  readonly threads: number;
+  /** Whether the instruction set multiplies bfloat16 in pairs; elsewhere they cost as much as float32. */
+  readonly pairedBfloat16: boolean;
+  /** Name and version of what compiled the addon. */
+  readonly compiler: string;
+}
+
 /** Everything the addon exports. */
 export interface Addon {
   readonly Evaluation: new (problem: NativeProblem) => NativeEvaluation;
@@ -210,6 +221,14 @@ export interface Addon {
   allocate(length: number): Float32Array;
   /** Gives idle workspaces and result blocks of this environment back to the system; returns their bytes. */
   releaseMemory(): number;
+  /** For benchmarks. */
+  describeCpu(): NativeCpu;
+  /**
+   * What this machine can do at most, for benchmarks: keeps all threads busy for some `seconds`. `float32` and
+   * `bfloat16`: floating-point operations per second of multiply-adds on registers; `read` and `copy`: bytes per
+   * second of main memory.
+   */
+  measurePeak(kind: 'float32' | 'bfloat16' | 'read' | 'copy', seconds: number): number;
 }
 
 let loaded: Addon | undefined;

@@ -1,0 +1,182 @@
+/** The calls that are timed: one for each row of the table. */
+
+import {
+  arcface,
+  forwardSync,
+  MarginFcError,
+  MarginHead,
+  releaseMemory,
+  sgd,
+  valueAndGradSync,
+} from 'marginfc';
+import type { Size } from '../size.js';
+import type { Measured, Problem, Reference } from './reference.js';
+import type { Contest, Precision } from './results.js';
+
+/** ArcFace with its usual parameters. */
+export const loss = { scale: 64, m: 0.5 } as const;
+const formula = { margin: arcface({ m: loss.m }), scale: loss.scale };
+
+export interface ReusedOutputs {
+  readonly dFeatures: Float32Array;
+  readonly dWeights: Float32Array;
+}
+
+export interface Contestant extends Contest {
+  /** Floating-point operations that count for a call. */
+  readonly operations: number;
+  /** Done before each repetition. */
+  readonly prepare?: () => void;
+  /** What is timed. What it returns is kept until the repetition is over if the outputs are to be fresh. */
+  readonly call: () => unknown;
+  /** Makes one call and returns its results, for the reference to be compared with. */
+  readonly measured: (expected: Reference) => Measured;
+}
+
+/** Which of these precisions the engine can multiply in. */
+export function supportedPrecisions(precisions: readonly Precision[]): Precision[] {
+  const batch = {
+    features: Float32Array.of(1),
+    weights: Float32Array.of(1, 2),
+    labels: Int32Array.of(0),
+    dim: 1,
+  };
+  return precisions.filter((precision) => {
+    try {
+      forwardSync(batch, { precision }).dispose();
+      return true;
+    } catch (error) {
+      if (error instanceof MarginFcError && error.code === 'ERR_PRECISION_UNSUPPORTED') return false;
+      throw error;
+    }
+  });
+}
+
+/** Independent uniform values, the same for a size every time; class rows of any norm near sqrt(D / 12). */
+export function makeProblem({ B, D, C }: Size): Problem {
+  let state = 1;
+  // xorshift32: quick, and good enough for rows that point anywhere.
+  const next = () => {
+    state ^= state << 13;
+    state ^= state >>> 17;
+    state ^= state << 5;
+    return (state >>> 0) / 2 ** 32;
+  };
+  const filled = (length: number) => {
+    const values = new Float32Array(length);
+    for (let i = 0; i < length; i++) values[i] = next() - 0.5;
+    return values;
+  };
+  return {
+    features: filled(B * D),
+    weights: filled(C * D),
+    labels: Int32Array.from({ length: B }, () => Math.floor(next() * C)),
+    dim: D,
+  };
+}
+
+/** logSumExp [B] as the engine computes it in float32. */
+export function engineLogSumExp(problem: Problem): Float32Array {
+  const pass = forwardSync(problem, formula);
+  pass.dispose();
+  return pass.logSumExp;
+}
+
+/** Arrays for the rows whose outputs are reused, written once so that their memory has its pages. */
+export function makeOutputs({ features, weights }: Problem): ReusedOutputs {
+  return {
+    dFeatures: new Float32Array(features.length).fill(1),
+    dWeights: new Float32Array(weights.length).fill(1),
+  };
+}
+
+export async function makeContestant(
+  problem: Problem,
+  contest: Contest,
+  out: ReusedOutputs,
+): Promise<Contestant> {
+  switch (contest.operation) {
+    case 'loss':
+      return forward(problem, contest);
+    case 'loss + dX + dW':
+      return gradients(problem, contest, out);
+    case 'step':
+      return step(problem, contest, out.dFeatures);
+  }
+}
+
+function forward(problem: Problem, contest: Contest): Contestant {
+  const { precision, workspace } = contest;
+  const call = () => {
+    const pass = forwardSync(problem, { ...formula, precision, workspace });
+    pass.dispose();
+    return pass;
+  };
+  const operations = 2 * problem.labels.length * problem.weights.length;
+  return { ...contest, operations, call, measured: call };
+}
+
+function gradients(problem: Problem, contest: Contest, out: ReusedOutputs): Contestant {
+  const { labels, weights, dim } = problem;
+  const { precision, workspace, outputs } = contest;
+  const callWith = (arrays: ReusedOutputs | undefined) =>
+    valueAndGradSync(problem, { ...formula, precision, workspace, out: arrays });
+  const call = () => callWith(outputs === 'reused' ? out : undefined);
+  const prepare = () => {
+    releaseMemory();
+    // The workspace is not what is to be fresh.
+    callWith(out);
+  };
+  const measured = () => {
+    const { logSumExp, rowLoss, dFeatures, dWeights } = call();
+    return {
+      logSumExp,
+      rowLoss,
+      dFeatures,
+      dWeights: (j: number) => dWeights.subarray(j * dim, (j + 1) * dim),
+    };
+  };
+  const operations = 6 * labels.length * weights.length;
+  return { ...contest, operations, ...(outputs === 'fresh' && { prepare }), call, measured };
+}
+
+/** One step of a head: the optimiser's update in place of dW. */
+async function step(problem: Problem, contest: Contest, dFeatures: Float32Array): Promise<Contestant> {
+  const { features, weights, labels, dim } = problem;
+  const { precision, workspace } = contest;
+  const weightDecay = 5e-4;
+  const head = await MarginHead.create({
+    ...formula,
+    dim,
+    classes: weights.length / dim,
+    precision,
+    workspace,
+    optimizer: sgd({ momentum: 0.9, weightDecay }),
+    init: weights,
+  });
+  const take = (learningRate: number) =>
+    head.stepSync({ features, labels }, { learningRate, out: { dFeatures } });
+  return {
+    ...contest,
+    operations: 6 * labels.length * weights.length,
+    // Hardly a step, so that weights and cosines stay as they are.
+    call: () => take(1e-6),
+    measured: (expected) => {
+      const learningRate = visibleStep(expected);
+      const { logSumExp, rowLoss } = take(learningRate);
+      // The first update is w - lr (dW + weightDecay w), from which dW follows.
+      const gradientOf = (j: number) =>
+        Float64Array.from(head.weights(j, j + 1), (after, d) => {
+          const before = weights[j * dim + d] as number;
+          return (before - after) / learningRate - weightDecay * before;
+        });
+      return { logSumExp, rowLoss, dFeatures, dWeights: gradientOf };
+    },
+  };
+}
+
+/** Moves the class with the largest gradient by a tenth of its norm, so that the update shows in a float32. */
+function visibleStep({ classes }: Reference): number {
+  const ratios = classes.map(({ norm, dWeights }) => Math.hypot(...dWeights) / norm);
+  return 0.1 / Math.max(...ratios, Number.MIN_VALUE);
+}

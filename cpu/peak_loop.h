@@ -1,0 +1,32 @@
+// The multiply-adds of the products with nothing around them, to measure what this machine can do at most (cpu/peak.h).
+// Included by cpu/kernels.cc only, inside its anonymous namespace, so that each table has its own.
+
+// Keeps the compiler from computing once what is the same for all sums.
+MARGINFC_INLINE void forget(Vector& x) {
+#if defined(__x86_64__)
+  asm volatile("" : "+v"(x));
+#elif defined(__aarch64__)
+  asm volatile("" : "+w"(x));
+#else
+  asm volatile("" : "+m"(x));
+#endif
+}
+
+// As many independent sums as a tile has, so that no instruction waits for the one before.
+int64_t multiply_adds(int64_t rounds, float* sums) {
+  Vector x = splat(1.0f), b = x, total{};
+  Vector acc[kHeight][2] = {};
+  forget(b);
+  for (int64_t i = 0; i < rounds; i++)
+#pragma GCC unroll 16
+    for (int h = 0; h < kHeight; h++) {
+      forget(x);
+      multiply_add(x, b, acc[h][0]);
+      forget(x);
+      multiply_add(x, b, acc[h][1]);
+    }
+#pragma GCC unroll 16
+  for (int h = 0; h < kHeight; h++) total += acc[h][0] + acc[h][1];
+  store(sums, total);
+  return rounds * kHeight * 2 * kLanes * (kPairs ? 2 : 1) * 2;
+}
