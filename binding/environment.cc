@@ -96,22 +96,21 @@ void Environment::serve() {
   }
 }
 
+// Settles one job, so that what awaits it goes on before the next one settles.
 void Environment::settle(Napi::Env env) {
-  const Napi::HandleScope scope(env);
-  for (;;) {
-    std::unique_ptr<Job> job;
-    {
-      std::lock_guard<std::mutex> lock(mutex_);
-      if (finished_.empty()) break;
-      job = std::move(finished_.front());
-      finished_.pop_front();
-    }
-    if (++settled_ == enqueued_) notify_.Unref(env);
-    if (job->status_.ok())
-      job->deferred_->Resolve(job->result(env));
-    else
-      job->deferred_->Reject(make_error(env, job->status_).Value());
+  std::unique_ptr<Job> job;
+  {
+    std::lock_guard<std::mutex> lock(mutex_);
+    if (finished_.empty()) return;
+    job = std::move(finished_.front());
+    finished_.pop_front();
   }
+  const Napi::HandleScope scope(env);
+  if (++settled_ == enqueued_) notify_.Unref(env);
+  if (job->status_.ok())
+    job->deferred_->Resolve(job->result(env));
+  else
+    job->deferred_->Reject(make_error(env, job->status_).Value());
 }
 
 void Environment::shut_down() {

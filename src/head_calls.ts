@@ -224,7 +224,10 @@ export function nearestCall(
       const length = (features.length / dim) * k;
       const watch = watchAbort(signal);
       try {
-        const nearest = { classes: new Int32Array(length), cosines: new Float32Array(length) };
+        const nearest = {
+          classes: new Int32Array(addon().allocate(length).buffer),
+          cosines: addon().allocate(length),
+        };
         yield* settled(native.nearest(mode, features, k, nearest, watch.cancel));
         return nearest;
       } catch (error) {
