@@ -39,8 +39,8 @@ struct Ahead {
   const char* line;
   int64_t step;  // to the next line; 0 when there is nothing to fetch
 };
-MARGINFC_INLINE Ahead fetch_ahead(const void* from, int64_t lines_before) {
-  return {static_cast<const char*>(from) + lines_before * 64, 64};
+MARGINFC_INLINE Ahead fetch_ahead(const void* from, int64_t bytes_before) {
+  return {static_cast<const char*>(from) + bytes_before, 64};
 }
 // Stays on a line that is in the cache anyway.
 MARGINFC_INLINE Ahead nothing_ahead(const float* hot) { return {reinterpret_cast<const char*>(hot), 0}; }
@@ -132,11 +132,10 @@ struct NegativesTile {
     Vector acc[H][2];
     const float* features = task.features + static_cast<int64_t>(panel) * task.depth * kPanel;
     // Each panel of a tile fetches as many lines of the tile's part of the next block as it has steps.
-    const int64_t next_start = task.next_bytes / 64 * first / task.classes;
-    const int64_t next_end = task.next_bytes / 64 * (first + H) / task.classes;
-    const int64_t line = next_start + static_cast<int64_t>(panel) * task.depth;
-    const Ahead ahead = task.next_weights && line < next_end ? fetch_ahead(task.next_weights, line)
-                                                             : nothing_ahead(features);
+    const int64_t fetched = static_cast<int64_t>(panel) * task.depth * 64;
+    const Ahead ahead = task.next_weights && fetched < H * task.next_row_bytes
+                            ? fetch_ahead(task.next_weights, first * task.next_row_bytes + fetched)
+                            : nothing_ahead(features);
     multiply<H, Layout::rows>(task.weights + first * task.stride, task.stride, features, kPanel, task.depth, ahead,
                               acc);
     const int64_t row = static_cast<int64_t>(panel) * kPanel;
@@ -208,8 +207,8 @@ struct WeightGradientTile {
     for (int32_t panel = 0; panel < panels; panel++) {
       // Even panels fetch the next tile's E, odd ones its class rows.
       const void* next = panel % 2 == 0 ? task.next_exponentials : task.next_weights;
-      const int64_t lines_before = static_cast<int64_t>(panel / 2) * task.depth;
-      const Ahead ahead = next ? fetch_ahead(next, lines_before) : nothing_ahead(task.exponentials);
+      const int64_t fetched = static_cast<int64_t>(panel / 2) * task.depth * 64;
+      const Ahead ahead = next ? fetch_ahead(next, fetched) : nothing_ahead(task.exponentials);
       Vector acc[H][2];
       multiply<H, Layout::rows>(task.exponentials, task.row_stride,
                                 task.features + static_cast<int64_t>(panel) * task.depth * kPanel, kPanel, task.depth,

@@ -28,9 +28,9 @@ struct NegativesTask {
   const float* weights;
   int64_t stride;
   int32_t depth;
-  // `next_bytes` of class rows that come after these, to be fetched on the way; null for none.
+  // Class rows that come after these, `next_row_bytes` each, to be fetched on the way; null for none.
   const void* next_weights;
-  int64_t next_bytes;
+  int64_t next_row_bytes;
   int32_t classes;
   int32_t panels;
   // [classes], multiplies a class's products: log2 of exp(s * cos) = product * inverse_norm.

@@ -84,7 +84,7 @@ NegativesTask CpuPass::product_task(const ClassBlock& block, int64_t row, int64_
   task.paired = nullptr;
   task.paired_stride = 0;
   task.next_weights = nullptr;
-  task.next_bytes = 0;
+  task.next_row_bytes = 0;
   task.sums = nullptr;
   task.hardest = nullptr;
   return task;
@@ -116,8 +116,7 @@ void CpuPass::sweep_blocks(const Sweep& sweep, int64_t first, int64_t last, int6
         }
         if (row == row_start && b + 1 < last) {
           task.next_weights = shard_.row(start + count);
-          task.next_bytes = std::min<int64_t>(block_classes_, classes_ - start - count) * dim_ *
-                            static_cast<int64_t>(byte_size(shard_.storage()));
+          task.next_row_bytes = dim_ * static_cast<int64_t>(byte_size(shard_.storage()));
         }
         task.sums = scratch.sums.data();
         task.hardest = sweep.hardest ? hardest_.data() + chunk * lanes + row : nullptr;
