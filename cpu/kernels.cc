@@ -48,21 +48,23 @@ MARGINFC_INLINE Ahead nothing_ahead(const float* hot) { return {reinterpret_cast
 // acc[h][v] = sum over k of a[h, k] * b[k * ldb + v * kLanes ...]. The loops over h are unrolled whole: an
 // accumulator that is indexed at run time would live in memory.
 // On the way `ahead` is brought into the cache, a line with each k: spread like this it costs nothing, in a burst
-// it would stall the loads that are needed now.
-template <int H, Layout kLayout>
+// it would stall the loads that are needed now. V is 1 in a last panel that is no more than half full.
+template <int H, int V, Layout kLayout>
 MARGINFC_INLINE void multiply(const float* a, int64_t lda, const float* b, int64_t ldb, int64_t k, Ahead ahead,
-                              Vector (&acc)[H][2]) {
+                              Vector (&acc)[H][V]) {
 #pragma GCC unroll 16
-  for (int h = 0; h < H; h++) acc[h][0] = acc[h][1] = Vector{};
+  for (int h = 0; h < H; h++)
+#pragma GCC unroll 2
+    for (int v = 0; v < V; v++) acc[h][v] = Vector{};
   for (int64_t i = 0; i < k; i++) {
-    const Vector b0 = load(b), b1 = load(b + kLanes);
+    const Vector b0 = load(b), b1 = V == 2 ? load(b + kLanes) : b0;
     __builtin_prefetch(ahead.line, 0, 2);
     ahead.line += ahead.step;
 #pragma GCC unroll 16
     for (int h = 0; h < H; h++) {
       const Vector x = broadcast(kLayout == Layout::rows ? a + h * lda + i : a + h);
       multiply_add(x, b0, acc[h][0]);
-      multiply_add(x, b1, acc[h][1]);
+      if (V == 2) multiply_add(x, b1, acc[h][V - 1]);
     }
     if (kLayout == Layout::columns) a += lda;
     b += ldb;
@@ -83,31 +85,34 @@ MARGINFC_INLINE void for_tiles(int32_t count, const Body& body) {
 }
 
 // One function per tile height, found by height - 1.
-template <typename Task, template <int> class Tile, int... kHeights>
+template <typename Task, template <int, int> class Tile, int V, int... kHeights>
 struct TileTable {
-  static constexpr void (*entries[])(const Task&, int32_t, int32_t) = {&Tile<kHeights>::run...};
+  static constexpr void (*entries[])(const Task&, int32_t, int32_t) = {&Tile<kHeights, V>::run...};
 };
-template <typename Task, template <int> class Tile>
+template <typename Task, template <int, int> class Tile, int V>
 MARGINFC_INLINE auto tile_function(int32_t height) {
 #if defined(__AVX512F__)
-  using Table = TileTable<Task, Tile, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14>;
+  using Table = TileTable<Task, Tile, V, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14>;
 #elif defined(__aarch64__)
-  using Table = TileTable<Task, Tile, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12>;
+  using Table = TileTable<Task, Tile, V, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12>;
 #else
-  using Table = TileTable<Task, Tile, 1, 2, 3, 4, 5, 6>;
+  using Table = TileTable<Task, Tile, V, 1, 2, 3, 4, 5, 6>;
 #endif
   return Table::entries[height - 1];
 }
 
-template <int H>
-MARGINFC_INLINE void store_exponentials(const NegativesTask& task, int32_t first, int64_t row, Vector (&e)[H][2]) {
+// How many vectors the items from `start` on fill, of a panel's two.
+MARGINFC_INLINE bool half_full(int64_t items, int64_t start) { return items - start <= kLanes; }
+
+template <int H, int V>
+MARGINFC_INLINE void store_exponentials(const NegativesTask& task, int32_t first, int64_t row, Vector (&e)[H][V]) {
   if constexpr (kPairs) {
     auto* plain = reinterpret_cast<uint16_t*>(task.exponentials) + first * task.row_stride + row;
     float* paired = task.paired ? task.paired + first / 2 * task.paired_stride + row : nullptr;
 #pragma GCC unroll 8
     for (int h = 0; h < H; h += 2)
 #pragma GCC unroll 2
-      for (int v = 0; v < 2; v++) {
+      for (int v = 0; v < V; v++) {
         const bool odd_end = h + 1 == H;
         const Vector low = e[h][v], high = odd_end ? Vector{} : e[odd_end ? h : h + 1][v];
         const Halves both = to_halves(low, high);
@@ -120,27 +125,27 @@ MARGINFC_INLINE void store_exponentials(const NegativesTask& task, int32_t first
 #pragma GCC unroll 16
     for (int h = 0; h < H; h++)
 #pragma GCC unroll 2
-      for (int v = 0; v < 2; v++)
+      for (int v = 0; v < V; v++)
         store(plain + h * task.row_stride + v * kLanes, task.round ? round_bfloat16(e[h][v]) : e[h][v]);
   }
 }
 
 // Classes first .. first + H - 1 against one panel of rows, then the exponential in registers.
-template <int H>
+template <int H, int V>
 struct NegativesTile {
   static void run(const NegativesTask& task, int32_t first, int32_t panel) {
-    Vector acc[H][2];
+    Vector acc[H][V];
     const float* features = task.features + static_cast<int64_t>(panel) * task.depth * kPanel;
     // Each panel of a tile fetches as many lines of the tile's part of the next block as it has steps.
     const int64_t fetched = static_cast<int64_t>(panel) * task.depth * 64;
     const Ahead ahead = task.next_weights && fetched < H * task.next_row_bytes
                             ? fetch_ahead(task.next_weights, first * task.next_row_bytes + fetched)
                             : nothing_ahead(features);
-    multiply<H, Layout::rows>(task.weights + first * task.stride, task.stride, features, kPanel, task.depth, ahead,
-                              acc);
+    multiply<H, V, Layout::rows>(task.weights + first * task.stride, task.stride, features, kPanel, task.depth, ahead,
+                                 acc);
     const int64_t row = static_cast<int64_t>(panel) * kPanel;
 #pragma GCC unroll 2
-    for (int v = 0; v < 2; v++) {
+    for (int v = 0; v < V; v++) {
       const int64_t lane = row + v * kLanes;
       const Integers label = load(task.labels + lane);
       const Vector offset = task.offset ? load(task.offset + lane) : Vector{};
@@ -159,67 +164,75 @@ struct NegativesTile {
       store(task.sums + lane, total);
       if (task.hardest) store(task.hardest + lane, hardest);
     }
-    store_exponentials<H>(task, first, row, acc);
+    store_exponentials<H, V>(task, first, row, acc);
   }
 };
 
-template <int H>
+template <int H, int V>
 struct ProductsTile {
   static void run(const NegativesTask& task, int32_t first, int32_t panel) {
-    Vector acc[H][2];
+    Vector acc[H][V];
     const float* features = task.features + static_cast<int64_t>(panel) * task.depth * kPanel;
-    multiply<H, Layout::rows>(task.weights + first * task.stride, task.stride, features, kPanel, task.depth,
-                              nothing_ahead(features), acc);
+    multiply<H, V, Layout::rows>(task.weights + first * task.stride, task.stride, features, kPanel, task.depth,
+                                 nothing_ahead(features), acc);
     float* products = task.exponentials + first * task.row_stride + static_cast<int64_t>(panel) * kPanel;
 #pragma GCC unroll 16
     for (int h = 0; h < H; h++) {
       const Vector inverse_norm = splat(task.inverse_norm[first + h]);
-      store(products + h * task.row_stride, acc[h][0] * inverse_norm);
-      store(products + h * task.row_stride + kLanes, acc[h][1] * inverse_norm);
+#pragma GCC unroll 2
+      for (int v = 0; v < V; v++) store(products + h * task.row_stride + v * kLanes, acc[h][v] * inverse_norm);
     }
   }
 };
 
 // Rows first .. first + H - 1 of the block against one panel of columns, added to the accumulators.
-template <int H>
+template <int H, int V>
 struct FeatureGradientTile {
   static void run(const FeatureGradientTask& task, int32_t first, int32_t panel) {
     const bool tail = task.tail && (panel + 1) * kPanel > task.dim;
-    Vector acc[H][2];
-    multiply<H, Layout::columns>(task.exponentials + first, task.row_stride,
-                                 tail ? task.tail : task.weights + static_cast<int64_t>(panel) * kPanel,
-                                 tail ? kPanel : task.stride, task.depth, nothing_ahead(task.exponentials), acc);
+    Vector acc[H][V];
+    multiply<H, V, Layout::columns>(task.exponentials + first, task.row_stride,
+                                    tail ? task.tail : task.weights + static_cast<int64_t>(panel) * kPanel,
+                                    tail ? kPanel : task.stride, task.depth, nothing_ahead(task.exponentials), acc);
     float* out = task.accumulators + (static_cast<int64_t>(panel) * task.accumulator_rows + first) * kPanel;
 #pragma GCC unroll 16
     for (int h = 0; h < H; h++) {
-      store(out + h * kPanel, load(out + h * kPanel) + acc[h][0]);
-      store(out + h * kPanel + kLanes, load(out + h * kPanel + kLanes) + acc[h][1]);
+#pragma GCC unroll 2
+      for (int v = 0; v < V; v++) {
+        float* sums = out + h * kPanel + v * kLanes;
+        store(sums, load(sums) + acc[h][v]);
+      }
     }
   }
 };
 
-// H classes against all columns; every column panel sums over all rows of the batch.
-template <int H>
+// One panel of columns of H classes, summed over all rows of the batch.
+template <int H, int V>
+MARGINFC_INLINE void weight_gradient_panel(const WeightGradientTask& task, int32_t panel, int64_t width) {
+  // Even panels fetch the next tile's E, odd ones its class rows.
+  const void* next = panel % 2 == 0 ? task.next_exponentials : task.next_weights;
+  const int64_t fetched = static_cast<int64_t>(panel / 2) * task.depth * 64;
+  const Ahead ahead = next ? fetch_ahead(next, fetched) : nothing_ahead(task.exponentials);
+  Vector acc[H][V];
+  multiply<H, V, Layout::rows>(task.exponentials, task.row_stride,
+                               task.features + static_cast<int64_t>(panel) * task.depth * kPanel, kPanel, task.depth,
+                               ahead, acc);
+  float* out = task.gradient + static_cast<int64_t>(panel) * kPanel;
+#pragma GCC unroll 16
+  for (int h = 0; h < H; h++)
+#pragma GCC unroll 2
+    for (int v = 0; v < V; v++) store(out + h * width + v * kLanes, acc[h][v]);
+}
+
+// H classes against all columns. Columns of `gradient` behind a half panel are left as they are, and finite.
+template <int H, int>
 struct WeightGradientTile {
   static void run(const WeightGradientTask& task, int32_t, int32_t) {
     const int32_t panels = (task.dim + kPanel - 1) / kPanel;
     const int64_t width = static_cast<int64_t>(panels) * kPanel;
-    for (int32_t panel = 0; panel < panels; panel++) {
-      // Even panels fetch the next tile's E, odd ones its class rows.
-      const void* next = panel % 2 == 0 ? task.next_exponentials : task.next_weights;
-      const int64_t fetched = static_cast<int64_t>(panel / 2) * task.depth * 64;
-      const Ahead ahead = next ? fetch_ahead(next, fetched) : nothing_ahead(task.exponentials);
-      Vector acc[H][2];
-      multiply<H, Layout::rows>(task.exponentials, task.row_stride,
-                                task.features + static_cast<int64_t>(panel) * task.depth * kPanel, kPanel, task.depth,
-                                ahead, acc);
-      float* out = task.gradient + static_cast<int64_t>(panel) * kPanel;
-#pragma GCC unroll 16
-      for (int h = 0; h < H; h++) {
-        store(out + h * width, acc[h][0]);
-        store(out + h * width + kLanes, acc[h][1]);
-      }
-    }
+    const bool half = half_full(task.dim, static_cast<int64_t>(panels - 1) * kPanel);
+    for (int32_t panel = 0; panel < panels - half; panel++) weight_gradient_panel<H, 2>(task, panel, width);
+    if (half) weight_gradient_panel<H, 1>(task, panels - 1, width);
     // In a pass of its own: sums kept from panel to panel beside the accumulators would live in memory.
     for (int h = 0; h < H; h++) {
       const float* row = task.gradient + h * width;
@@ -242,11 +255,13 @@ struct WeightGradientTile {
 };
 
 // Class tile outside, row panel inside: the tile's class rows stay in the first-level cache.
-template <template <int> class Tile>
+template <template <int, int> class Tile>
 MARGINFC_INLINE void over_panels(const NegativesTask& task) {
+  const bool half = half_full(task.rows, static_cast<int64_t>(task.panels - 1) * kPanel);
   for_tiles<kPairs ? 2 : 1>(task.classes, [&](int32_t first, int32_t height) {
-    const auto tile = tile_function<NegativesTask, Tile>(height);
-    for (int32_t panel = 0; panel < task.panels; panel++) tile(task, first, panel);
+    const auto tile = tile_function<NegativesTask, Tile, 2>(height);
+    for (int32_t panel = 0; panel < task.panels - half; panel++) tile(task, first, panel);
+    if (half) tile_function<NegativesTask, Tile, 1>(height)(task, first, task.panels - 1);
   });
 }
 
@@ -261,12 +276,15 @@ void products(const NegativesTask& task) { over_panels<ProductsTile>(task); }
 void feature_gradient(const FeatureGradientTask& task) {
   for (int32_t panel = 0; panel * kPanel < task.dim; panel++)
     for_tiles<1>(task.rows, [&](int32_t first, int32_t height) {
-      tile_function<FeatureGradientTask, FeatureGradientTile>(height)(task, first, panel);
+      const bool half = half_full(task.dim, static_cast<int64_t>(panel) * kPanel);
+      const auto tile = half ? tile_function<FeatureGradientTask, FeatureGradientTile, 1>(height)
+                             : tile_function<FeatureGradientTask, FeatureGradientTile, 2>(height);
+      tile(task, first, panel);
     });
 }
 
 void weight_gradient(const WeightGradientTask& task) {
-  tile_function<WeightGradientTask, WeightGradientTile>(task.classes)(task, 0, 0);
+  tile_function<WeightGradientTask, WeightGradientTile, 2>(task.classes)(task, 0, 0);
 }
 
 void square_norms(const float* weights, int64_t stride, int32_t classes, int32_t dim, float* norms) {

@@ -32,7 +32,8 @@ struct NegativesTask {
   const void* next_weights;
   int64_t next_row_bytes;
   int32_t classes;
-  int32_t panels;
+  int32_t rows;
+  int32_t panels;  // of rows
   // [classes], multiplies a class's products: log2 of exp(s * cos) = product * inverse_norm.
   const float* inverse_norm;
   // [panels * panel], own class of each row in the numbering in which this block starts at first_class.

@@ -73,6 +73,7 @@ NegativesTask CpuPass::product_task(const ClassBlock& block, int64_t row, int64_
   task.stride = block.product_stride();
   task.depth = static_cast<int32_t>(depth_);
   task.classes = block.classes();
+  task.rows = static_cast<int32_t>(rows);
   task.panels = static_cast<int32_t>(groups(rows, kernels_.panel));
   task.inverse_norm = block.inverse_norm();
   task.labels = labels_.data() + row;

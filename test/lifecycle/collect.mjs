@@ -6,10 +6,13 @@
 import { writeSync } from 'node:fs';
 import { setImmediate as turn } from 'node:timers/promises';
 import { arcface, cosface, customMargin, forward, MarginHead, valueAndGrad } from 'marginfc';
+import { addon } from '../../dist/native.js';
 import { digest, makeBatch } from './problems.mjs';
 
-const size = { rows: 64, dim: 64, classes: 20_000 };
+const size = { rows: 256, dim: 64, classes: 40_000 };
 const gc = /** @type {() => void} */ (globalThis.gc);
+
+/** @import { NativeMargin, NativeRows } from '../../src/native.js' */
 
 /** @param {number} length @param {number} value */
 const filled = (length, value) => new Float32Array(length).fill(value);
@@ -54,6 +57,38 @@ const calls = {
     const head = await makeHead();
     await head.accumulate(noted(makeBatch(size)));
     return { applied: Number(await head.apply()) };
+  },
+  // Here nothing in JavaScript keeps what the addon must keep. Not async: a function that waits keeps its temporaries.
+  'valueAndGrad of the addon alone': () => {
+    const [rowLoss, logSumExp, targetCosine] = [1, 2, 3].map(() => filled(size.rows, 0));
+    const rows = /** @type {NativeRows} */ ({ rowLoss, logSumExp, targetCosine });
+    const dWeights = filled(size.classes * size.dim, 0);
+    const evaluation = new (addon().Evaluation)({
+      ...noted(makeBatch(size)),
+      ...noted({ rowWeights: filled(size.rows, 0.5) }),
+      featuresType: 'float32',
+      weightsType: 'float32',
+      precision: 'float32',
+      scale: 64,
+      straightThrough: false,
+      onOverflow: 'none',
+      reduction: 'mean',
+      workspace: 'recompute',
+      workspaceBytes: 0,
+      shards: 1,
+      checkFinite: true,
+      diagnostics: false,
+      gradientTolerance: 0,
+    });
+    const margin = /** @type {NativeMargin} */ ({
+      kind: 'arcface',
+      parameters: [noted({ perRow: filled(size.rows, 0.4) })],
+    });
+    const call = evaluation.valueAndGrad('async', margin, rows, {
+      dLoss: 1,
+      weightGradient: { kind: 'write', dWeights },
+    });
+    return Promise.resolve(call).then(() => ({ ...rows, dWeights }));
   },
 };
 
