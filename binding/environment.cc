@@ -85,7 +85,7 @@ void Environment::serve() {
       waiting_.pop_front();
       running_ = job.get();
     }
-    job->status_ = job->run();
+    job->status_ = job->execute();
     {
       std::lock_guard<std::mutex> lock(mutex_);
       running_ = nullptr;

@@ -84,7 +84,7 @@ class PhasesJob final : public Job {
 
   Status run() override {
     if (forward_) {
-      MARGINFC_TRY(state_->evaluation->forward(margin_, backward_ && gradients_.features, rows_, &result_));
+      MARGINFC_TRY(forward());
       state_->forwarded = true;
     }
     if (!backward_) return {};
@@ -109,6 +109,17 @@ class PhasesJob final : public Job {
   void cancel() override { state_->cancel->store(1); }
 
  private:
+  // Workspace 'auto' keeps where that fits the caller's limit; where it does not fit the machine, it recomputes.
+  Status forward() {
+    const bool features = backward_ && gradients_.features;
+    const Status status = state_->evaluation->forward(margin_, features, rows_, &result_);
+    if (status.code != Code::out_of_memory || !state_->automatic || state_->workspace != Workspace::keep) return status;
+    state_->workspace = state_->batch.workspace = Workspace::recompute;
+    state_->workspace_bytes = 0;
+    state_->evaluation = std::make_unique<Evaluation>(state_->shards, state_->batch, state_->options);
+    return state_->evaluation->forward(margin_, features, rows_, &result_);
+  }
+
   float* row_array(const Napi::Object& object, const char* name, int64_t count) {
     const Napi::Value value = object.Get(name);
     const Span<float> values = float_array(value, name);
@@ -262,9 +273,11 @@ EvaluationObject::EvaluationObject(const Napi::CallbackInfo& info) : ObjectWrap(
   const std::string workspace = text(problem, "workspace");
   const size_t keep_bytes = engine.keep_bytes(batch.rows, state->classes, batch.operands);
   const bool fits = keep_bytes <= number(problem, "workspaceBytes");
+  state->automatic = workspace == "auto";
   batch.workspace = workspace == "keep" || (workspace == "auto" && fits) ? Workspace::keep : Workspace::recompute;
   state->workspace = batch.workspace;
   state->workspace_bytes = batch.workspace == Workspace::keep ? static_cast<int64_t>(keep_bytes) : 0;
+  state->shards = shards;
   state->evaluation = std::make_unique<Evaluation>(std::move(shards), batch, options);
   state_ = std::move(state);
 }

@@ -26,8 +26,10 @@ struct EvaluationState {
   int64_t classes = 0;
   std::shared_ptr<Head> head;                         // owner of the classes, or
   std::vector<std::unique_ptr<ClassShard>> borrowed;  // shards of the caller's weights
+  std::vector<ClassShard*> shards;                    // of either
   std::unique_ptr<Evaluation> evaluation;
   Workspace workspace = Workspace::recompute;
+  bool automatic = false;  // workspace 'auto'
   double tolerance = 0;
   bool forwarded = false;
   std::atomic<int32_t> own_cancel{0};

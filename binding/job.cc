@@ -1,5 +1,7 @@
 #include "binding/job.h"
 
+#include <new>
+
 #include "binding/environment.h"
 
 namespace marginfc::binding {
@@ -30,6 +32,10 @@ Napi::Error make_error(Napi::Env env, const Status& status) {
   return error;
 }
 
+Status Job::execute() noexcept try { return run(); } catch (const std::bad_alloc&) {
+  return Status::no_workspace();
+}
+
 void Job::keep(const Napi::Value& value) {
   if (value.IsObject()) kept_.push_back(Napi::Persistent(value.As<Napi::Object>()));
 }
@@ -38,7 +44,7 @@ Napi::Value dispatch(const Napi::Value& mode, std::unique_ptr<Job> job) {
   const Napi::Env env = mode.Env();
   if (mode.IsString() && mode.As<Napi::String>().Utf8Value() == "async")
     return Environment::of(env).enqueue(env, std::move(job));
-  const Status status = job->run();
+  const Status status = job->execute();
   if (!status.ok()) throw make_error(env, status);
   return job->result(env);
 }

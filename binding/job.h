@@ -20,6 +20,8 @@ class Job {
 
   // Off the main thread when the call is asynchronous: must not touch JavaScript.
   virtual Status run() = 0;
+  // run(), with memory that runs out as a failure like any other.
+  Status execute() noexcept;
   // On the main thread, after a successful run().
   virtual Napi::Value result(Napi::Env env) { return env.Undefined(); }
   // Makes run() return soon, if it can.

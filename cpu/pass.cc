@@ -234,6 +234,10 @@ Status CpuPass::find_row_maxima() {
 
 Status CpuPass::reserve(bool feature_gradient, const WeightSink& sink) try {
   gamma_.resize(rows_);
+  owner_of_.assign(rows_, -1);
+  for (size_t o = 0; o < owners_.size(); o++) owner_of_[owners_[o].row] = static_cast<int64_t>(o);
+  // Tasks of the pool must not throw, so they find their memory here.
+  for (Scratch& scratch : scratch_) scratch.row.resize(dim_);
   weighted_row_.resize(dim_);
   absolute_kappa_.resize(sink.skipped_mass_per_class > 0 ? rows_ : 0);
   skipped_.assign(sink.skipped_mass_per_class > 0 ? blocks_ : 0, 0.0);

@@ -55,7 +55,8 @@ class CpuPass final : public ShardPass {
     FloatBuffer exponentials;  // E of one block: [classes, stride], or of one block and row block
     FloatBuffer sums;          // [row block]
     FloatBuffer gradient;      // one tile of dW, [tile classes, width], then one row of target terms
-    FloatBuffer dots;          // [tile classes]
+    FloatBuffer dots;          // [tile classes], then squares
+    std::vector<double> row;   // [dim]
   };
   // A row that owns class `index` of this shard.
   struct Owner {
@@ -101,7 +102,7 @@ class CpuPass final : public ShardPass {
   bool skip_tile(const Sweep& sweep, Scratch& scratch, const float* exponentials, int64_t stride, int32_t c,
                  int32_t count, bool owned);
   void weight_tiles(const Sweep& sweep, Scratch& scratch, const float* exponentials, int64_t stride);
-  void target_terms(const ClassBlock& block, int32_t c, size_t owner, float* terms) const;
+  void target_terms(Scratch& scratch, int32_t c, size_t owner, float* terms) const;
   void settle(int64_t chunk, int64_t row_start, int64_t row_end);
   void finish_features(const RowCoefficients& rows, float* feature_gradient);
   void pack_weighted_features(const RowCoefficients& rows);
@@ -143,6 +144,7 @@ class CpuPass final : public ShardPass {
   std::vector<float> absolute_kappa_;  // [rows], while gradients() runs; only when classes may be skipped
   std::vector<double> skipped_;        // [blocks], likewise: mass left out
   std::vector<float> weighted_row_;    // [dim], while gradients() runs
+  std::vector<int64_t> owner_of_;      // [rows], index into owners_ or -1, while gradients() runs
   double unscale_ = 1;                 // undoes the scale of weighted_features_
   bool features_gathered_ = false;
   std::atomic<int64_t> bad_class_{INT64_MAX};

@@ -219,7 +219,7 @@ void CpuPass::weight_tiles(const Sweep& sweep, Scratch& scratch, const float* ex
       const int64_t index = block.first() + c;
       while (owner < owners_.size() && owners_[owner].index < index) owner++;
       const bool owned = owner < owners_.size() && owners_[owner].index == index;
-      if (owned) target_terms(block, c, owner, terms);
+      if (owned) target_terms(scratch, c, owner, terms);
       row.target = owned ? terms : nullptr;
       switch (sweep.sink.kind) {
         case WeightSink::Kind::write: kernels_.write_row(row, sweep.sink.gradient + index * dim_, streaming); break;
@@ -245,15 +245,16 @@ bool CpuPass::skip_tile(const Sweep& sweep, Scratch& scratch, const float* expon
 
 // Sum over the rows that own class c of gamma * (xh - cos * wh) / |w|, in float64 and after the projection:
 // projecting it with the rest would leave an error of gamma's size at the poles. `owner` is the class's first row.
-void CpuPass::target_terms(const ClassBlock& block, int32_t c, size_t owner, float* terms) const {
-  std::vector<double> total(dim_, 0.0);
+void CpuPass::target_terms(Scratch& scratch, int32_t c, size_t owner, float* terms) const {
+  std::vector<double>& total = scratch.row;
+  std::fill(total.begin(), total.end(), 0.0);
   for (const int32_t index = owners_[owner].index; owner < owners_.size() && owners_[owner].index == index; owner++) {
     const int32_t row = owners_[owner].row;
     const float* x = batch_.features + static_cast<int64_t>(row) * dim_;
     const float* w = target_row(owner);
     const double inverse = target_inverse_[owner], x_inverse = norms_[row].inverse;
     const double gamma = gamma_[row];
-    const double cosine = block.has_direction(c) ? targets_[owner].cosine : 0.0;
+    const double cosine = scratch.block.has_direction(c) ? targets_[owner].cosine : 0.0;
     for (int32_t d = 0; d < dim_; d++) total[d] += gamma * inverse * (x[d] * x_inverse - cosine * (w[d] * inverse));
   }
   for (int32_t d = 0; d < dim_; d++) terms[d] = static_cast<float>(total[d]);
@@ -263,10 +264,8 @@ void CpuPass::target_terms(const ClassBlock& block, int32_t c, size_t owner, flo
 // g = kappa * sum over negatives of E * wh; everything in float64. Rows too short to have a direction are not projected.
 void CpuPass::finish_features(const RowCoefficients& coefficients, float* feature_gradient) {
   const int64_t panel = kernels_.panel;
-  std::vector<int64_t> owner_of(rows_, -1);
-  for (size_t o = 0; o < owners_.size(); o++) owner_of[owners_[o].row] = static_cast<int64_t>(o);
-  engine_.pool().run(groups(rows_, kRowsPerTask), [&](int64_t task, int) {
-    std::vector<double> g(dim_);
+  engine_.pool().run(groups(rows_, kRowsPerTask), [&](int64_t task, int thread) {
+    std::vector<double>& g = scratch_[thread].row;
     for (int64_t i = task * kRowsPerTask; i < std::min(rows_, (task + 1) * kRowsPerTask); i++) {
       const float* x = batch_.features + i * dim_;
       const double inverse = norms_[i].inverse;
@@ -285,7 +284,7 @@ void CpuPass::finish_features(const RowCoefficients& coefficients, float* featur
         dot += g[d] * (x[d] * inverse);
       }
       for (int32_t d = 0; d < dim_; d++) g[d] = (projected ? g[d] - dot * (x[d] * inverse) : g[d]) * inverse;
-      if (const int64_t o = owner_of[i]; o >= 0) {
+      if (const int64_t o = owner_of_[i]; o >= 0) {
         const float* w = target_row(o);
         const double gamma = coefficients.gamma[i] * inverse, w_inverse = target_inverse_[o];
         const double cosine = projected ? targets_[o].cosine : 0.0;

@@ -9,6 +9,40 @@ export interface AbortWatch {
   stop(): void;
 }
 
+/** What to do when a signal fires, and its one listener, which does it. */
+interface Watchers {
+  readonly actions: Set<() => void>;
+  readonly fire: () => void;
+}
+
+/** Many calls may wait for the same signal, and Node warns of more than a few listeners. */
+const watched = new WeakMap<AbortSignal, Watchers>();
+
+function watch(signal: AbortSignal): Watchers {
+  const actions = new Set<() => void>();
+  const fire = () => {
+    watched.delete(signal);
+    for (const action of actions) action();
+  };
+  const watchers = { actions, fire };
+  watched.set(signal, watchers);
+  signal.addEventListener('abort', fire, { once: true });
+  return watchers;
+}
+
+/** Calls `action` when `signal` fires, unless the returned function is called first. */
+export function onAbort(signal: AbortSignal | undefined, action: () => void): () => void {
+  if (signal === undefined) return () => {};
+  const { actions, fire } = watched.get(signal) ?? watch(signal);
+  actions.add(action);
+  return () => {
+    actions.delete(action);
+    if (actions.size > 0 || watched.get(signal)?.actions !== actions) return;
+    watched.delete(signal);
+    signal.removeEventListener('abort', fire);
+  };
+}
+
 /**
  * Passes `signal` on to `cancel` until stopped.
  *
@@ -19,12 +53,13 @@ export function watchAbort(
   cancel: Int32Array = new Int32Array(new SharedArrayBuffer(4)),
 ): AbortWatch {
   if (signal?.aborted) throw abortedError(signal);
-  const fire = () => Atomics.store(cancel, 0, 1);
-  signal?.addEventListener('abort', fire, { once: true });
+  const forget = onAbort(signal, () => {
+    Atomics.store(cancel, 0, 1);
+  });
   return {
     cancel,
     stop() {
-      signal?.removeEventListener('abort', fire);
+      forget();
       Atomics.store(cancel, 0, 0);
     },
   };

@@ -94,7 +94,10 @@ export type ValueAndGradOptions<G extends GradientChoice = GradientChoice> = Cal
       })
   );
 
-/** Result of {@link valueAndGrad}. */
+/**
+ * Result of {@link valueAndGrad}. New arrays of 4 MiB and more are external memory that cannot be transferred to another
+ * thread; copy them, or give `out`.
+ */
 export type ValueAndGrad<G extends GradientChoice = 'both'> = LossResult & GradientArrays<G> & SkippedMass;
 
 /** Everything a call needs, checked. */

@@ -1,5 +1,6 @@
 /** Calls on one head, or on one forward pass, happen one after the other in the order they were made. */
 
+import { onAbort } from './abort.js';
 import { abortedError } from './errors.js';
 import { mustBe } from './validate.js';
 
@@ -17,8 +18,9 @@ export class CallQueue {
   /** Runs `task` in its turn. A signal that fires before then takes it out of the queue. */
   run<T>(task: () => Promise<T>, signal?: AbortSignal): Promise<T> {
     return new Promise((resolve, reject) => {
+      let forget = () => {};
       const start = () => {
-        signal?.removeEventListener('abort', leave);
+        forget();
         this.#running = true;
         // The next call starts before this one's caller hears of the end, so that the caller finds the
         // queue idle when nothing else waits.
@@ -40,7 +42,7 @@ export class CallQueue {
       if (signal?.aborted) {
         reject(abortedError(signal));
       } else if (this.#running) {
-        signal?.addEventListener('abort', leave, { once: true });
+        forget = onAbort(signal, leave);
         this.#waiting.push(start);
       } else {
         start();

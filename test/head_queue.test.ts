@@ -353,3 +353,16 @@ describe('a forward pass on a head', () => {
     head.dispose();
   });
 });
+
+test('one signal on many pending calls is listened to once', async () => {
+  const head = await makeHead();
+  const { signal } = new AbortController();
+  const warnings: Error[] = [];
+  const noted = (warning: Error) => warnings.push(warning);
+  process.on('warning', noted);
+  await Promise.all(Array.from({ length: 20 }, () => head.evaluate(batch, { signal })));
+  await new Promise((resolve) => setImmediate(resolve));
+  process.off('warning', noted);
+  expect(warnings).toEqual([]);
+  head.dispose();
+});
