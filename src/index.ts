@@ -11,6 +11,7 @@ export { MarginFcError, type MarginFcErrorCode } from './errors.js';
 export type { RowResults, SkippedMass } from './evaluation.js';
 export type { BackwardOptions, ForwardPass, LossResult } from './forward_pass.js';
 export type { GradientArrays, GradientChoice, GradientOutputs } from './gradients.js';
+export { type GroupArray, mpi, nccl, type ProcessGroup } from './group.js';
 export { MarginHead } from './head.js';
 export type {
   AccumulateOptions,

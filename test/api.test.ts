@@ -9,6 +9,8 @@ import {
   forward,
   forwardSync,
   listEngines,
+  mpi,
+  nccl,
   presets,
   valueAndGrad,
   valueAndGradSync,
@@ -223,6 +225,16 @@ describe('inputs', () => {
     const copy = structuredClone(batch);
     await valueAndGrad(batch, { margin: cosface(), workspace: 'recompute', shards: 3 });
     expect(batch).toEqual(copy);
+  });
+});
+
+test.each([
+  ['mpi', mpi],
+  ['nccl', nccl],
+])('%s says that it is not there yet', async (name, connect) => {
+  expect(await failureOf(connect)).toMatchObject({
+    code: 'ERR_ENGINE_UNAVAILABLE',
+    message: expect.stringMatching(new RegExp(`^${name} is not part of this version`)),
   });
 });
 
