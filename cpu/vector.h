@@ -13,6 +13,7 @@ MARGINFC_INLINE Integers load(const int32_t* p) { return *reinterpret_cast<const
 MARGINFC_INLINE Vector splat(float x) { return x - Vector{}; }
 MARGINFC_INLINE Integers splat(int32_t x) { return x - Integers{}; }
 
+// The second where either is NaN.
 MARGINFC_INLINE Vector larger(Vector a, Vector b) { return a > b ? a : b; }
 
 // Through memory, four lanes at a time: shuffles for every width need constants that compilers spell differently.
@@ -26,9 +27,9 @@ MARGINFC_INLINE float sum(Vector v) {
   return (total[0] + total[1]) + (total[2] + total[3]);
 }
 
-// 2^x for -126 <= x < 128; smaller x give 2^-126. Relative error 1.1e-7 before rounding.
+// 2^x for -126 <= x < 128; smaller x give 2^-126, and NaN stays NaN. Relative error 1.1e-7 before rounding.
 MARGINFC_INLINE Vector exp2(Vector x) {
-  x = larger(x, splat(-126.0f));
+  x = larger(splat(-126.0f), x);
   // Adding 1.5 * 2^23 rounds to an integer and leaves it in the low bits, from where a shift moves it into the
   // exponent.
   const Vector shifter = splat(12582912.0f);

@@ -23,12 +23,13 @@ double lookup(const Parameter& parameter, int64_t row, int64_t label) {
 double log_total(const std::vector<std::vector<double>>& sums, const std::vector<std::vector<double>>& offsets,
                  int64_t row) {
   double largest = kMinusInfinity;
+  // Unlike > 0, != 0 lets a NaN through, which the caller asked for.
   for (size_t r = 0; r < sums.size(); r++)
-    if (sums[r][row] > 0) largest = std::max(largest, offsets[r][row]);
+    if (sums[r][row] != 0) largest = std::max(largest, offsets[r][row]);
   if (largest == kMinusInfinity) return kMinusInfinity;
   double total = 0;
   for (size_t r = 0; r < sums.size(); r++)
-    if (sums[r][row] > 0) total += sums[r][row] * std::exp(offsets[r][row] - largest);
+    if (sums[r][row] != 0) total += sums[r][row] * std::exp(offsets[r][row] - largest);
   return largest + std::log(total);
 }
 

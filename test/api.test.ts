@@ -213,6 +213,27 @@ describe('inputs', () => {
     },
   );
 
+  test.each(['float32', 'bfloat16', 'float16'] as const)(
+    'with a NaN in a class that no row owns give NaN with checkFinite: false, %s operands',
+    (precision) => {
+      const weights = batch.weights.slice();
+      const unowned = [...Array(131).keys()].find((id) => !batch.labels.includes(id)) as number;
+      weights[unowned * batch.dim] = Number.NaN;
+      for (const scale of [64, 128])
+        for (const shards of [1, 3]) {
+          const { loss, rowLoss, logSumExp } = valueAndGradSync(
+            { ...batch, weights },
+            { checkFinite: false, precision, scale, shards },
+          );
+          expect(loss).toBeNaN();
+          expect(logSumExp.every(Number.isNaN)).toBe(true);
+          expect(
+            rowLoss.every((value, i) => (batch.labels[i] === -1 ? value === 0 : Number.isNaN(value))),
+          ).toBe(true);
+        }
+    },
+  );
+
   test('that are not finite go through with checkFinite: false', () => {
     const features = Float32Array.from(batch.features);
     features[0] = Number.NaN;
