@@ -7,22 +7,25 @@
 namespace marginfc::binding {
 namespace {
 
+EngineRow cpu_row(Napi::Env env, Environment& environment) {
+  if (const char* reason = environment.unavailable()) return {"cpu", false, "", reason};
+  CpuEngine& engine = *environment.engine(env);
+  const int threads = engine.pool().threads();
+  return {
+      "cpu", true,
+      std::string(engine.instruction_set()) + ", " + std::to_string(threads) + (threads == 1 ? " thread" : " threads"),
+      ""};
+}
+
 Napi::Value list_engines(const Napi::CallbackInfo& info) {
   const Napi::Env env = info.Env();
-  Environment& environment = Environment::of(env);
-  Napi::Object row = Napi::Object::New(env);
-  row.Set("name", "cpu");
-  if (const char* reason = environment.unavailable()) {
-    row.Set("available", false);
-    row.Set("reason", reason);
-  } else {
-    CpuEngine& engine = *environment.engine(env);
-    row.Set("available", true);
-    row.Set("detail", std::string(engine.instruction_set()) + ", " + std::to_string(engine.pool().threads()) +
-                          (engine.pool().threads() == 1 ? " thread" : " threads"));
-  }
+  const EngineRow row = cpu_row(env, Environment::of(env));
+  Napi::Object object = Napi::Object::New(env);
+  object.Set("name", row.name);
+  object.Set("available", row.available);
+  object.Set(row.available ? "detail" : "reason", row.available ? row.detail : row.reason);
   Napi::Array rows = Napi::Array::New(env);
-  rows.Set(0u, row);
+  rows.Set(0u, object);
   return rows;
 }
 

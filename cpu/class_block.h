@@ -47,10 +47,10 @@ class ClassBlock {
   const float* gradient_tail() const { return gradient_tail_; }
   const float* inverse_norm() const { return inverse_norm_.data(); }
 
-  // The tangent gradient of a class is (sum - beta * row(c)) * inverse, where `sum` runs over rows of E * kappa * xh
+  // The tangent gradient of a class is (sum - beta * row(c)) * inverse, where `sum` runs over rows of E * kappa * xh,
   // `dot` is sum . row(c) and `square` is row(c) . row(c).
   void tangent(int32_t c, float dot, float square, float* beta, float* inverse) const;
-  // |w|, or |w| / (what row(c) was divided by): turns a sum over E into one over exp(z).
+  // What E was divided by: turns a sum over E into one over exp(z).
   double mass_scale(int32_t c) const { return copied_ ? 1.0 : 1.0 / true_inverse_norm_[c]; }
   // False for rows too short to have a direction: w / 1e-12 is not projected.
   bool has_direction(int32_t c) const { return !copied_ || has_direction_[c]; }

@@ -14,7 +14,7 @@
 
 namespace marginfc {
 
-// Floats from one class to the next in E: whole panels, and no power of two, which would put every class of a
+// Elements from one class to the next in E: whole panels, and no power of two, which would put every class of a
 // tile in the same cache set.
 int64_t exponential_stride(int64_t rows, int panel);
 

@@ -23,7 +23,6 @@ class CpuShard final : public ClassShard {
   Status apply(const WeightSink& update) override;
 
   CpuEngine& engine() { return engine_; }
-  int32_t dim() const { return dim_; }
   Precision storage() const { return storage_; }
   // Class rows of this shard as they are stored; `index` counts from range().start.
   const void* row(int64_t index) const {
