@@ -9,11 +9,6 @@
 namespace marginfc {
 namespace {
 
-// Squared norms in between are exact enough in float32 and leave exp(z) / |w| far from its ends: e^64 * 1e6
-// and e^-64 / 1e6 are both normal numbers.
-constexpr float kShortest = 1e-12f;
-constexpr float kLongest = 1e12f;
-
 double norm_of(const float* row, int32_t dim) {
   double total = 0;
   for (int32_t d = 0; d < dim; d++) total += static_cast<double>(row[d]) * row[d];
@@ -49,32 +44,25 @@ int64_t ClassBlock::load(const void* weights, int64_t first, int32_t classes) {
                     wide_.data());
     rows_ = wide_.data();
   }
-  float* inverse = inverse_norm_.data();
-  kernels_->square_norms(rows_, dim_, classes, dim_, inverse);
-  copied_ = operands_ == Precision::float16;
-  for (int32_t c = 0; c < classes; c++) copied_ |= !(inverse[c] >= kShortest && inverse[c] <= kLongest);
-
+  const bool ordinary = kernels_->inverse_norms(rows_, dim_, classes, dim_, inverse_norm_.data());
+  copied_ = operands_ == Precision::float16 || !ordinary;
   int64_t bad = -1;
   if (copied_) {
     normalise(rows_);
     for (int32_t c = classes - 1; c >= 0; c--)
       if (!std::isfinite(true_inverse_norm_[c])) bad = first + c;
-  } else {
-    for (int32_t c = 0; c < classes; c++) {
-      true_inverse_norm_[c] = 1 / std::sqrt(static_cast<double>(inverse[c]));
-      inverse[c] = static_cast<float>(true_inverse_norm_[c]);
-    }
   }
   if (tail_width_) fill_tail(rows_, tail_);
   make_operands();
   return bad;
 }
 
-void ClassBlock::load_ordinary(const void* weights, int64_t first, int32_t classes) {
+void ClassBlock::load_ordinary(const void* weights, int64_t first, int32_t classes, const float* inverse_norm) {
   first_ = first;
   classes_ = classes;
   rows_ = static_cast<const float*>(weights);
   copied_ = false;
+  std::memcpy(inverse_norm_.data(), inverse_norm, classes * sizeof(float));
   if (tail_width_) fill_tail(rows_, tail_);
 }
 
@@ -92,13 +80,12 @@ void ClassBlock::normalise(const float* weights) {
   rows_ = copy_.data();
 }
 
+// What is behind the columns is zero from the start.
 void ClassBlock::fill_tail(const float* rows, FloatBuffer& tail) const {
-  const int64_t start = dim_ - tail_width_;
-  for (int32_t c = 0; c < classes_; c++) {
-    float* out = tail.data() + static_cast<int64_t>(c) * panel_;
-    std::memcpy(out, rows + static_cast<int64_t>(c) * dim_ + start, tail_width_ * sizeof(float));
-    std::fill(out + tail_width_, out + panel_, 0.0f);
-  }
+  const float* from = rows + dim_ - tail_width_;
+  float* to = tail.data();
+  for (int32_t c = 0; c < classes_; c++, from += dim_, to += panel_)
+    for (int32_t l = 0; l < tail_width_; l++) to[l] = from[l];
 }
 
 void ClassBlock::make_operands() {
@@ -120,13 +107,14 @@ void ClassBlock::make_operands() {
   gradient_tail_ = tail_width_ ? rounded_tail_.data() : nullptr;
 }
 
-void ClassBlock::tangent(int32_t c, float dot, float square, float* beta, float* inverse) const {
+void ClassBlock::tangent(int32_t c, float dot, float* beta, float* inverse) const {
   if (copied_) {
     *beta = has_direction_[c] ? dot : 0.0f;
     *inverse = static_cast<float>(true_inverse_norm_[c]);
   } else {
     // E carried 1 / |w| already: dW = sum - (sum . wh) wh, and the dot was taken with w.
-    *beta = dot / square;
+    const float inverse_norm = inverse_norm_.data()[c];
+    *beta = dot * inverse_norm * inverse_norm;
     *inverse = 1;
   }
 }

@@ -26,8 +26,9 @@ class ClassBlock {
   // that exp(z) / |w| might leave float32's range makes the whole block a normalised copy with inverse_norm() 1;
   // float16 operands, whose range is short, always are such copies.
   int64_t load(const void* weights, int64_t first, int32_t classes);
-  // The same rows again for a gradient alone, after load() found them ordinary(): no norms and no operands.
-  void load_ordinary(const void* weights, int64_t first, int32_t classes);
+  // The same rows again for a gradient alone, after load() found them ordinary(): no operands, and the inverse_norm() of
+  // then, [classes].
+  void load_ordinary(const void* weights, int64_t first, int32_t classes, const float* inverse_norm);
   // Whether the rows are used as they are stored.
   bool ordinary() const { return !copied_ && storage_ == Precision::float32; }
 
@@ -48,10 +49,10 @@ class ClassBlock {
   const float* inverse_norm() const { return inverse_norm_.data(); }
 
   // The tangent gradient of a class is (sum - beta * row(c)) * inverse, where `sum` runs over rows of E * kappa * xh,
-  // `dot` is sum . row(c) and `square` is row(c) . row(c).
-  void tangent(int32_t c, float dot, float square, float* beta, float* inverse) const;
+  // and `dot` is sum . row(c).
+  void tangent(int32_t c, float dot, float* beta, float* inverse) const;
   // What E was divided by: turns a sum over E into one over exp(z).
-  double mass_scale(int32_t c) const { return copied_ ? 1.0 : 1.0 / true_inverse_norm_[c]; }
+  double mass_scale(int32_t c) const { return copied_ ? 1.0 : 1.0 / inverse_norm_.data()[c]; }
   // False for rows too short to have a direction: w / 1e-12 is not projected.
   bool has_direction(int32_t c) const { return !copied_ || has_direction_[c]; }
 
@@ -82,6 +83,7 @@ class ClassBlock {
   FloatBuffer tail_;          // [most_classes, panel]
   FloatBuffer rounded_tail_;  // [most_classes, panel]
   FloatBuffer inverse_norm_;  // [most_classes]
+  // Of a copy's rows:
   double true_inverse_norm_[kMostBlockClasses];
   bool has_direction_[kMostBlockClasses];
 };

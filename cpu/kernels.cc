@@ -6,6 +6,8 @@
 
 #if defined(__x86_64__)
 #include <immintrin.h>
+#elif defined(__aarch64__)
+#include <arm_neon.h>
 #endif
 
 namespace marginfc {
@@ -45,6 +47,10 @@ MARGINFC_INLINE Ahead fetch_ahead(const void* from, int64_t bytes_before) {
 // Stays on a line that is in the cache anyway.
 MARGINFC_INLINE Ahead nothing_ahead(const float* hot) { return {reinterpret_cast<const char*>(hot), 0}; }
 
+// Keeps the compiler from seeing what a pointer was made of. It would make a pointer of each of the 14 rows, of which some
+// are then read from the stack in every step.
+MARGINFC_INLINE void opaque(const char*& pointer) { asm("" : "+r"(pointer)); }
+
 // acc[h][v] = sum over k of a[h, k] * b[k * ldb + v * kLanes ...]. The loops over h are unrolled whole: an
 // accumulator that is indexed at run time would live in memory.
 // On the way `ahead` is brought into the cache, a line with each k: spread like this it costs nothing, in a burst
@@ -56,17 +62,27 @@ MARGINFC_INLINE void multiply(const float* a, int64_t lda, const float* b, int64
   for (int h = 0; h < H; h++)
 #pragma GCC unroll 2
     for (int v = 0; v < V; v++) acc[h][v] = Vector{};
+  // Every third row of `a` has a pointer; the two behind it are one and two strides away, which addresses can hold.
+  constexpr int kPointers = kLayout == Layout::rows ? (H + 2) / 3 : 1;
+  const char* pointers[kPointers];
+#pragma GCC unroll 6
+  for (int p = 0; p < kPointers; p++) pointers[p] = reinterpret_cast<const char*>(a + 3 * p * lda);
+  const int64_t stride = lda * static_cast<int64_t>(sizeof(float));
   for (int64_t i = 0; i < k; i++) {
     const Vector b0 = load(b), b1 = V == 2 ? load(b + kLanes) : b0;
     __builtin_prefetch(ahead.line, 0, 2);
     ahead.line += ahead.step;
+#pragma GCC unroll 6
+    for (int p = 0; p < kPointers; p++) opaque(pointers[p]);
 #pragma GCC unroll 16
     for (int h = 0; h < H; h++) {
-      const Vector x = broadcast(kLayout == Layout::rows ? a + h * lda + i : a + h);
+      const char* word = kLayout == Layout::rows ? pointers[h / 3] + h % 3 * stride : pointers[0] + h * sizeof(float);
+      const Vector x = broadcast(reinterpret_cast<const float*>(word));
       multiply_add(x, b0, acc[h][0]);
       if (V == 2) multiply_add(x, b1, acc[h][V - 1]);
     }
-    if (kLayout == Layout::columns) a += lda;
+#pragma GCC unroll 6
+    for (int p = 0; p < kPointers; p++) pointers[p] += kLayout == Layout::rows ? sizeof(float) : stride;
     b += ldb;
   }
 }
@@ -122,12 +138,43 @@ MARGINFC_INLINE void store_exponentials(const NegativesTask& task, int32_t first
       }
   } else {
     float* plain = task.exponentials + first * task.row_stride + row;
+    if (task.round)
+#pragma GCC unroll 16
+      for (int h = 0; h < H; h++)
+#pragma GCC unroll 2
+        for (int v = 0; v < V; v++) e[h][v] = round_bfloat16(e[h][v]);
 #pragma GCC unroll 16
     for (int h = 0; h < H; h++)
 #pragma GCC unroll 2
-      for (int v = 0; v < V; v++)
-        store(plain + h * task.row_stride + v * kLanes, task.round ? round_bfloat16(e[h][v]) : e[h][v]);
+      for (int v = 0; v < V; v++) store(plain + h * task.row_stride + v * kLanes, e[h][v]);
+    if (task.streamed) {
+      float* streamed = task.streamed + first * task.streamed_stride + row;
+#pragma GCC unroll 16
+      for (int h = 0; h < H; h++)
+#pragma GCC unroll 2
+        for (int v = 0; v < V; v++) stream(streamed + h * task.streamed_stride + v * kLanes, e[h][v]);
+    }
   }
+}
+
+// The epilogue of classes first .. first + count - 1 where a lane's own class may be among them, or exponents have an
+// offset. exponents [count] in: products; out: E.
+void masked_exponentials(const NegativesTask& task, int32_t first, int32_t count, int64_t lane, Vector* exponents) {
+  const Integers label = load(task.labels + lane);
+  const Vector offset = task.offset ? load(task.offset + lane) : Vector{};
+  Vector total = load(task.sums + lane);
+  Vector hardest = task.hardest ? load(task.hardest + lane) : Vector{};
+  for (int32_t h = 0; h < count; h++) {
+    const Vector inverse_norm = splat(task.inverse_norm[first + h]);
+    const Vector exponent = exponents[h] * inverse_norm;
+    const auto own = label == splat(task.first_class + first + h);
+    const Vector e = own ? Vector{} : exp2(exponent - offset);
+    if (task.hardest) hardest = own ? hardest : larger(hardest, exponent);
+    total += e;
+    exponents[h] = e * inverse_norm;
+  }
+  store(task.sums + lane, total);
+  if (task.hardest) store(task.hardest + lane, hardest);
 }
 
 // Classes first .. first + H - 1 against one panel of rows, then the exponential in registers.
@@ -147,22 +194,30 @@ struct NegativesTile {
 #pragma GCC unroll 2
     for (int v = 0; v < V; v++) {
       const int64_t lane = row + v * kLanes;
-      const Integers label = load(task.labels + lane);
-      const Vector offset = task.offset ? load(task.offset + lane) : Vector{};
+      if (__builtin_expect(task.offset || any_within(load(task.labels + lane), task.first_class + first, H), 0)) {
+        Vector exponents[H];
+#pragma GCC unroll 16
+        for (int h = 0; h < H; h++) exponents[h] = acc[h][v];
+        masked_exponentials(task, first, H, lane, exponents);
+#pragma GCC unroll 16
+        for (int h = 0; h < H; h++) acc[h][v] = exponents[h];
+        continue;
+      }
+      const float* inverse_norm = task.inverse_norm + first;
+      if (task.hardest) {
+        Vector hardest = load(task.hardest + lane);
+#pragma GCC unroll 16
+        for (int h = 0; h < H; h++) hardest = larger(hardest, acc[h][v] * splat(inverse_norm[h]));
+        store(task.hardest + lane, hardest);
+      }
       Vector total = load(task.sums + lane);
-      Vector hardest = task.hardest ? load(task.hardest + lane) : Vector{};
 #pragma GCC unroll 16
       for (int h = 0; h < H; h++) {
-        const Vector inverse_norm = splat(task.inverse_norm[first + h]);
-        const Vector exponent = acc[h][v] * inverse_norm;
-        const auto own = label == splat(task.first_class + first + h);
-        const Vector e = own ? Vector{} : exp2(exponent - offset);
-        if (task.hardest) hardest = own ? hardest : larger(hardest, exponent);
+        const Vector e = exp2_of_product(acc[h][v], splat(inverse_norm[h]));
         total += e;
-        acc[h][v] = e * inverse_norm;
+        acc[h][v] = e * splat(inverse_norm[h]);
       }
       store(task.sums + lane, total);
-      if (task.hardest) store(task.hardest + lane, hardest);
     }
     store_exponentials<H, V>(task, first, row, acc);
   }
@@ -200,7 +255,7 @@ struct FeatureGradientTile {
 #pragma GCC unroll 2
       for (int v = 0; v < V; v++) {
         float* sums = out + h * kPanel + v * kLanes;
-        store(sums, load(sums) + acc[h][v]);
+        store(sums, task.add ? load(sums) + acc[h][v] : acc[h][v]);
       }
     }
   }
@@ -209,9 +264,12 @@ struct FeatureGradientTile {
 // One panel of columns of H classes, summed over all rows of the batch.
 template <int H, int V>
 MARGINFC_INLINE void weight_gradient_panel(const WeightGradientTask& task, int32_t panel, int64_t width) {
-  // Even panels fetch the next tile's E, odd ones its class rows.
-  const void* next = panel % 2 == 0 ? task.next_exponentials : task.next_weights;
-  const int64_t fetched = static_cast<int64_t>(panel / 2) * task.depth * 64;
+  // The first panels fetch the destination; then even ones fetch the next tile's E, odd ones its class rows.
+  const int64_t lines = static_cast<int64_t>(task.depth) * 64;
+  const bool early = task.destination && panel * lines < static_cast<int64_t>(task.classes) * task.dim * 4;
+  const void* later = panel % 2 == 0 ? static_cast<const void*>(task.next_exponentials) : task.next_weights;
+  const void* next = early ? task.destination : later;
+  const int64_t fetched = (early ? panel : panel / 2) * lines;
   const Ahead ahead = next ? fetch_ahead(next, fetched) : nothing_ahead(task.exponentials);
   Vector acc[H][V];
   multiply<H, V, Layout::rows>(task.exponentials, task.row_stride,
@@ -234,22 +292,22 @@ struct WeightGradientTile {
     for (int32_t panel = 0; panel < panels - half; panel++) weight_gradient_panel<H, 2>(task, panel, width);
     if (half) weight_gradient_panel<H, 1>(task, panels - 1, width);
     // In a pass of its own: sums kept from panel to panel beside the accumulators would live in memory.
-    for (int h = 0; h < H; h++) {
-      const float* row = task.gradient + h * width;
-      const float* weights = task.weights + h * task.stride;
-      Vector dot[2] = {}, square[2] = {};
-      for (int32_t panel = 0; panel < panels; panel++) {
-        const bool tail = (panel + 1) * kPanel > task.dim;
-        const float* w = tail ? task.tail + h * kPanel : weights + static_cast<int64_t>(panel) * kPanel;
+    for (int h = 0; h < H; h += 4) {
+      Vector dots[4] = {};
+      for (int n = 0; n < 4 && h + n < H; n++) {
+        const float* row = task.gradient + (h + n) * width;
+        const float* weights = task.weights + (h + n) * task.stride;
+        Vector dot[2] = {};
+        for (int32_t panel = 0; panel < panels; panel++) {
+          const bool tail = (panel + 1) * kPanel > task.dim;
+          const float* w = tail ? task.tail + (h + n) * kPanel : weights + static_cast<int64_t>(panel) * kPanel;
 #pragma GCC unroll 2
-        for (int v = 0; v < 2; v++) {
-          const Vector x = load(w + v * kLanes);
-          dot[v] += load(row + static_cast<int64_t>(panel) * kPanel + v * kLanes) * x;
-          square[v] += x * x;
+          for (int v = 0; v < 2; v++)
+            dot[v] += load(row + static_cast<int64_t>(panel) * kPanel + v * kLanes) * load(w + v * kLanes);
         }
+        dots[n] = dot[0] + dot[1];
       }
-      task.dots[h] = sum(dot[0] + dot[1]);
-      task.squares[h] = sum(square[0] + square[1]);
+      four_sums(dots, task.dots + h);
     }
   }
 };
@@ -287,25 +345,41 @@ void weight_gradient(const WeightGradientTask& task) {
   tile_function<WeightGradientTask, WeightGradientTile, 2>(task.classes)(task, 0, 0);
 }
 
-void square_norms(const float* weights, int64_t stride, int32_t classes, int32_t dim, float* norms) {
-  for (int32_t c = 0; c < classes; c++) {
-    const float* row = weights + c * stride;
-    Vector part[4] = {};
-    int32_t d = 0;
-    for (; d + 4 * kLanes <= dim; d += 4 * kLanes)
+// Lane sums of x * x over one row's whole vectors, in four parts; what is left of the row is added to lane 0.
+MARGINFC_INLINE Vector squares(const float* row, int32_t dim) {
+  Vector part[4] = {};
+  int32_t d = 0;
+  for (; d + 4 * kLanes <= dim; d += 4 * kLanes)
 #pragma GCC unroll 4
-      for (int u = 0; u < 4; u++) {
-        const Vector x = load(row + d + u * kLanes);
-        part[u] += x * x;
-      }
-    for (; d + kLanes <= dim; d += kLanes) {
-      const Vector x = load(row + d);
-      part[0] += x * x;
+    for (int u = 0; u < 4; u++) {
+      const Vector x = load(row + d + u * kLanes);
+      part[u] += x * x;
     }
-    float total = sum((part[0] + part[1]) + (part[2] + part[3]));
-    for (; d < dim; d++) total += row[d] * row[d];
-    norms[c] = total;
+  for (; d + kLanes <= dim; d += kLanes) {
+    const Vector x = load(row + d);
+    part[0] += x * x;
   }
+  Vector total = (part[0] + part[1]) + (part[2] + part[3]);
+  float rest = 0;
+  for (; d < dim; d++) rest += row[d] * row[d];
+  total[0] += rest;
+  return total;
+}
+
+bool inverse_norms(const float* weights, int64_t stride, int32_t classes, int32_t dim, float* inverse_norm) {
+  bool ordinary = true;
+  for (int32_t c = 0; c < classes; c += 4) {
+    Vector parts[4] = {};
+    const int32_t count = classes - c < 4 ? classes - c : 4;
+    for (int32_t n = 0; n < count; n++) parts[n] = squares(weights + (c + n) * stride, dim);
+    float sums[4];
+    four_sums(parts, sums);
+    for (int32_t n = 0; n < count; n++) {
+      ordinary &= sums[n] >= kShortestSquare && sums[n] <= kLongestSquare;
+      inverse_norm[c + n] = 1.0f / __builtin_sqrtf(sums[n]);
+    }
+  }
+  return ordinary;
 }
 
 void pair_classes(const float* weights, int32_t classes, int32_t dim, float* product, float* gradient) {
@@ -399,14 +473,15 @@ MARGINFC_INLINE Lane gradient(const GradientRow& row, int32_t d, Lane lane) {
 }
 
 void write_row(const GradientRow& row, float* destination, bool streaming) {
-  const bool aligned = reinterpret_cast<uintptr_t>(destination) % sizeof(Vector) == 0;
-  if (streaming && aligned) {
-    int32_t d = 0;
-    for (; d + kLanes <= row.dim; d += kLanes) stream(destination + d, gradient(row, d, Vector{}));
-    for (; d < row.dim; d++) destination[d] = gradient(row, d, 0.0f);
+  if (!streaming) {
+    for_columns(row.dim, [&](int32_t d, auto lane) { put(destination + d, gradient(row, d, lane)); });
     return;
   }
-  for_columns(row.dim, [&](int32_t d, auto lane) { put(destination + d, gradient(row, d, lane)); });
+  int32_t d = 0;
+  for (; d < row.dim && reinterpret_cast<uintptr_t>(destination + d) % sizeof(Vector) != 0; d++)
+    destination[d] = gradient(row, d, 0.0f);
+  for (; d + kLanes <= row.dim; d += kLanes) stream(destination + d, gradient(row, d, Vector{}));
+  for (; d < row.dim; d++) destination[d] = gradient(row, d, 0.0f);
 }
 
 void add_row(const GradientRow& row, float* destination) {
@@ -454,7 +529,7 @@ void fence() {
 
 constexpr Kernels kTable = {
     MARGINFC_ISA_NAME, kPairs,    kPanel,   kHeight,          widen,     round,           pair_classes, masses,
-    square_norms,      negatives, products, feature_gradient, widen_add, weight_gradient, write_row,    add_row,
+    inverse_norms,     negatives, products, feature_gradient, widen_add, weight_gradient, write_row,    add_row,
     sgd_row,           adamw_row, fence,    multiply_adds,
 };
 

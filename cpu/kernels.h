@@ -21,6 +21,11 @@
 
 namespace marginfc {
 
+// Squares of norms between which they are exact enough in float32 and leave exp(z) / |w| far from its ends: e^64 * 1e6 and
+// e^-64 / 1e6 are both normal numbers.
+constexpr float kShortestSquare = 1e-12f;
+constexpr float kLongestSquare = 1e12f;
+
 struct NegativesTask {
   // Packed s * log2(e) * xh in words: [panels, depth, panel]; the pad rows of the last panel are 0.
   const float* features;
@@ -47,6 +52,9 @@ struct NegativesTask {
   float* exponentials;
   int64_t row_stride;
   bool round;
+  // The same E once more, on its way to memory round the caches, aligned to the vector; without pairs; nullable.
+  float* streamed;
+  int64_t streamed_stride;
   // With pairs also E for the feature gradient, pairs of classes: word (c / 2) * paired_stride + i; nullable.
   float* paired;
   int64_t paired_stride;
@@ -66,9 +74,11 @@ struct FeatureGradientTask {
   int32_t dim;
   int32_t depth;  // classes, or pairs of them
   int32_t rows;
-  // accumulators[(p * accumulator_rows + i) * panel + l] += sum over classes of E * W, column p * panel + l
+  // accumulators[(p * accumulator_rows + i) * panel + l] = sum over classes of E * W, column p * panel + l; with `add`,
+  // += that.
   float* accumulators;
   int64_t accumulator_rows;
+  bool add;
 };
 
 struct WeightGradientTask {
@@ -80,12 +90,13 @@ struct WeightGradientTask {
   int64_t stride;
   const float* tail;  // [classes, panel]: columns of `weights` from the last full panel on, zero padded; nullable
   int32_t dim;
-  int32_t classes;                 // <= tile height
-  float* gradient;                 // [classes, ceil(dim / panel) * panel] out: sum over rows of E * kappa * xh
-  const float* next_exponentials;  // the next tile's, to be fetched on the way; null for none
+  int32_t classes;  // <= tile height
+  float* gradient;  // [classes, ceil(dim / panel) * panel] out: sum over rows of E * kappa * xh
+  // To be fetched on the way: where the tile's rows will be written, and the next tile's operands; null for none.
+  const float* destination;
+  const float* next_exponentials;
   const void* next_weights;
-  float* dots;     // [classes] out: gradient row . class row
-  float* squares;  // [classes] out: class row . class row
+  float* dots;  // [classes rounded up to 4] out: gradient row . class row
 };
 
 // One class's finished gradient g = unscale * (raw - beta * unit) * inverse + target, and what is done with it.
@@ -130,8 +141,9 @@ struct Kernels {
   // masses[c] = sum over rows of kappa[i] * E[c, i]; E as NegativesTask leaves it, row_stride in elements.
   void (*masses)(const float* exponentials, int64_t row_stride, int32_t classes, int32_t rows, const float* kappa,
                  float* masses);
-  // norms[c] = sum of squares of class row c.
-  void (*square_norms)(const float* weights, int64_t stride, int32_t classes, int32_t dim, float* norms);
+  // inverse_norm[c] = 1 / |class row c|. False if the square of a norm is not between kShortestSquare and
+  // kLongestSquare, a NaN included.
+  bool (*inverse_norms)(const float* weights, int64_t stride, int32_t classes, int32_t dim, float* inverse_norm);
   void (*negatives)(const NegativesTask& task);
   // The same loop without exp: cosines of all classes times the features' scale go to `exponentials`, own class
   // included; sums and labels are not used.

@@ -24,6 +24,16 @@ constexpr int64_t kChunks = 16;
 // ends of float32 for every sum that exp(+-64) over 10M classes can give.
 constexpr int kWeightExponent = 20;
 
+// In float64, eight sums side by side: one would wait for itself.
+double dot(const float* a, const float* b, int32_t count) {
+  double part[8] = {};
+  int32_t d = 0;
+  for (; d + 8 <= count; d += 8)
+    for (int l = 0; l < 8; l++) part[l] += static_cast<double>(a[d + l]) * b[d + l];
+  for (; d < count; d++) part[d % 8] += static_cast<double>(a[d]) * b[d];
+  return ((part[0] + part[4]) + (part[2] + part[6])) + ((part[1] + part[5]) + (part[3] + part[7]));
+}
+
 Status not_finite(const char* argument, int64_t row) {
   return Status::failure(Code::not_finite, std::string(argument) + " must be finite, row " + std::to_string(row) +
                                                " holds a NaN or infinite value");
@@ -48,6 +58,7 @@ CpuPass::CpuPass(CpuShard& shard, const Batch& batch)
       width_((static_cast<int64_t>(batch.dim) + kernels_.panel - 1) / kernels_.panel * kernels_.panel),
       depth_(kernels_.pairs ? (int64_t{batch.dim} + 1) / 2 : batch.dim),
       stride_(exponential_stride(batch.rows, kernels_.panel)),
+      streams_kept_(batch.workspace == Workspace::keep && !kernels_.pairs && stride_ * classes_ > kLargestCachedResult),
       features_(engine_.buffers()),
       weighted_features_(engine_.buffers()),
       kept_(engine_.buffers()),
@@ -62,19 +73,8 @@ CpuPass::CpuPass(CpuShard& shard, const Batch& batch)
 }
 
 Status CpuPass::prepare() {
-  norms_.resize(rows_);
-  for (int64_t i = 0; i < rows_; i++) {
-    double total = 0;
-    for (int32_t d = 0; d < dim_; d++) {
-      const double x = batch_.features[i * dim_ + d];
-      total += x * x;
-    }
-    const double norm = std::sqrt(total);
-    if (batch_.check_finite && !std::isfinite(norm)) return not_finite("features", i);
-    norms_[i] = {norm, 1 / std::max(norm, kNormFloor), !(norm < kNormFloor)};
-  }
-
   const ClassRange range = shard_.range();
+  norms_.resize(rows_);
   labels_.assign(panels_ * kernels_.panel, -1);
   for (int64_t i = 0; i < rows_; i++) {
     const int32_t label = batch_.labels[i];
@@ -83,15 +83,27 @@ Status CpuPass::prepare() {
     owners_.push_back({labels_[i], static_cast<int32_t>(i)});
   }
   std::stable_sort(owners_.begin(), owners_.end(), [](Owner a, Owner b) { return a.index < b.index; });
-  if (!pack_features()) return Status::no_workspace();
 
   scratch_.resize(engine_.pool().threads());
-  const int64_t block_rows = batch_.workspace == Workspace::keep ? 0 : std::min(kRowBlock, panels_ * kernels_.panel);
-  for (Scratch& scratch : scratch_)
+  const bool in_place = batch_.workspace == Workspace::keep && !streams_kept_;
+  const int64_t block_rows = in_place ? 0 : std::min(kRowBlock, panels_ * kernels_.panel);
+  for (Scratch& scratch : scratch_) {
+    // Tasks of the pool must not throw, so they find their memory here.
+    scratch.operand_row.resize(dim_);
     if (!scratch.block.allocate(kernels_, batch_.operands, shard_.storage(), block_classes_, dim_) ||
         !scratch.exponentials.allocate(floats_of(block_classes_ * block_rows)) || !scratch.sums.allocate(kRowBlock) ||
         (kernels_.pairs && !scratch.paired.allocate(block_classes_ / 2 * kRowBlock)))
       return Status::no_workspace();
+  }
+
+  const int64_t packed = panels_ * depth_ * kernels_.panel;
+  if (!features_.allocate(packed)) return Status::no_workspace();
+  // Lanes behind the last row and, of pairs, the word behind an odd last column.
+  if (rows_ % kernels_.panel != 0 || kernels_.pairs) std::memset(features_.data(), 0, packed * sizeof(float));
+  for_rows([&](int64_t i, int thread) { pack_feature_row(i, scratch_[thread].operand_row); });
+  if (batch_.check_finite)
+    for (int64_t i = 0; i < rows_; i++)
+      if (!std::isfinite(norms_[i].norm)) return not_finite("features", i);
   return {};
 }
 
@@ -100,31 +112,26 @@ void CpuPass::round_operands(float* values, int64_t count) const {
     kernels_.round(values, count, batch_.operands == Precision::float16, values);
 }
 
-void CpuPass::set_operand(float* words, int64_t lanes, int64_t k, int64_t lane, float value) const {
-  if (!kernels_.pairs) {
-    words[k * lanes + lane] = value;
-    return;
-  }
+void CpuPass::set_half(float* words, int64_t lanes, int64_t k, int64_t lane, float value) {
   uint32_t bits;
   std::memcpy(&bits, &value, sizeof bits);
   reinterpret_cast<uint16_t*>(words)[(k / 2 * lanes + lane) * 2 + k % 2] = static_cast<uint16_t>(bits >> 16);
 }
 
-// [panels, dim, panel] (or pairs of dim): lane l of panel p is row p * panel + l; rows behind the last are 0.
-bool CpuPass::pack_features() {
+// The packed features are [panels, dim, panel] (or pairs of dim): lane l of panel p is row p * panel + l.
+void CpuPass::pack_feature_row(int64_t i, std::vector<float>& row) {
+  const float* x = batch_.features + i * dim_;
+  const double norm = std::sqrt(dot(x, x, dim_));
+  norms_[i] = {norm, 1 / std::max(norm, kNormFloor), !(norm < kNormFloor)};
+  const double factor = feature_scale() * norms_[i].inverse;
+  for (int32_t d = 0; d < dim_; d++) row[d] = static_cast<float>(x[d] * factor);
+  round_operands(row.data(), dim_);
   const int64_t panel = kernels_.panel;
-  if (!features_.allocate(panels_ * depth_ * panel)) return false;
-  std::memset(features_.data(), 0, panels_ * depth_ * panel * sizeof(float));
-  const double scale = feature_scale();
-  std::vector<float> row(dim_);
-  for (int64_t i = 0; i < rows_; i++) {
-    const double factor = scale * norms_[i].inverse;
-    for (int32_t d = 0; d < dim_; d++) row[d] = static_cast<float>(batch_.features[i * dim_ + d] * factor);
-    round_operands(row.data(), dim_);
-    float* words = features_.data() + i / panel * depth_ * panel;
-    for (int32_t d = 0; d < dim_; d++) set_operand(words, panel, d, i % panel, row[d]);
-  }
-  return true;
+  float* words = features_.data() + i / panel * depth_ * panel;
+  if (kernels_.pairs)
+    for (int32_t d = 0; d < dim_; d++) set_half(words, panel, d, i % panel, row[d]);
+  else
+    for (int32_t d = 0; d < dim_; d++) words[d * panel + i % panel] = row[d];
 }
 
 Status CpuPass::check_weights() const {
@@ -136,43 +143,52 @@ Status CpuPass::targets(Target* targets) {
   if (!target_rows_.allocate(owners_.size() * dim_)) return Status::no_workspace();
   targets_.resize(owners_.size());
   target_inverse_.resize(owners_.size());
+  const auto owners = static_cast<int64_t>(owners_.size());
+  engine_.pool().run((owners + kBatchRowsPerTask - 1) / kBatchRowsPerTask, [&](int64_t task, int) {
+    for (int64_t o = task * kBatchRowsPerTask; o < std::min(owners, (task + 1) * kBatchRowsPerTask); o++)
+      find_target(o);
+  });
   for (int64_t i = 0; i < rows_; i++) targets[i].feature_norm = norms_[i].norm;
   for (size_t o = 0; o < owners_.size(); o++) {
-    const Owner owner = owners_[o];
-    float* w = target_rows_.data() + o * dim_;
-    shard_.copy_row(owner.index, w);
-    const float* x = batch_.features + static_cast<int64_t>(owner.row) * dim_;
-    double total = 0;
-    for (int32_t d = 0; d < dim_; d++) total += static_cast<double>(w[d]) * w[d];
-    const double norm = std::sqrt(total);
-    if (batch_.check_finite && !std::isfinite(norm)) return not_finite("weights", shard_.range().start + owner.index);
-    const double inverse = 1 / std::max(norm, kNormFloor), x_inverse = norms_[owner.row].inverse;
-    double cosine = 0;
-    for (int32_t d = 0; d < dim_; d++) cosine += (x[d] * x_inverse) * (w[d] * inverse);
-    if (cosine > 1) cosine = 1;
-    if (cosine < -1) cosine = -1;
-    double sine;
-    if (norms_[owner.row].has_direction && !(norm < kNormFloor)) {
-      double square = 0;
-      for (int32_t d = 0; d < dim_; d++) {
-        const double apart = w[d] * inverse - cosine * (x[d] * x_inverse);
-        square += apart * apart;
-      }
-      sine = std::sqrt(square);
-    } else {
-      sine = std::sqrt(1 - cosine * cosine);
-    }
-    targets_[o] = {cosine, sine, norms_[owner.row].norm};
-    target_inverse_[o] = inverse;
-    targets[owner.row] = targets_[o];
+    if (batch_.check_finite && !std::isfinite(target_inverse_[o]))
+      return not_finite("weights", shard_.range().start + owners_[o].index);
+    targets[owners_[o].row] = targets_[o];
   }
   return {};
 }
 
+// Cosine and sine of the angle between a row and its own class.
+void CpuPass::find_target(size_t o) {
+  const Owner owner = owners_[o];
+  float* w = target_rows_.data() + o * dim_;
+  shard_.copy_row(owner.index, w);
+  const float* x = batch_.features + static_cast<int64_t>(owner.row) * dim_;
+  const RowNorm& row = norms_[owner.row];
+  const double norm = std::sqrt(dot(w, w, dim_));
+  // An infinite norm must not look like a finite inverse of 0.
+  const double inverse = std::isfinite(norm) ? 1 / std::max(norm, kNormFloor) : std::nan("");
+  double cosine = dot(x, w, dim_) * row.inverse * inverse;
+  if (cosine > 1) cosine = 1;
+  if (cosine < -1) cosine = -1;
+  double sine;
+  if (row.has_direction && !(norm < kNormFloor)) {
+    double square = 0;
+    for (int32_t d = 0; d < dim_; d++) {
+      const double apart = w[d] * inverse - cosine * (x[d] * row.inverse);
+      square += apart * apart;
+    }
+    sine = std::sqrt(square);
+  } else {
+    sine = std::sqrt(1 - cosine * cosine);
+  }
+  targets_[o] = {cosine, sine, row.norm};
+  target_inverse_[o] = inverse;
+}
+
+// After this, the first block of each chunk writes its dX and the others add theirs.
 bool CpuPass::reserve_accumulators() {
   const size_t size = chunks_ * width_ * rows_;
   if (!accumulators_.allocate(size)) return false;
-  std::memset(accumulators_.data(), 0, size * sizeof(float));
   if (blocks_ <= kBlocksPerSettle * chunks_) return true;
   if (!settled_.allocate(size)) return false;
   std::memset(settled_.data(), 0, size * sizeof(float));
@@ -184,6 +200,7 @@ Status CpuPass::negatives(bool feature_gradient, const Negatives& result) {
   const bool far = batch_.scale > kMostPlainScale;
   if (batch_.workspace == Workspace::keep && !kept_.allocate(floats_of(stride_ * classes_)))
     return Status::no_workspace();
+  if (batch_.workspace == Workspace::keep && !inverse_norms_.allocate(classes_)) return Status::no_workspace();
   if (feature_gradient && !reserve_accumulators()) return Status::no_workspace();
   sums_.assign(chunks_ * lanes, 0);
   ordinary_.assign(blocks_, 0);
@@ -236,9 +253,10 @@ Status CpuPass::reserve(bool feature_gradient, const WeightSink& sink) try {
   gamma_.resize(rows_);
   owner_of_.assign(rows_, -1);
   for (size_t o = 0; o < owners_.size(); o++) owner_of_[owners_[o].row] = static_cast<int64_t>(o);
-  // Tasks of the pool must not throw, so they find their memory here.
-  for (Scratch& scratch : scratch_) scratch.row.resize(dim_);
-  weighted_row_.resize(dim_);
+  for (Scratch& scratch : scratch_) {
+    scratch.row.resize(dim_);
+    scratch.rows.resize(feature_gradient ? width_ * kBatchRowsPerTask : 0);
+  }
   absolute_kappa_.resize(sink.skipped_mass_per_class > 0 ? rows_ : 0);
   skipped_.assign(sink.skipped_mass_per_class > 0 ? blocks_ : 0, 0.0);
   if (feature_gradient && !features_gathered_ && !reserve_accumulators()) return Status::no_workspace();
@@ -249,7 +267,7 @@ Status CpuPass::reserve(bool feature_gradient, const WeightSink& sink) try {
   for (Scratch& scratch : scratch_)
     if ((!keep && !scratch.exponentials.allocate(floats_of(block_classes_ * stride_))) ||
         !scratch.gradient.allocate((kernels_.tile_classes + 1) * width_) ||
-        !scratch.dots.allocate(2 * kernels_.tile_classes))
+        !scratch.dots.allocate(kernels_.tile_classes + 3))
       return Status::no_workspace();
   return {};
 } catch (const std::bad_alloc&) {
@@ -279,15 +297,23 @@ void CpuPass::pack_weighted_features(const RowCoefficients& rows) {
   const int64_t panel = kernels_.panel, depth = kernels_.pairs ? (rows_ + 1) / 2 : rows_;
   const int exponent = rows.largest_weight > 0 ? kWeightExponent - std::ilogb(rows.largest_weight) : 0;
   unscale_ = std::ldexp(1.0, -exponent);
-  std::memset(weighted_features_.data(), 0, width_ * depth * sizeof(float));
-  for (int64_t i = 0; i < rows_; i++) {
+  // Columns behind the last and, of pairs, the word behind an odd last row.
+  if (width_ != dim_ || kernels_.pairs) std::memset(weighted_features_.data(), 0, width_ * depth * sizeof(float));
+  for_rows([&](int64_t i, int thread) {
     const double factor = std::ldexp(rows.kappa[i], exponent) * norms_[i].inverse;
-    float* row = weighted_row_.data();
-    for (int32_t d = 0; d < dim_; d++) row[d] = static_cast<float>(factor * batch_.features[i * dim_ + d]);
+    const float* x = batch_.features + i * dim_;
+    float* row = scratch_[thread].operand_row.data();
+    for (int32_t d = 0; d < dim_; d++) row[d] = static_cast<float>(factor * x[d]);
     if (batch_.operands == Precision::bfloat16) round_operands(row, dim_);
-    for (int64_t d = 0; d < dim_; d++)
-      set_operand(weighted_features_.data() + d / panel * depth * panel, panel, i, d % panel, row[d]);
-  }
+    for (int64_t start = 0; start < dim_; start += panel) {
+      float* words = weighted_features_.data() + start * depth;
+      const int64_t columns = std::min(panel, dim_ - start);
+      if (kernels_.pairs)
+        for (int64_t l = 0; l < columns; l++) set_half(words, panel, i, l, row[start + l]);
+      else
+        std::memcpy(words + i * panel, row + start, columns * sizeof(float));
+    }
+  });
 }
 
 }  // namespace marginfc

@@ -5,6 +5,7 @@
 // the number of threads or on who ran what.
 #pragma once
 
+#include <algorithm>
 #include <atomic>
 #include <vector>
 
@@ -23,6 +24,10 @@ constexpr int64_t kRowBlock = 128;
 // dX is added up block by block; after this many blocks the sum is moved to a second one, so that no float32 sum
 // runs over more than this many terms.
 constexpr int64_t kBlocksPerSettle = 128;
+// Floats of dW or E up to which their stores go through the caches.
+constexpr int64_t kLargestCachedResult = int64_t{1} << 22;
+// Rows of the batch that a task handles where each is handled by itself: even, and whole cache lines of packed features.
+constexpr int64_t kBatchRowsPerTask = 16;
 
 class CpuPass final : public ShardPass {
  public:
@@ -51,12 +56,14 @@ class CpuPass final : public ShardPass {
   // One thread's memory.
   struct Scratch {
     ClassBlock block;
-    FloatBuffer paired;        // E of one block and row block in pairs of classes, where operands are pairs
-    FloatBuffer exponentials;  // E of one block: [classes, stride], or of one block and row block
-    FloatBuffer sums;          // [row block]
-    FloatBuffer gradient;      // one tile of dW, [tile classes, width], then one row of target terms
-    FloatBuffer dots;          // [tile classes], then squares
-    std::vector<double> row;   // [dim]
+    FloatBuffer paired;              // E of one block and row block in pairs of classes, where operands are pairs
+    FloatBuffer exponentials;        // E of one block: [classes, stride], or of one block and row block
+    FloatBuffer sums;                // [row block]
+    FloatBuffer gradient;            // one tile of dW, [tile classes, width], then one row of target terms
+    FloatBuffer dots;                // [tile classes rounded up to 4]
+    std::vector<float> operand_row;  // [dim]
+    std::vector<double> row;         // [dim]
+    std::vector<double> rows;        // [width / panel, kBatchRowsPerTask, panel]
   };
   // A row that owns class `index` of this shard.
   struct Owner {
@@ -69,7 +76,17 @@ class CpuPass final : public ShardPass {
     bool has_direction;  // |x| >= 1e-12
   };
 
-  bool pack_features();
+  // Calls body(row, thread) for every row of the batch, on all threads.
+  template <typename Body>
+  void for_rows(const Body& body) {
+    engine_.pool().run((rows_ + kBatchRowsPerTask - 1) / kBatchRowsPerTask, [&](int64_t task, int thread) {
+      for (int64_t i = task * kBatchRowsPerTask; i < std::min(rows_, (task + 1) * kBatchRowsPerTask); i++)
+        body(i, thread);
+    });
+  }
+  // Writes the operands of row `i`, factor * x, as lane or k `i` of what they are packed in.
+  void pack_feature_row(int64_t i, std::vector<float>& row);
+  void find_target(size_t owner);
   bool reserve_accumulators();
   // Makes the rows' products log2 of exp(s * cos).
   double feature_scale() const { return batch_.scale * 1.4426950408889634; }
@@ -90,8 +107,8 @@ class CpuPass final : public ShardPass {
   }
   // To the operands' precision, in place.
   void round_operands(float* values, int64_t count) const;
-  // Sets element (k, lane) of an operand packed in words, [k or pairs of k][lane]; the value is rounded already.
-  void set_operand(float* words, int64_t lanes, int64_t k, int64_t lane, float value) const;
+  // Sets element (k, lane) of an operand packed in words, [pairs of k][lane]; the value is rounded already.
+  static void set_half(float* words, int64_t lanes, int64_t k, int64_t lane, float value);
   Status run(const Sweep& sweep);
   // Blocks first .. last - 1; sums, maxima and dX of rows row_start .. row_end - 1 go to `chunk`.
   void sweep_blocks(const Sweep& sweep, int64_t first, int64_t last, int64_t chunk, int64_t row_start, int64_t row_end,
@@ -116,10 +133,11 @@ class CpuPass final : public ShardPass {
   const int64_t rows_;
   const int32_t dim_;
   const int64_t classes_;
-  const int64_t panels_;  // of rows
-  const int64_t width_;   // dim rounded up to a panel
-  const int64_t depth_;   // words of a row: dim, or pairs of it
-  const int64_t stride_;  // of a kept or whole-batch E, in elements
+  const int64_t panels_;     // of rows
+  const int64_t width_;      // dim rounded up to a panel
+  const int64_t depth_;      // words of a row: dim, or pairs of it
+  const int64_t stride_;     // of a kept or whole-batch E, in elements
+  const bool streams_kept_;  // E is kept, and goes round the caches
   int32_t block_classes_ = 0;
   int64_t blocks_ = 0;
   int64_t chunks_ = 0;
@@ -138,12 +156,12 @@ class CpuPass final : public ShardPass {
   FloatBuffer offsets_;                // [panels * panel], log2 units; only when s > 64
   FloatBuffer hardest_;                // [chunks, panels * panel], log2 units
   std::vector<uint8_t> ordinary_;      // [blocks], whether a block's rows are used as they are stored
+  FloatBuffer inverse_norms_;          // [classes], of ordinary blocks' rows; only when E is kept
   std::vector<double> sums_;           // [chunks, panels * panel]
   std::vector<Scratch> scratch_;       // [threads]
   std::vector<double> gamma_;          // [rows], while gradients() runs
   std::vector<float> absolute_kappa_;  // [rows], while gradients() runs; only when classes may be skipped
   std::vector<double> skipped_;        // [blocks], likewise: mass left out
-  std::vector<float> weighted_row_;    // [dim], while gradients() runs
   std::vector<int64_t> owner_of_;      // [rows], index into owners_ or -1, while gradients() runs
   double unscale_ = 1;                 // undoes the scale of weighted_features_
   bool features_gathered_ = false;

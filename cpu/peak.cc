@@ -61,7 +61,7 @@ double peak_read(CpuEngine& engine, double seconds) {
   const Kernels& kernels = engine.kernels();
   std::vector<float> norms(kRows);
   return best_pass(engine, seconds, sizeof(float) * static_cast<double>(kArray), [&](int64_t row, int) {
-    kernels.square_norms(from.data() + row * kRow, kRow, 1, kRow, &norms[row]);
+    kernels.inverse_norms(from.data() + row * kRow, kRow, 1, kRow, &norms[row]);
   });
 }
 

@@ -9,13 +9,10 @@
 namespace marginfc {
 namespace {
 
-// Tasks a thread should have at least, for the ends of a sweep to even out.
-constexpr int64_t kTasksPerThread = 4;
-// Floats of dW up to which its stores go through the caches.
-constexpr int64_t kLargestCachedResult = int64_t{1} << 22;
-// Rows of dX finished by one task.
-constexpr int64_t kRowsPerTask = 16;
-
+// Tasks a thread should have at least, for the ends of a sweep to even out; fewer where each task has packed operands
+// of its own to read.
+constexpr int64_t kTasksPerThread = 16;
+constexpr int64_t kChunkTasksPerThread = 2;
 int64_t groups(int64_t count, int64_t size) { return (count + size - 1) / size; }
 
 }  // namespace
@@ -25,7 +22,7 @@ Status CpuPass::run(const Sweep& sweep) {
   const bool by_chunk = sweep.sums || sweep.hardest || sweep.features;
   if (!by_chunk) {
     // Classes are independent of each other here: any split gives the same result.
-    const int64_t tasks = std::min(blocks_, std::max(chunks_, kTasksPerThread * threads));
+    const int64_t tasks = std::min(blocks_, kTasksPerThread * threads);
     engine_.pool().run(tasks, [&](int64_t task, int thread) {
       sweep_blocks(sweep, blocks_ * task / tasks, blocks_ * (task + 1) / tasks, 0, 0, rows_, scratch_[thread]);
     });
@@ -33,7 +30,7 @@ Status CpuPass::run(const Sweep& sweep) {
     // Rows too are independent of each other as long as no dW needs them all: with many threads, chunks are split
     // by rows.
     const int64_t row_blocks = std::max<int64_t>(groups(rows_, kRowBlock), 1);
-    const int64_t wanted = groups(kTasksPerThread / 2 * threads, std::max<int64_t>(chunks_, 1));
+    const int64_t wanted = groups(kChunkTasksPerThread * threads, std::max<int64_t>(chunks_, 1));
     const int64_t row_groups = sweep.weights ? 1 : std::min(row_blocks, wanted);
     engine_.pool().run(chunks_ * row_groups, [&](int64_t task, int thread) {
       const int64_t chunk = task / row_groups, group = task % row_groups;
@@ -52,11 +49,14 @@ int32_t CpuPass::load_block(int64_t b, bool for_products, bool first_visit, Clas
   const auto count = static_cast<int32_t>(std::min<int64_t>(block_classes_, classes_ - start));
   // A sweep that multiplies no class rows needs neither norms nor operands, if the first sweep found nothing special.
   if (!for_products && ordinary_[b]) {
-    block.load_ordinary(shard_.row(start), start, count);
+    block.load_ordinary(shard_.row(start), start, count, inverse_norms_.data() + start);
     return count;
   }
   const int64_t bad = block.load(shard_.row(start), start, count);
-  if (first_visit) ordinary_[b] = block.ordinary();
+  if (first_visit) {
+    ordinary_[b] = block.ordinary();
+    if (inverse_norms_) std::memcpy(inverse_norms_.data() + start, block.inverse_norm(), count * sizeof(float));
+  }
   if (bad >= 0) {
     int64_t seen = bad_class_.load(std::memory_order_relaxed);
     while (bad < seen && !bad_class_.compare_exchange_weak(seen, bad, std::memory_order_relaxed)) {
@@ -82,6 +82,8 @@ NegativesTask CpuPass::product_task(const ClassBlock& block, int64_t row, int64_
   task.exponentials = exponentials;
   task.row_stride = stride;
   task.round = batch_.operands == Precision::bfloat16;
+  task.streamed = nullptr;
+  task.streamed_stride = 0;
   task.paired = nullptr;
   task.paired_stride = 0;
   task.next_weights = nullptr;
@@ -96,6 +98,7 @@ void CpuPass::sweep_blocks(const Sweep& sweep, int64_t first, int64_t last, int6
   const int64_t panel = kernels_.panel, lanes = panels_ * panel;
   double* sums = sums_.data() + chunk * lanes;
   ClassBlock& block = scratch.block;
+  bool add = false;
   for (int64_t b = first; b < last; b++) {
     if (sweep.cancellable && cancelled()) return;
     const bool for_products = sweep.recompute || sweep.features || !skipped_.empty();
@@ -103,19 +106,24 @@ void CpuPass::sweep_blocks(const Sweep& sweep, int64_t first, int64_t last, int6
     const int64_t start = block.first();
 
     // E of this block: in the kept array, for the whole batch in scratch, or for one row block in scratch.
-    const bool whole = kept_ || sweep.weights;
-    float* exponentials = kept_ ? element(kept_.data(), start * stride_) : scratch.exponentials.data();
+    const bool streamed = streams_kept_ && sweep.recompute;
+    const bool kept = kept_ && !streamed, whole = kept || sweep.weights;
+    float* exponentials = kept ? element(kept_.data(), start * stride_) : scratch.exponentials.data();
     const int64_t stride = whole ? stride_ : std::min(kRowBlock, lanes);
     for (int64_t row = row_start; row < row_end; row += kRowBlock) {
       const int64_t rows = std::min(kRowBlock, row_end - row);
       float* e = whole ? element(exponentials, row) : exponentials;
       if (sweep.recompute) {
         NegativesTask task = product_task(block, row, rows, e, stride);
+        if (streamed) {
+          task.streamed = kept_.data() + start * stride_ + row;
+          task.streamed_stride = stride_;
+        }
         if (kernels_.pairs) {
           task.paired = sweep.features ? scratch.paired.data() : nullptr;
           task.paired_stride = kRowBlock;
         }
-        if (row == row_start && b + 1 < last) {
+        if (row == row_start && b + 1 < blocks_) {
           task.next_weights = shard_.row(start + count);
           task.next_row_bytes = dim_ * static_cast<int64_t>(byte_size(shard_.storage()));
         }
@@ -138,13 +146,18 @@ void CpuPass::sweep_blocks(const Sweep& sweep, int64_t first, int64_t last, int6
         task.rows = static_cast<int32_t>(rows);
         task.accumulators = accumulators_.data() + (chunk * width_ * rows_ + row * panel);
         task.accumulator_rows = rows_;
+        task.add = add;
         kernels_.feature_gradient(task);
       }
     }
-    if (sweep.features && settled_ && (b - first + 1) % kBlocksPerSettle == 0) settle(chunk, row_start, row_end);
+    add = true;
+    if (sweep.features && settled_ && (b - first + 1) % kBlocksPerSettle == 0 && b + 1 < last) {
+      settle(chunk, row_start, row_end);
+      add = false;
+    }
     if (sweep.weights) weight_tiles(sweep, scratch, exponentials, stride);
   }
-  if (sweep.weights) kernels_.fence();
+  if (sweep.weights || streams_kept_) kernels_.fence();
 }
 
 void CpuPass::pair_kept(const float* exponentials, int64_t rows, int32_t classes, float* paired) const {
@@ -157,16 +170,13 @@ void CpuPass::pair_kept(const float* exponentials, int64_t rows, int32_t classes
     }
 }
 
-// Moves a chunk's running sum of dX to the settled one.
+// Adds a chunk's running sum of dX to the settled one; the running one starts anew.
 void CpuPass::settle(int64_t chunk, int64_t row_start, int64_t row_end) {
   const int64_t panel = kernels_.panel, base = chunk * width_ * rows_;
   for (int64_t p = 0; p < width_ / panel; p++) {
     float* running = accumulators_.data() + base + (p * rows_ + row_start) * panel;
     float* settled = settled_.data() + base + (p * rows_ + row_start) * panel;
-    for (int64_t e = 0; e < (row_end - row_start) * panel; e++) {
-      settled[e] += running[e];
-      running[e] = 0;
-    }
+    for (int64_t e = 0; e < (row_end - row_start) * panel; e++) settled[e] += running[e];
   }
 }
 
@@ -196,8 +206,10 @@ void CpuPass::weight_tiles(const Sweep& sweep, Scratch& scratch, const float* ex
     task.classes = count;
     task.gradient = scratch.gradient.data();
     task.dots = scratch.dots.data();
-    task.squares = task.dots + height;
     const bool more = block.first() + c + count < classes_;
+    task.destination = sweep.sink.kind == WeightSink::Kind::write && !streaming
+                           ? sweep.sink.gradient + (block.first() + c) * dim_
+                           : nullptr;
     task.next_exponentials = kept_ && more ? element(exponentials, (c + count) * stride) : nullptr;
     task.next_weights = more ? shard_.row(block.first() + c + count) : nullptr;
     while (owner < owners_.size() && owners_[owner].index < block.first() + c) owner++;
@@ -205,7 +217,6 @@ void CpuPass::weight_tiles(const Sweep& sweep, Scratch& scratch, const float* ex
     if (skip_tile(sweep, scratch, task.exponentials, stride, c, count, any_owned)) {
       std::memset(task.gradient, 0, count * width_ * sizeof(float));
       std::fill_n(task.dots, height, 0.0f);
-      std::fill_n(task.squares, height, 1.0f);
     } else {
       kernels_.weight_gradient(task);
     }
@@ -213,7 +224,7 @@ void CpuPass::weight_tiles(const Sweep& sweep, Scratch& scratch, const float* ex
       GradientRow row;
       row.raw = scratch.gradient.data() + h * width_;
       row.unit = block.row(c);
-      block.tangent(c, task.dots[h], task.squares[h], &row.beta, &row.inverse);
+      block.tangent(c, task.dots[h], &row.beta, &row.inverse);
       row.unscale = static_cast<float>(unscale_);
       row.dim = dim_;
       const int64_t index = block.first() + c;
@@ -263,25 +274,32 @@ void CpuPass::target_terms(Scratch& scratch, int32_t c, size_t owner, float* ter
 // dx = (g - (g . xh) xh) / |x| + gamma * (wh_y - cos * xh) / |x| + radial * xh, where
 // g = kappa * sum over negatives of E * wh; everything in float64. Rows too short to have a direction are not projected.
 void CpuPass::finish_features(const RowCoefficients& coefficients, float* feature_gradient) {
-  const int64_t panel = kernels_.panel;
-  engine_.pool().run(groups(rows_, kRowsPerTask), [&](int64_t task, int thread) {
+  const int64_t panel = kernels_.panel, column_panels = width_ / panel;
+  engine_.pool().run(groups(rows_, kBatchRowsPerTask), [&](int64_t task, int thread) {
+    const int64_t start = task * kBatchRowsPerTask, count = std::min(kBatchRowsPerTask, rows_ - start);
+    // [column panels, count, panel]: the sums over chunks.
+    std::vector<double>& sums = scratch_[thread].rows;
+    std::fill(sums.begin(), sums.end(), 0.0);
+    for (int64_t chunk = 0; chunk < chunks_; chunk++)
+      for (int64_t p = 0; p < column_panels; p++) {
+        const int64_t at = ((chunk * column_panels + p) * rows_ + start) * panel;
+        double* to = sums.data() + p * count * panel;
+        kernels_.widen_add(accumulators_.data() + at, count * panel, to);
+        if (settled_) kernels_.widen_add(settled_.data() + at, count * panel, to);
+      }
     std::vector<double>& g = scratch_[thread].row;
-    for (int64_t i = task * kRowsPerTask; i < std::min(rows_, (task + 1) * kRowsPerTask); i++) {
+    for (int64_t i = start; i < start + count; i++) {
       const float* x = batch_.features + i * dim_;
       const double inverse = norms_[i].inverse;
-      std::fill(g.begin(), g.end(), 0.0);
-      for (int64_t chunk = 0; chunk < chunks_; chunk++)
-        for (int64_t p = 0; p < width_ / panel; p++) {
-          const int64_t at = ((chunk * (width_ / panel) + p) * rows_ + i) * panel;
-          const int64_t columns = std::min(panel, dim_ - p * panel);
-          kernels_.widen_add(accumulators_.data() + at, columns, g.data() + p * panel);
-          if (settled_) kernels_.widen_add(settled_.data() + at, columns, g.data() + p * panel);
-        }
       const bool projected = norms_[i].has_direction;
       double dot = 0;
-      for (int32_t d = 0; d < dim_; d++) {
-        g[d] *= coefficients.kappa[i];
-        dot += g[d] * (x[d] * inverse);
+      for (int64_t p = 0; p < column_panels; p++) {
+        const double* from = sums.data() + (p * count + (i - start)) * panel;
+        const int64_t columns = std::min(panel, dim_ - p * panel);
+        for (int64_t l = 0; l < columns; l++) {
+          g[p * panel + l] = from[l] * coefficients.kappa[i];
+          dot += g[p * panel + l] * (x[p * panel + l] * inverse);
+        }
       }
       for (int32_t d = 0; d < dim_; d++) g[d] = (projected ? g[d] - dot * (x[d] * inverse) : g[d]) * inverse;
       if (const int64_t o = owner_of_[i]; o >= 0) {

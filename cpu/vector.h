@@ -14,7 +14,35 @@ MARGINFC_INLINE Vector splat(float x) { return x - Vector{}; }
 MARGINFC_INLINE Integers splat(int32_t x) { return x - Integers{}; }
 
 // The second where either is NaN.
-MARGINFC_INLINE Vector larger(Vector a, Vector b) { return a > b ? a : b; }
+MARGINFC_INLINE Vector larger(Vector a, Vector b) {
+#if defined(__AVX512F__)
+  return reinterpret_cast<Vector>(_mm512_max_ps(reinterpret_cast<__m512>(a), reinterpret_cast<__m512>(b)));
+#elif defined(__AVX__)
+  return reinterpret_cast<Vector>(_mm256_max_ps(reinterpret_cast<__m256>(a), reinterpret_cast<__m256>(b)));
+#elif defined(__SSE2__)
+  return reinterpret_cast<Vector>(_mm_max_ps(reinterpret_cast<__m128>(a), reinterpret_cast<__m128>(b)));
+#else
+  return a > b ? a : b;
+#endif
+}
+
+// Whether any lane lies in start .. start + count - 1; start + count does not overflow.
+MARGINFC_INLINE bool any_within(Integers values, int32_t start, int32_t count) {
+#if defined(__AVX512F__)
+  return _mm512_cmplt_epu32_mask(reinterpret_cast<__m512i>(values - splat(start)), _mm512_set1_epi32(count)) != 0;
+#else
+  const Integers inside = (values >= splat(start)) & (values < splat(start + count));
+#if defined(__AVX__)
+  return _mm256_movemask_ps(reinterpret_cast<__m256>(inside)) != 0;
+#elif defined(__SSE2__)
+  return _mm_movemask_ps(reinterpret_cast<__m128>(inside)) != 0;
+#elif defined(__aarch64__)
+  return vmaxvq_u32(reinterpret_cast<uint32x4_t>(inside)) != 0;
+#else
+  return (inside[0] | inside[1] | inside[2] | inside[3]) != 0;
+#endif
+#endif
+}
 
 // Through memory, four lanes at a time: shuffles for every width need constants that compilers spell differently.
 MARGINFC_INLINE float sum(Vector v) {
@@ -27,21 +55,54 @@ MARGINFC_INLINE float sum(Vector v) {
   return (total[0] + total[1]) + (total[2] + total[3]);
 }
 
-// 2^x for -126 <= x < 128; smaller x give 2^-126, and NaN stays NaN. Relative error 1.1e-7 before rounding.
-MARGINFC_INLINE Vector exp2(Vector x) {
-  x = larger(splat(-126.0f), x);
-  // Adding 1.5 * 2^23 rounds to an integer and leaves it in the low bits, from where a shift moves it into the
-  // exponent.
-  const Vector shifter = splat(12582912.0f);
-  const Vector shifted = x + shifter;
-  const Vector f = x - (shifted - shifter);  // [-0.5, 0.5]
-  // 1 + f * q(f), minimax for the relative error of 2^f with the constant held at 1.
+// sums[n] = sum of the lanes of v[n].
+MARGINFC_INLINE void four_sums(const Vector (&v)[4], float* sums) {
+#if defined(__AVX512F__)
+  const auto pair = [](Vector a, Vector b) {  // [a0 + a2, b0 + b2, a1 + a3, b1 + b3] of each quarter
+    const auto x = reinterpret_cast<__m512>(a), y = reinterpret_cast<__m512>(b);
+    return reinterpret_cast<__m512d>(_mm512_add_ps(_mm512_unpacklo_ps(x, y), _mm512_unpackhi_ps(x, y)));
+  };
+  const __m512d low = pair(v[0], v[1]), high = pair(v[2], v[3]);
+  const __m512 quarters = _mm512_add_ps(reinterpret_cast<__m512>(_mm512_unpacklo_pd(low, high)),
+                                        reinterpret_cast<__m512>(_mm512_unpackhi_pd(low, high)));
+  const __m256 halves = _mm256_add_ps(_mm512_castps512_ps256(quarters), _mm512_extractf32x8_ps(quarters, 1));
+  _mm_storeu_ps(sums, _mm_add_ps(_mm256_castps256_ps128(halves), _mm256_extractf128_ps(halves, 1)));
+#elif defined(__AVX__)
+  const auto pair = [](Vector a, Vector b) {
+    return _mm256_hadd_ps(reinterpret_cast<__m256>(a), reinterpret_cast<__m256>(b));
+  };
+  const __m256 halves = _mm256_hadd_ps(pair(v[0], v[1]), pair(v[2], v[3]));
+  _mm_storeu_ps(sums, _mm_add_ps(_mm256_castps256_ps128(halves), _mm256_extractf128_ps(halves, 1)));
+#else
+  for (int n = 0; n < 4; n++) sums[n] = sum(v[n]);
+#endif
+}
+
+// Adding 1.5 * 2^23 rounds to an integer and leaves it in the low bits, from where a shift moves it into the exponent.
+constexpr float kRounder = 12582912.0f;
+
+// 2^(shifted - kRounder + f), f in [-0.5, 0.5], by 1 + f * q(f), minimax for the relative error of 2^f with the constant
+// held at 1.
+MARGINFC_INLINE Vector exp2_of_parts(Vector shifted, Vector f) {
   Vector q = splat(0.0013264745939522982f) * f + 0.009671520441770554f;
   q = q * f + 0.05550733953714371f;
   q = q * f + 0.24022242426872253f;
   q = q * f + 0.6931470036506653f;
   const Vector power = q * f + 1.0f;
   return reinterpret_cast<Vector>(reinterpret_cast<Integers>(power) + (reinterpret_cast<Integers>(shifted) << 23));
+}
+
+// 2^x for -126 <= x < 128; smaller x give 2^-126, and NaN stays NaN. Relative error 1.1e-7 before rounding.
+MARGINFC_INLINE Vector exp2(Vector x) {
+  x = larger(splat(-126.0f), x);
+  const Vector shifted = x + kRounder;
+  return exp2_of_parts(shifted, x - (shifted - kRounder));
+}
+
+// 2^(a * b) for |a * b| < 126: multiplied inside the additions, and nothing to clamp.
+MARGINFC_INLINE Vector exp2_of_product(Vector a, Vector b) {
+  const Vector shifted = a * b + kRounder;
+  return exp2_of_parts(shifted, a * b - (shifted - kRounder));
 }
 
 // Nearest bfloat16, ties to even, as a float32. Not for NaN.
