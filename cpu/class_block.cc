@@ -31,7 +31,8 @@ bool ClassBlock::allocate(const Kernels& kernels, Precision operands, Precision 
   if (operands == Precision::float32) return true;
   if (!kernels.pairs) return rounded_.allocate(rows) && rounded_tail_.allocate(tail);
   const size_t width = (static_cast<size_t>(dim) + panel_ - 1) / panel_ * panel_;
-  return rounded_.allocate(static_cast<size_t>(most_classes) * ((dim + 1) / 2)) &&
+  depth_ = (int64_t{dim} + 2 * kernels.step - 1) / (2 * kernels.step) * kernels.step;
+  return rounded_.allocate(static_cast<size_t>(most_classes) * depth_) &&
          interleaved_.allocate((static_cast<size_t>(most_classes) + 1) / 2 * width);
 }
 
@@ -44,13 +45,18 @@ int64_t ClassBlock::load(const void* weights, int64_t first, int32_t classes) {
                     wide_.data());
     rows_ = wide_.data();
   }
-  const bool ordinary = kernels_->inverse_norms(rows_, dim_, classes, dim_, inverse_norm_.data());
+  bool ordinary;
+  if (paired())
+    ordinary = kernels_->pair_classes(rows_, classes, dim_, rounded_.data(), interleaved_.data(), inverse_norm_.data());
+  else
+    ordinary = kernels_->inverse_norms(rows_, dim_, classes, dim_, inverse_norm_.data());
   copied_ = operands_ == Precision::float16 || !ordinary;
   int64_t bad = -1;
   if (copied_) {
     normalise(rows_);
     for (int32_t c = classes - 1; c >= 0; c--)
       if (!std::isfinite(true_inverse_norm_[c])) bad = first + c;
+    if (paired()) kernels_->pair_classes(rows_, classes, dim_, rounded_.data(), interleaved_.data(), nullptr);
   }
   if (tail_width_) fill_tail(rows_, tail_);
   make_operands();
@@ -94,9 +100,8 @@ void ClassBlock::make_operands() {
   gradient_tail_ = tail(0);
   if (operands_ == Precision::float32) return;
   operand_ = gradient_operand_ = rounded_.data();
-  if (kernels_->pairs) {
-    kernels_->pair_classes(rows_, classes_, dim_, rounded_.data(), interleaved_.data());
-    operand_stride_ = (dim_ + 1) / 2;
+  if (paired()) {
+    operand_stride_ = depth_;
     gradient_operand_ = interleaved_.data();
     gradient_stride_ = (int64_t{dim_} + panel_ - 1) / panel_ * panel_;
     gradient_tail_ = nullptr;

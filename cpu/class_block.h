@@ -11,7 +11,7 @@
 namespace marginfc {
 
 // Most classes a block may have.
-constexpr int32_t kMostBlockClasses = 128;
+constexpr int32_t kMostBlockClasses = 256;
 
 // One thread's memory for one block at a time.
 class ClassBlock {
@@ -57,6 +57,8 @@ class ClassBlock {
   bool has_direction(int32_t c) const { return !copied_ || has_direction_[c]; }
 
  private:
+  // Whether operands are words of two bfloat16.
+  bool paired() const { return operands_ == Precision::bfloat16 && kernels_->pairs; }
   void normalise(const float* weights);
   void fill_tail(const float* rows, FloatBuffer& tail) const;
   void make_operands();
@@ -67,6 +69,7 @@ class ClassBlock {
   int32_t dim_ = 0;
   int panel_ = 0;
   int32_t tail_width_ = 0;
+  int64_t depth_ = 0;  // of paired operands, in words
   int64_t first_ = 0;
   int32_t classes_ = 0;
   bool copied_ = false;

@@ -27,7 +27,7 @@ Status CpuEngine::own(ClassRange range, int32_t dim, const Optimizer& optimizer,
 
 size_t CpuEngine::keep_bytes(int64_t rows, int64_t classes, Precision operands) const {
   const Kernels& kernels = this->kernels(operands);
-  const size_t elements = static_cast<size_t>(exponential_stride(rows, kernels.panel)) * classes;
+  const size_t elements = static_cast<size_t>(exponential_stride(rows, kernels)) * classes;
   return elements * (kernels.pairs ? 2 : 4);
 }
 

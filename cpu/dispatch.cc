@@ -2,6 +2,11 @@
 #include <cstdlib>
 #include <cstring>
 
+#if defined(__x86_64__)
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
+
 #include "cpu/kernels.h"
 
 namespace marginfc {
@@ -25,13 +30,19 @@ bool has_avx512() {
          __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl");
 }
 bool has_bf16() { return has_avx512() && __builtin_cpu_supports("avx512bf16"); }
+// Linux gives a process AMX's large registers on request only, and refuses where a thread's signal stack is too small
+// for them.
+bool has_amx() {
+  constexpr long kRequestPermission = 0x1023, kTileData = 18;  // ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA
+  return has_bf16() && __builtin_cpu_supports("amx-tile") && __builtin_cpu_supports("amx-bf16") &&
+         syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
+}
 constexpr InstructionSet kInstructionSets[] = {
-    {"baseline", always, baseline_kernels, none},
-    {"avx2", has_avx2, avx2_kernels, none},
-    {"avx512", has_avx512, avx512_kernels, none},
-    {"avx512bf16", has_bf16, avx512_kernels, avx512bf16_kernels},
+    {"baseline", always, baseline_kernels, none},  {"avx2", has_avx2, avx2_kernels, none},
+    {"avx512", has_avx512, avx512_kernels, none},  {"avx512bf16", has_bf16, avx512_kernels, avx512bf16_kernels},
+    {"amx", has_amx, avx512_kernels, amx_kernels},
 };
-constexpr char kUnknown[] = "MARGINFC_ISA must be baseline, avx2, avx512 or avx512bf16";
+constexpr char kUnknown[] = "MARGINFC_ISA must be baseline, avx2, avx512, avx512bf16 or amx";
 #elif defined(__aarch64__)
 // Every arm64 CPU has NEON, so it is the baseline too.
 constexpr InstructionSet kInstructionSets[] = {

@@ -14,7 +14,8 @@
 // allocates, locks or throws; results depend on the arguments alone.
 //
 // Operands are made of words of 4 bytes, typed float: a float32, or in a table with `pairs` two bfloat16 that are
-// neighbours in k, the even one in the low half, with a zero behind an odd last one. Sums are float32 in both.
+// neighbours in k, the even one in the low half, with a zero behind an odd last one. Sums are float32 in both. Operands that
+// kernels make for each other (class rows in pairs, E in pairs of classes) lie as the table likes.
 #pragma once
 
 #include <cstdint>
@@ -26,10 +27,13 @@ namespace marginfc {
 constexpr float kShortestSquare = 1e-12f;
 constexpr float kLongestSquare = 1e12f;
 
+// Rows whose E is made and used while a class block is in the cache.
+constexpr int64_t kRowBlock = 128;
+
 struct NegativesTask {
   // Packed s * log2(e) * xh in words: [panels, depth, panel]; the pad rows of the last panel are 0.
   const float* features;
-  // Class rows in words, `stride` apart; depth of each are read: dim, or half of it rounded up.
+  // Class rows in words, `stride` apart; depth of each are read: dim, or half of it, rounded up to a step.
   const float* weights;
   int64_t stride;
   int32_t depth;
@@ -55,9 +59,8 @@ struct NegativesTask {
   // The same E once more, on its way to memory round the caches, aligned to the vector; without pairs; nullable.
   float* streamed;
   int64_t streamed_stride;
-  // With pairs also E for the feature gradient, pairs of classes: word (c / 2) * paired_stride + i; nullable.
+  // With pairs also E for the feature gradient, at most kRowBlock rows; nullable.
   float* paired;
-  int64_t paired_stride;
   // [panels * panel]: the block's sums over classes of exp2(exponent - offset) are written here.
   float* sums;
   // [panels * panel]: raised to the block's largest exponent over negatives; null when not asked for.
@@ -65,14 +68,14 @@ struct NegativesTask {
 };
 
 struct FeatureGradientTask {
-  const float* exponentials;  // words [depth, row_stride]; rows from the task's first
+  const float* exponentials;  // [depth, row_stride], rows from the task's first; with pairs what `paired` was
   int64_t row_stride;
-  const float* weights;  // words [depth, stride]
+  const float* weights;  // [depth, stride]; with pairs what pair_classes made
   int64_t stride;
   const float*
       tail;  // words [depth, panel]: columns from the last full panel on, zero padded; null if `weights` has them
   int32_t dim;
-  int32_t depth;  // classes, or pairs of them
+  int32_t depth;  // classes, or pairs of them rounded up
   int32_t rows;
   // accumulators[(p * accumulator_rows + i) * panel + l] = sum over classes of E * W, column p * panel + l; with `add`,
   // += that.
@@ -85,7 +88,7 @@ struct WeightGradientTask {
   const float* exponentials;  // words [classes, row_stride], all rows of the batch
   int64_t row_stride;
   const float* features;  // packed kappa * xh in words: [ceil(dim / panel), depth, panel], pad columns 0
-  int32_t depth;          // rows of the batch, or pairs of them
+  int32_t depth;          // rows of the batch, or pairs of them rounded up to a step
   const float* weights;   // float32 [classes, stride]
   int64_t stride;
   const float* tail;  // [classes, panel]: columns of `weights` from the last full panel on, zero padded; nullable
@@ -130,14 +133,20 @@ struct Kernels {
   const char* isa;
   bool pairs;
   int panel;
-  int tile_classes;  // height of a weight gradient tile
+  int step;           // words of k that a product takes at a time: operands have zeros up to a multiple of it
+  int tile_classes;   // height of a weight gradient tile
+  int block_classes;  // most classes of a block: their operands stay in the second-level cache
 
   // 16-bit floats, bfloat16 or float16, to float32; and float32 rounded to the nearest of them.
   void (*widen)(const uint16_t* from, int64_t count, bool float16, float* to);
   void (*round)(const float* from, int64_t count, bool float16, float* to);
-  // With pairs: class rows [classes, dim] as operands of the first product, words [classes, ceil(dim / 2)], and of the
-  // feature gradient, words [ceil(classes / 2), width] with zero columns behind dim.
-  void (*pair_classes)(const float* weights, int32_t classes, int32_t dim, float* product, float* gradient);
+  // With pairs: class rows [classes, dim] as operands of the first product and of the feature gradient. With
+  // `inverse_norm` (nullable) inverse_norms() on the way.
+  bool (*pair_classes)(const float* weights, int32_t classes, int32_t dim, float* product, float* gradient,
+                       float* inverse_norm);
+  // With pairs: NegativesTask's `paired` from its `exponentials`; row_stride in elements.
+  void (*pair_exponentials)(const float* exponentials, int64_t row_stride, int32_t classes, int32_t rows,
+                            float* paired);
   // masses[c] = sum over rows of kappa[i] * E[c, i]; E as NegativesTask leaves it, row_stride in elements.
   void (*masses)(const float* exponentials, int64_t row_stride, int32_t classes, int32_t rows, const float* kappa,
                  float* masses);
@@ -146,7 +155,7 @@ struct Kernels {
   bool (*inverse_norms)(const float* weights, int64_t stride, int32_t classes, int32_t dim, float* inverse_norm);
   void (*negatives)(const NegativesTask& task);
   // The same loop without exp: cosines of all classes times the features' scale go to `exponentials`, own class
-  // included; sums and labels are not used.
+  // included; sums and labels are not used. May be null with pairs.
   void (*products)(const NegativesTask& task);
   void (*feature_gradient)(const FeatureGradientTask& task);
   // to[i] += from[i]
@@ -170,6 +179,7 @@ const Kernels* baseline_kernels();
 const Kernels* avx2_kernels();
 const Kernels* avx512_kernels();
 const Kernels* avx512bf16_kernels();
+const Kernels* amx_kernels();
 const Kernels* neon_kernels();
 
 // What this process uses.

@@ -14,8 +14,10 @@ constexpr double kLn2 = 0.6931471805599453;
 // Up to here exp(z) and its sums over 10M classes stay inside float32 without an offset.
 constexpr double kMostPlainScale = 64;
 
-// Classes in a block: 112 rows of 512 floats and the features of a row block share a second-level cache of 1 MiB.
-constexpr int32_t kBlockClasses = 112;
+// Blocks that a chunk should have, so that chunks are about as long as each other.
+constexpr int64_t kBlocksPerChunk = 5;
+// Fewer classes would make the sums of dX too short for their loads and stores.
+constexpr int64_t kLeastBlockClasses = 64;
 // E of a block for the whole batch, when it is not kept, stays below this many floats.
 constexpr int64_t kMostBlockFloats = 192 * 1024;
 // Fixed, so that sums are added in the same order on any number of threads.
@@ -34,6 +36,8 @@ double dot(const float* a, const float* b, int32_t count) {
   return ((part[0] + part[4]) + (part[2] + part[6])) + ((part[1] + part[5]) + (part[3] + part[7]));
 }
 
+int64_t round_up(int64_t count, int64_t unit) { return (count + unit - 1) / unit * unit; }
+
 Status not_finite(const char* argument, int64_t row) {
   return Status::failure(Code::not_finite, std::string(argument) + " must be finite, row " + std::to_string(row) +
                                                " holds a NaN or infinite value");
@@ -41,9 +45,9 @@ Status not_finite(const char* argument, int64_t row) {
 
 }  // namespace
 
-int64_t exponential_stride(int64_t rows, int panel) {
-  const int64_t padded = (rows + panel - 1) / panel * panel;
-  return padded % 256 == 0 ? padded + 16 : padded;
+int64_t exponential_stride(int64_t rows, const Kernels& kernels) {
+  const int64_t padded = round_up(rows, kernels.panel), line = kernels.pairs ? 32 : 16;
+  return padded % (16 * line) == 0 ? padded + line : padded;
 }
 
 CpuPass::CpuPass(CpuShard& shard, const Batch& batch)
@@ -55,9 +59,11 @@ CpuPass::CpuPass(CpuShard& shard, const Batch& batch)
       dim_(batch.dim),
       classes_(shard.range().size()),
       panels_((batch.rows + kernels_.panel - 1) / kernels_.panel),
-      width_((static_cast<int64_t>(batch.dim) + kernels_.panel - 1) / kernels_.panel * kernels_.panel),
-      depth_(kernels_.pairs ? (int64_t{batch.dim} + 1) / 2 : batch.dim),
-      stride_(exponential_stride(batch.rows, kernels_.panel)),
+      width_(round_up(batch.dim, kernels_.panel)),
+      depth_(round_up(kernels_.pairs ? (int64_t{batch.dim} + 1) / 2 : batch.dim, kernels_.step)),
+      sum_rows_(panels_ * kernels_.panel),
+      weight_depth_(round_up(kernels_.pairs ? (batch.rows + 1) / 2 : batch.rows, kernels_.step)),
+      stride_(exponential_stride(batch.rows, kernels_)),
       streams_kept_(batch.workspace == Workspace::keep && !kernels_.pairs && stride_ * classes_ > kLargestCachedResult),
       features_(engine_.buffers()),
       weighted_features_(engine_.buffers()),
@@ -65,7 +71,8 @@ CpuPass::CpuPass(CpuShard& shard, const Batch& batch)
       accumulators_(engine_.buffers()),
       settled_(engine_.buffers()) {
   const int32_t tile = kernels_.tile_classes;
-  int64_t most = kBlockClasses;
+  int64_t most = std::max(kLeastBlockClasses, classes_ / (kChunks * kBlocksPerChunk));
+  most = std::min<int64_t>(most, kernels_.block_classes);
   if (stride_ > 0) most = std::min(most, kMostBlockFloats / stride_);
   block_classes_ = static_cast<int32_t>(std::max<int64_t>(most / tile, 1)) * tile;
   blocks_ = (classes_ + block_classes_ - 1) / block_classes_;
@@ -187,7 +194,7 @@ void CpuPass::find_target(size_t o) {
 
 // After this, the first block of each chunk writes its dX and the others add theirs.
 bool CpuPass::reserve_accumulators() {
-  const size_t size = chunks_ * width_ * rows_;
+  const size_t size = chunks_ * width_ * sum_rows_;
   if (!accumulators_.allocate(size)) return false;
   if (blocks_ <= kBlocksPerSettle * chunks_) return true;
   if (!settled_.allocate(size)) return false;
@@ -198,7 +205,8 @@ bool CpuPass::reserve_accumulators() {
 Status CpuPass::negatives(bool feature_gradient, const Negatives& result) {
   const int64_t lanes = panels_ * kernels_.panel;
   const bool far = batch_.scale > kMostPlainScale;
-  if (batch_.workspace == Workspace::keep && !kept_.allocate(floats_of(stride_ * classes_)))
+  if (batch_.workspace == Workspace::keep &&
+      !kept_.allocate(floats_of(stride_ * round_up(classes_, kernels_.tile_classes))))
     return Status::no_workspace();
   if (batch_.workspace == Workspace::keep && !inverse_norms_.allocate(classes_)) return Status::no_workspace();
   if (feature_gradient && !reserve_accumulators()) return Status::no_workspace();
@@ -262,7 +270,7 @@ Status CpuPass::reserve(bool feature_gradient, const WeightSink& sink) try {
   if (feature_gradient && !features_gathered_ && !reserve_accumulators()) return Status::no_workspace();
   if (sink.kind == WeightSink::Kind::none) return {};
   if (sink.kind == WeightSink::Kind::accumulate) MARGINFC_TRY(shard_.reserve_accumulated());
-  if (!weighted_features_.allocate(width_ * (rows_ + 1))) return Status::no_workspace();
+  if (!weighted_features_.allocate(width_ * weight_depth_)) return Status::no_workspace();
   const bool keep = batch_.workspace == Workspace::keep;
   for (Scratch& scratch : scratch_)
     if ((!keep && !scratch.exponentials.allocate(floats_of(block_classes_ * stride_))) ||
@@ -294,7 +302,7 @@ Status CpuPass::gradients(const RowCoefficients& rows, float* feature_gradient, 
 
 // [width / panel, rows, panel] (or pairs of rows), so that a class's sum over rows reads both operands in order.
 void CpuPass::pack_weighted_features(const RowCoefficients& rows) {
-  const int64_t panel = kernels_.panel, depth = kernels_.pairs ? (rows_ + 1) / 2 : rows_;
+  const int64_t panel = kernels_.panel, depth = weight_depth_;
   const int exponent = rows.largest_weight > 0 ? kWeightExponent - std::ilogb(rows.largest_weight) : 0;
   unscale_ = std::ldexp(1.0, -exponent);
   // Columns behind the last and, of pairs, the word behind an odd last row.

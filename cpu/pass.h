@@ -17,10 +17,8 @@ namespace marginfc {
 
 // Elements from one class to the next in E: whole panels, and no power of two, which would put every class of a
 // tile in the same cache set.
-int64_t exponential_stride(int64_t rows, int panel);
+int64_t exponential_stride(int64_t rows, const Kernels& kernels);
 
-// Rows whose E is made and used while a class block is in the cache.
-constexpr int64_t kRowBlock = 128;
 // dX is added up block by block; after this many blocks the sum is moved to a second one, so that no float32 sum
 // runs over more than this many terms.
 constexpr int64_t kBlocksPerSettle = 128;
@@ -113,8 +111,6 @@ class CpuPass final : public ShardPass {
   // Blocks first .. last - 1; sums, maxima and dX of rows row_start .. row_end - 1 go to `chunk`.
   void sweep_blocks(const Sweep& sweep, int64_t first, int64_t last, int64_t chunk, int64_t row_start, int64_t row_end,
                     Scratch& scratch);
-  // E of one row block in pairs of classes, from the kept E in pairs of rows.
-  void pair_kept(const float* exponentials, int64_t rows, int32_t classes, float* paired) const;
   // Whether classes c .. c + count - 1 of the block may be left out of dW, and notes their mass if so.
   bool skip_tile(const Sweep& sweep, Scratch& scratch, const float* exponentials, int64_t stride, int32_t c,
                  int32_t count, bool owned);
@@ -133,11 +129,13 @@ class CpuPass final : public ShardPass {
   const int64_t rows_;
   const int32_t dim_;
   const int64_t classes_;
-  const int64_t panels_;     // of rows
-  const int64_t width_;      // dim rounded up to a panel
-  const int64_t depth_;      // words of a row: dim, or pairs of it
-  const int64_t stride_;     // of a kept or whole-batch E, in elements
-  const bool streams_kept_;  // E is kept, and goes round the caches
+  const int64_t panels_;        // of rows
+  const int64_t width_;         // dim rounded up to a panel
+  const int64_t depth_;         // words of a row: dim, or pairs of it, rounded up to a step
+  const int64_t sum_rows_;      // rows of the accumulators: whole panels
+  const int64_t weight_depth_;  // words of a column: rows of the batch, or pairs of them, rounded up to a step
+  const int64_t stride_;        // of a kept or whole-batch E, in elements
+  const bool streams_kept_;     // E is kept, and goes round the caches
   int32_t block_classes_ = 0;
   int64_t blocks_ = 0;
   int64_t chunks_ = 0;
@@ -151,7 +149,7 @@ class CpuPass final : public ShardPass {
   PooledBuffer features_;              // packed s * log2(e) * xh
   PooledBuffer weighted_features_;     // packed kappa * xh, scaled by 2^k
   PooledBuffer kept_;                  // E, [classes, stride]
-  PooledBuffer accumulators_;          // dX: [chunks, width / panel, rows, panel]
+  PooledBuffer accumulators_;          // dX: [chunks, width / panel, sum_rows, panel]
   PooledBuffer settled_;               // the same, for long chunks
   FloatBuffer offsets_;                // [panels * panel], log2 units; only when s > 64
   FloatBuffer hardest_;                // [chunks, panels * panel], log2 units

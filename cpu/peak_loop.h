@@ -12,6 +12,26 @@ MARGINFC_INLINE void forget(Vector& x) {
 #endif
 }
 
+#if defined(__AMX_BF16__)
+int64_t multiply_adds(int64_t rounds, float* sums) {
+  const TileRegisters registers;
+  zero_tiles();
+  _tile_zero(4);
+  _tile_zero(5);
+  _tile_zero(6);
+  _tile_zero(7);
+  for (int64_t i = 0; i < rounds; i++) {
+    _tile_dpbf16ps(0, 4, 6);
+    _tile_dpbf16ps(1, 4, 7);
+    _tile_dpbf16ps(2, 5, 6);
+    _tile_dpbf16ps(3, 5, 7);
+  }
+  alignas(64) float stored[kPanel][kPanel];
+  store_tiles<true>(stored[0], kPanel);
+  for (int l = 0; l < kLanes; l++) sums[l] = stored[0][l];
+  return rounds * 4 * kTile * kTile * 2 * kTile * 2;
+}
+#else
 // As many independent sums as a tile has, so that no instruction waits for the one before.
 int64_t multiply_adds(int64_t rounds, float* sums) {
   Vector x = splat(1.0f), b = x, total{};
@@ -30,3 +50,4 @@ int64_t multiply_adds(int64_t rounds, float* sums) {
   store(sums, total);
   return rounds * kHeight * 2 * kLanes * (kPairs ? 2 : 1) * 2;
 }
+#endif

@@ -85,7 +85,6 @@ NegativesTask CpuPass::product_task(const ClassBlock& block, int64_t row, int64_
   task.streamed = nullptr;
   task.streamed_stride = 0;
   task.paired = nullptr;
-  task.paired_stride = 0;
   task.next_weights = nullptr;
   task.next_row_bytes = 0;
   task.sums = nullptr;
@@ -121,7 +120,6 @@ void CpuPass::sweep_blocks(const Sweep& sweep, int64_t first, int64_t last, int6
         }
         if (kernels_.pairs) {
           task.paired = sweep.features ? scratch.paired.data() : nullptr;
-          task.paired_stride = kRowBlock;
         }
         if (row == row_start && b + 1 < blocks_) {
           task.next_weights = shard_.row(start + count);
@@ -134,7 +132,8 @@ void CpuPass::sweep_blocks(const Sweep& sweep, int64_t first, int64_t last, int6
           for (int64_t i = 0; i < rows; i++) sums[row + i] += scratch.sums.data()[i];
       }
       if (sweep.features) {
-        if (kernels_.pairs && !sweep.recompute) pair_kept(e, rows, count, scratch.paired.data());
+        if (kernels_.pairs && !sweep.recompute)
+          kernels_.pair_exponentials(e, stride_, count, static_cast<int32_t>(rows), scratch.paired.data());
         FeatureGradientTask task;
         task.exponentials = kernels_.pairs ? scratch.paired.data() : e;
         task.row_stride = kernels_.pairs ? kRowBlock : stride;
@@ -144,8 +143,8 @@ void CpuPass::sweep_blocks(const Sweep& sweep, int64_t first, int64_t last, int6
         task.dim = dim_;
         task.depth = kernels_.pairs ? (count + 1) / 2 : count;
         task.rows = static_cast<int32_t>(rows);
-        task.accumulators = accumulators_.data() + (chunk * width_ * rows_ + row * panel);
-        task.accumulator_rows = rows_;
+        task.accumulators = accumulators_.data() + (chunk * width_ * sum_rows_ + row * panel);
+        task.accumulator_rows = sum_rows_;
         task.add = add;
         kernels_.feature_gradient(task);
       }
@@ -160,22 +159,12 @@ void CpuPass::sweep_blocks(const Sweep& sweep, int64_t first, int64_t last, int6
   if (sweep.weights || streams_kept_) kernels_.fence();
 }
 
-void CpuPass::pair_kept(const float* exponentials, int64_t rows, int32_t classes, float* paired) const {
-  const auto* from = reinterpret_cast<const uint16_t*>(exponentials);
-  auto* to = reinterpret_cast<uint32_t*>(paired);
-  for (int32_t c = 0; c < classes; c += 2)
-    for (int64_t i = 0; i < rows; i++) {
-      const uint32_t low = from[c * stride_ + i], high = c + 1 < classes ? from[(c + 1) * stride_ + i] : 0;
-      to[c / 2 * kRowBlock + i] = low | high << 16;
-    }
-}
-
 // Adds a chunk's running sum of dX to the settled one; the running one starts anew.
 void CpuPass::settle(int64_t chunk, int64_t row_start, int64_t row_end) {
-  const int64_t panel = kernels_.panel, base = chunk * width_ * rows_;
+  const int64_t panel = kernels_.panel, base = chunk * width_ * sum_rows_;
   for (int64_t p = 0; p < width_ / panel; p++) {
-    float* running = accumulators_.data() + base + (p * rows_ + row_start) * panel;
-    float* settled = settled_.data() + base + (p * rows_ + row_start) * panel;
+    float* running = accumulators_.data() + base + (p * sum_rows_ + row_start) * panel;
+    float* settled = settled_.data() + base + (p * sum_rows_ + row_start) * panel;
     for (int64_t e = 0; e < (row_end - row_start) * panel; e++) settled[e] += running[e];
   }
 }
@@ -198,7 +187,7 @@ void CpuPass::weight_tiles(const Sweep& sweep, Scratch& scratch, const float* ex
     task.exponentials = element(exponentials, c * stride);
     task.row_stride = kernels_.pairs ? stride / 2 : stride;
     task.features = weighted_features_.data();
-    task.depth = static_cast<int32_t>(kernels_.pairs ? (rows_ + 1) / 2 : rows_);
+    task.depth = static_cast<int32_t>(weight_depth_);
     task.weights = block.row(c);
     task.stride = dim_;
     task.tail = block.tail(c);
@@ -282,7 +271,7 @@ void CpuPass::finish_features(const RowCoefficients& coefficients, float* featur
     std::fill(sums.begin(), sums.end(), 0.0);
     for (int64_t chunk = 0; chunk < chunks_; chunk++)
       for (int64_t p = 0; p < column_panels; p++) {
-        const int64_t at = ((chunk * column_panels + p) * rows_ + start) * panel;
+        const int64_t at = ((chunk * column_panels + p) * sum_rows_ + start) * panel;
         double* to = sums.data() + p * count * panel;
         kernels_.widen_add(accumulators_.data() + at, count * panel, to);
         if (settled_) kernels_.widen_add(settled_.data() + at, count * panel, to);

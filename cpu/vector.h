@@ -140,6 +140,10 @@ MARGINFC_INLINE void store_low(uint16_t* p, Halves h) {
 MARGINFC_INLINE void store_high(uint16_t* p, Halves h) {
   _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm512_extracti64x4_epi64(reinterpret_cast<__m512i>(h), 1));
 }
+MARGINFC_INLINE Vector load_halves(const uint16_t* p) {
+  const __m256i halves = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
+  return reinterpret_cast<Vector>(_mm512_slli_epi32(_mm512_cvtepu16_epi32(halves), 16));
+}
 // Lane i: low[i] and high[i].
 MARGINFC_INLINE Vector interleave(Halves h) {
   alignas(64) static constexpr uint16_t kOrder[32] = {0, 16, 1, 17, 2,  18, 3,  19, 4,  20, 5,  21, 6,  22, 7,  23,
@@ -153,6 +157,7 @@ struct Halves {};
 MARGINFC_INLINE Halves to_halves(Vector, Vector) { return {}; }
 MARGINFC_INLINE void store_low(uint16_t*, Halves) {}
 MARGINFC_INLINE void store_high(uint16_t*, Halves) {}
+MARGINFC_INLINE Vector load_halves(const uint16_t*) { return Vector{}; }
 MARGINFC_INLINE Vector interleave(Halves) { return Vector{}; }
 #endif
 

@@ -125,8 +125,11 @@ export interface Engine {
 
 export const instructionSets: readonly string[] =
   process.arch === 'arm64' ? ['neon'] : ['baseline', 'avx2', 'avx512'];
-/** avx512bf16 differs from avx512 with bfloat16 operands only. */
-export const halfInstructionSets = [...instructionSets, ...(process.arch === 'arm64' ? [] : ['avx512bf16'])];
+/** avx512bf16 and amx differ from avx512 with bfloat16 operands only. */
+export const halfInstructionSets = [
+  ...instructionSets,
+  ...(process.arch === 'arm64' ? [] : ['avx512bf16', 'amx']),
+];
 
 /** Every instruction set of the CPU engine, with the reason where this machine cannot run it. */
 export async function findEngines(sets: readonly string[] = instructionSets): Promise<Engine[]> {

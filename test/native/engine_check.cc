@@ -270,7 +270,7 @@ int main() {
 #if defined(__aarch64__)
   const auto instruction_sets = {"baseline", "neon"};
 #else
-  const auto instruction_sets = {"baseline", "avx2", "avx512", "avx512bf16"};
+  const auto instruction_sets = {"baseline", "avx2", "avx512", "avx512bf16", "amx"};
 #endif
   const char* best = "";
   for (const char* isa : instruction_sets) {

@@ -1,0 +1,329 @@
+// The three products on vectors: what kernels.h calls negatives, products, feature_gradient and weight_gradient. Included
+// by cpu/kernels.cc only, inside its anonymous namespace.
+
+// How the broadcast operand lies: a[h, k] = a[h * ld + k] or a[k * ld + h].
+enum class Layout { rows, columns };
+
+// Memory that will be needed soon.
+struct Ahead {
+  const char* line;
+  int64_t step;  // to the next line; 0 when there is nothing to fetch
+};
+MARGINFC_INLINE Ahead fetch_ahead(const void* from, int64_t bytes_before) {
+  return {static_cast<const char*>(from) + bytes_before, 64};
+}
+// Stays on a line that is in the cache anyway.
+MARGINFC_INLINE Ahead nothing_ahead(const float* hot) { return {reinterpret_cast<const char*>(hot), 0}; }
+
+// Keeps the compiler from seeing what a pointer was made of. It would make a pointer of each of the 14 rows, of which some
+// are then read from the stack in every step.
+MARGINFC_INLINE void opaque(const char*& pointer) { asm("" : "+r"(pointer)); }
+
+// acc[h][v] = sum over k of a[h, k] * b[k * ldb + v * kLanes ...]. The loops over h are unrolled whole: an
+// accumulator that is indexed at run time would live in memory.
+// On the way `ahead` is brought into the cache, a line with each k: spread like this it costs nothing, in a burst
+// it would stall the loads that are needed now. V is 1 in a last panel that is no more than half full.
+template <int H, int V, Layout kLayout>
+MARGINFC_INLINE void multiply(const float* a, int64_t lda, const float* b, int64_t ldb, int64_t k, Ahead ahead,
+                              Vector (&acc)[H][V]) {
+#pragma GCC unroll 16
+  for (int h = 0; h < H; h++)
+#pragma GCC unroll 2
+    for (int v = 0; v < V; v++) acc[h][v] = Vector{};
+  // Every third row of `a` has a pointer; the two behind it are one and two strides away, which addresses can hold.
+  constexpr int kPointers = kLayout == Layout::rows ? (H + 2) / 3 : 1;
+  const char* pointers[kPointers];
+#pragma GCC unroll 6
+  for (int p = 0; p < kPointers; p++) pointers[p] = reinterpret_cast<const char*>(a + 3 * p * lda);
+  const int64_t stride = lda * static_cast<int64_t>(sizeof(float));
+  for (int64_t i = 0; i < k; i++) {
+    const Vector b0 = load(b), b1 = V == 2 ? load(b + kLanes) : b0;
+    __builtin_prefetch(ahead.line, 0, 2);
+    ahead.line += ahead.step;
+#pragma GCC unroll 6
+    for (int p = 0; p < kPointers; p++) opaque(pointers[p]);
+#pragma GCC unroll 16
+    for (int h = 0; h < H; h++) {
+      const char* word = kLayout == Layout::rows ? pointers[h / 3] + h % 3 * stride : pointers[0] + h * sizeof(float);
+      const Vector x = broadcast(reinterpret_cast<const float*>(word));
+      multiply_add(x, b0, acc[h][0]);
+      if (V == 2) multiply_add(x, b1, acc[h][V - 1]);
+    }
+#pragma GCC unroll 6
+    for (int p = 0; p < kPointers; p++) pointers[p] += kLayout == Layout::rows ? sizeof(float) : stride;
+    b += ldb;
+  }
+}
+
+// Splits `count` in the fewest parts of at most kHeight, as even as can be: 45 = 12 + 11 + 11 + 11 runs faster
+// than 14 + 14 + 14 + 3. Parts are multiples of kUnit but for the last. Calls body(first, height).
+template <int kUnit, typename Body>
+MARGINFC_INLINE void for_tiles(int32_t count, const Body& body) {
+  const int32_t units = (count + kUnit - 1) / kUnit, tiles = (units + kHeight / kUnit - 1) / (kHeight / kUnit);
+  for (int32_t t = 0, first = 0; t < tiles; t++) {
+    const int32_t left = (count - first + kUnit - 1) / kUnit;
+    const int32_t height = (left + tiles - t - 1) / (tiles - t) * kUnit;
+    body(first, height < count - first ? height : count - first);
+    first += height;
+  }
+}
+
+// One function per tile height, found by height - 1.
+template <typename Task, template <int, int> class Tile, int V, int... kHeights>
+struct TileTable {
+  static constexpr void (*entries[])(const Task&, int32_t, int32_t) = {&Tile<kHeights, V>::run...};
+};
+template <typename Task, template <int, int> class Tile, int V>
+MARGINFC_INLINE auto tile_function(int32_t height) {
+#if defined(__AVX512F__)
+  using Table = TileTable<Task, Tile, V, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14>;
+#elif defined(__aarch64__)
+  using Table = TileTable<Task, Tile, V, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12>;
+#else
+  using Table = TileTable<Task, Tile, V, 1, 2, 3, 4, 5, 6>;
+#endif
+  return Table::entries[height - 1];
+}
+
+// How many vectors the items from `start` on fill, of a panel's two.
+MARGINFC_INLINE bool half_full(int64_t items, int64_t start) { return items - start <= kLanes; }
+
+template <int H, int V>
+MARGINFC_INLINE void store_exponentials(const NegativesTask& task, int32_t first, int64_t row, Vector (&e)[H][V]) {
+  if constexpr (kPairs) {
+    auto* plain = reinterpret_cast<uint16_t*>(task.exponentials) + first * task.row_stride + row;
+    float* paired = task.paired ? task.paired + first / 2 * kRowBlock + row : nullptr;
+#pragma GCC unroll 8
+    for (int h = 0; h < H; h += 2)
+#pragma GCC unroll 2
+      for (int v = 0; v < V; v++) {
+        const bool odd_end = h + 1 == H;
+        const Vector low = e[h][v], high = odd_end ? Vector{} : e[odd_end ? h : h + 1][v];
+        const Halves both = to_halves(low, high);
+        store_low(plain + h * task.row_stride + v * kLanes, both);
+        if (!odd_end) store_high(plain + (h + 1) * task.row_stride + v * kLanes, both);
+        if (paired) store(paired + h / 2 * kRowBlock + v * kLanes, interleave(both));
+      }
+  } else {
+    float* plain = task.exponentials + first * task.row_stride + row;
+    if (task.round)
+#pragma GCC unroll 16
+      for (int h = 0; h < H; h++)
+#pragma GCC unroll 2
+        for (int v = 0; v < V; v++) e[h][v] = round_bfloat16(e[h][v]);
+#pragma GCC unroll 16
+    for (int h = 0; h < H; h++)
+#pragma GCC unroll 2
+      for (int v = 0; v < V; v++) store(plain + h * task.row_stride + v * kLanes, e[h][v]);
+    if (task.streamed) {
+      float* streamed = task.streamed + first * task.streamed_stride + row;
+#pragma GCC unroll 16
+      for (int h = 0; h < H; h++)
+#pragma GCC unroll 2
+        for (int v = 0; v < V; v++) stream(streamed + h * task.streamed_stride + v * kLanes, e[h][v]);
+    }
+  }
+}
+
+// Classes first .. first + H - 1 against one panel of rows, then the exponential in registers.
+template <int H, int V>
+struct NegativesTile {
+  static void run(const NegativesTask& task, int32_t first, int32_t panel) {
+    Vector acc[H][V];
+    const float* features = task.features + static_cast<int64_t>(panel) * task.depth * kPanel;
+    // Each panel of a tile fetches as many lines of the tile's part of the next block as it has steps.
+    const int64_t fetched = static_cast<int64_t>(panel) * task.depth * 64;
+    const Ahead ahead = task.next_weights && fetched < H * task.next_row_bytes
+                            ? fetch_ahead(task.next_weights, first * task.next_row_bytes + fetched)
+                            : nothing_ahead(features);
+    multiply<H, V, Layout::rows>(task.weights + first * task.stride, task.stride, features, kPanel, task.depth, ahead,
+                                 acc);
+    const int64_t row = static_cast<int64_t>(panel) * kPanel;
+#pragma GCC unroll 2
+    for (int v = 0; v < V; v++) {
+      const int64_t lane = row + v * kLanes;
+      if (needs_mask(task, first, H, lane)) {
+        Vector exponents[H];
+#pragma GCC unroll 16
+        for (int h = 0; h < H; h++) exponents[h] = acc[h][v];
+        masked_exponentials(task, first, H, lane, exponents);
+#pragma GCC unroll 16
+        for (int h = 0; h < H; h++) acc[h][v] = exponents[h];
+        continue;
+      }
+      const float* inverse_norm = task.inverse_norm + first;
+      if (task.hardest) {
+        Vector hardest = load(task.hardest + lane);
+#pragma GCC unroll 16
+        for (int h = 0; h < H; h++) hardest = larger(hardest, acc[h][v] * splat(inverse_norm[h]));
+        store(task.hardest + lane, hardest);
+      }
+      Vector total = load(task.sums + lane);
+#pragma GCC unroll 16
+      for (int h = 0; h < H; h++) {
+        const Vector e = exp2_of_product(acc[h][v], splat(inverse_norm[h]));
+        total += e;
+        acc[h][v] = e * splat(inverse_norm[h]);
+      }
+      store(task.sums + lane, total);
+    }
+    store_exponentials<H, V>(task, first, row, acc);
+  }
+};
+
+template <int H, int V>
+struct ProductsTile {
+  static void run(const NegativesTask& task, int32_t first, int32_t panel) {
+    Vector acc[H][V];
+    const float* features = task.features + static_cast<int64_t>(panel) * task.depth * kPanel;
+    multiply<H, V, Layout::rows>(task.weights + first * task.stride, task.stride, features, kPanel, task.depth,
+                                 nothing_ahead(features), acc);
+    float* products = task.exponentials + first * task.row_stride + static_cast<int64_t>(panel) * kPanel;
+#pragma GCC unroll 16
+    for (int h = 0; h < H; h++) {
+      const Vector inverse_norm = splat(task.inverse_norm[first + h]);
+#pragma GCC unroll 2
+      for (int v = 0; v < V; v++) store(products + h * task.row_stride + v * kLanes, acc[h][v] * inverse_norm);
+    }
+  }
+};
+
+// Rows first .. first + H - 1 of the block against one panel of columns, added to the accumulators.
+template <int H, int V>
+struct FeatureGradientTile {
+  static void run(const FeatureGradientTask& task, int32_t first, int32_t panel) {
+    const bool tail = task.tail && (panel + 1) * kPanel > task.dim;
+    Vector acc[H][V];
+    multiply<H, V, Layout::columns>(task.exponentials + first, task.row_stride,
+                                    tail ? task.tail : task.weights + static_cast<int64_t>(panel) * kPanel,
+                                    tail ? kPanel : task.stride, task.depth, nothing_ahead(task.exponentials), acc);
+    float* out = task.accumulators + (static_cast<int64_t>(panel) * task.accumulator_rows + first) * kPanel;
+#pragma GCC unroll 16
+    for (int h = 0; h < H; h++) {
+#pragma GCC unroll 2
+      for (int v = 0; v < V; v++) {
+        float* sums = out + h * kPanel + v * kLanes;
+        store(sums, task.add ? load(sums) + acc[h][v] : acc[h][v]);
+      }
+    }
+  }
+};
+
+// One panel of columns of H classes, summed over all rows of the batch.
+template <int H, int V>
+MARGINFC_INLINE void weight_gradient_panel(const WeightGradientTask& task, int32_t panel, int64_t width) {
+  // The first panels fetch the destination; then even ones fetch the next tile's E, odd ones its class rows.
+  const int64_t lines = static_cast<int64_t>(task.depth) * 64;
+  const bool early = task.destination && panel * lines < static_cast<int64_t>(task.classes) * task.dim * 4;
+  const void* later = panel % 2 == 0 ? static_cast<const void*>(task.next_exponentials) : task.next_weights;
+  const void* next = early ? task.destination : later;
+  const int64_t fetched = (early ? panel : panel / 2) * lines;
+  const Ahead ahead = next ? fetch_ahead(next, fetched) : nothing_ahead(task.exponentials);
+  Vector acc[H][V];
+  multiply<H, V, Layout::rows>(task.exponentials, task.row_stride,
+                               task.features + static_cast<int64_t>(panel) * task.depth * kPanel, kPanel, task.depth,
+                               ahead, acc);
+  float* out = task.gradient + static_cast<int64_t>(panel) * kPanel;
+#pragma GCC unroll 16
+  for (int h = 0; h < H; h++)
+#pragma GCC unroll 2
+    for (int v = 0; v < V; v++) store(out + h * width + v * kLanes, acc[h][v]);
+}
+
+// H classes against all columns. Columns of `gradient` behind a half panel are left as they are, and finite.
+template <int H, int>
+struct WeightGradientTile {
+  static void run(const WeightGradientTask& task, int32_t, int32_t) {
+    const int32_t panels = (task.dim + kPanel - 1) / kPanel;
+    const int64_t width = static_cast<int64_t>(panels) * kPanel;
+    const bool half = half_full(task.dim, static_cast<int64_t>(panels - 1) * kPanel);
+    for (int32_t panel = 0; panel < panels - half; panel++) weight_gradient_panel<H, 2>(task, panel, width);
+    if (half) weight_gradient_panel<H, 1>(task, panels - 1, width);
+    class_dots(task, H);
+  }
+};
+
+// Class tile outside, row panel inside: the tile's class rows stay in the first-level cache.
+template <template <int, int> class Tile>
+MARGINFC_INLINE void over_panels(const NegativesTask& task) {
+  const bool half = half_full(task.rows, static_cast<int64_t>(task.panels - 1) * kPanel);
+  for_tiles<kPairs ? 2 : 1>(task.classes, [&](int32_t first, int32_t height) {
+    const auto tile = tile_function<NegativesTask, Tile, 2>(height);
+    for (int32_t panel = 0; panel < task.panels - half; panel++) tile(task, first, panel);
+    if (half) tile_function<NegativesTask, Tile, 1>(height)(task, first, task.panels - 1);
+  });
+}
+
+void negatives(const NegativesTask& task) {
+  for (int64_t i = 0; i < static_cast<int64_t>(task.panels) * kPanel; i++) task.sums[i] = 0;
+  over_panels<NegativesTile>(task);
+}
+
+void products(const NegativesTask& task) { over_panels<ProductsTile>(task); }
+
+// Column panel outside, so that its part of the class block stays close while all rows pass.
+void feature_gradient(const FeatureGradientTask& task) {
+  for (int32_t panel = 0; panel * kPanel < task.dim; panel++)
+    for_tiles<1>(task.rows, [&](int32_t first, int32_t height) {
+      const bool half = half_full(task.dim, static_cast<int64_t>(panel) * kPanel);
+      const auto tile = half ? tile_function<FeatureGradientTask, FeatureGradientTile, 1>(height)
+                             : tile_function<FeatureGradientTask, FeatureGradientTile, 2>(height);
+      tile(task, first, panel);
+    });
+}
+
+void weight_gradient(const WeightGradientTask& task) {
+  tile_function<WeightGradientTask, WeightGradientTile, 2>(task.classes)(task, 0, 0);
+}
+
+// Words (c / 2) * kRowBlock + i.
+void pair_exponentials(const float* exponentials, int64_t row_stride, int32_t classes, int32_t rows, float* paired) {
+  const auto* from = reinterpret_cast<const uint16_t*>(exponentials);
+  auto* to = reinterpret_cast<uint32_t*>(paired);
+  for (int32_t c = 0; c < classes; c += 2)
+    for (int32_t i = 0; i < rows; i++) {
+      const uint32_t low = from[c * row_stride + i], high = c + 1 < classes ? from[(c + 1) * row_stride + i] : 0;
+      to[c / 2 * kRowBlock + i] = low | high << 16;
+    }
+}
+
+// Words [classes, ceil(dim / 2)], and [ceil(classes / 2), width] with zero columns behind dim.
+bool pair_classes(const float* weights, int32_t classes, int32_t dim, float* product, float* gradient,
+                  float* inverse_norm) {
+  const int32_t depth = (dim + 1) / 2, width = (dim + kPanel - 1) / kPanel * kPanel;
+  auto* along_dim = reinterpret_cast<uint32_t*>(product);
+  auto* along_classes = reinterpret_cast<uint32_t*>(gradient);
+  for (int32_t c = 0; c < classes; c += 2) {
+    const float* even = weights + static_cast<int64_t>(c) * dim;
+    const float* odd = c + 1 < classes ? even + dim : nullptr;
+    uint32_t* even_out = along_dim + static_cast<int64_t>(c) * depth;
+    uint32_t* out = along_classes + static_cast<int64_t>(c / 2) * width;
+    int32_t d = 0;
+#if defined(__AVX512BF16__)
+    for (; odd && d + kPanel <= dim; d += kPanel) {
+      const Halves even_halves = to_halves(load(even + d), load(even + d + kLanes));
+      const Halves odd_halves = to_halves(load(odd + d), load(odd + d + kLanes));
+      store_all(even_out + d / 2, even_halves);
+      store_all(even_out + depth + d / 2, odd_halves);
+      store(reinterpret_cast<float*>(out + d), interleave(to_halves(load(even + d), load(odd + d))));
+      store(reinterpret_cast<float*>(out + d + kLanes),
+            interleave(to_halves(load(even + d + kLanes), load(odd + d + kLanes))));
+    }
+#endif
+    for (; d < dim; d += 2)
+      for (int32_t row = 0; row < (odd ? 2 : 1); row++) {
+        const float* from = row ? odd : even;
+        const uint32_t low = to_bfloat16(from[d]), high = d + 1 < dim ? to_bfloat16(from[d + 1]) : 0;
+        even_out[row * depth + d / 2] = low | high << 16;
+        if (row == 0) {
+          out[d] = low;
+          if (d + 1 < dim) out[d + 1] = high;
+        } else {
+          out[d] |= low << 16;
+          if (d + 1 < dim) out[d + 1] |= high << 16;
+        }
+      }
+    for (int32_t pad = dim; pad < width; pad++) out[pad] = 0;
+  }
+  return !inverse_norm || inverse_norms(weights, dim, classes, dim, inverse_norm);
+}
