@@ -6,8 +6,8 @@ namespace marginfc {
 namespace {
 
 constexpr size_t kHugePage = size_t{1} << 19;  // floats: 2 MiB
-// Smaller blocks are the allocator's business, which keeps them warm itself.
-constexpr size_t kSmallest = size_t{1} << 17;  // floats: 512 KiB
+// Smaller blocks are the allocator's business; larger ones it may give back to the system and fetch anew in each call.
+constexpr size_t kSmallest = size_t{1} << 12;  // floats: 16 KiB
 // Blocks that wait for the next call are at most this together.
 constexpr size_t kMostIdle = size_t{1} << 28;  // floats: 1 GiB
 
@@ -64,15 +64,16 @@ size_t BufferPool::lent() {
   return lent_;
 }
 
-bool PooledBuffer::allocate(size_t size) {
+bool PooledBuffer::allocate(BufferPool& pool, size_t size) {
   if (block_ && block_.size() >= size) return true;
   release();
-  return size < kSmallest ? block_.allocate(size) : pool_.take(size, &block_);
+  pool_ = &pool;
+  return size < kSmallest ? block_.allocate(size) : pool.take(size, &block_);
 }
 
 void PooledBuffer::release() {
   if (block_.size() >= kSmallest)
-    pool_.give(std::move(block_));
+    pool_->give(std::move(block_));
   else
     block_.release();
 }

@@ -30,13 +30,13 @@ class BufferPool {
 // A block that returns to its pool. Blocks too small to matter come from the allocator.
 class PooledBuffer {
  public:
-  explicit PooledBuffer(BufferPool& pool) : pool_(pool) {}
+  PooledBuffer() = default;
   ~PooledBuffer() { release(); }
-  PooledBuffer(const PooledBuffer&) = delete;
-  PooledBuffer& operator=(const PooledBuffer&) = delete;
+  PooledBuffer(PooledBuffer&& other) noexcept : pool_(other.pool_), block_(std::move(other.block_)) {}
+  PooledBuffer& operator=(PooledBuffer&&) = delete;
 
-  // `size` floats with any contents; as it is when it has them already.
-  [[nodiscard]] bool allocate(size_t size);
+  // `size` floats with any contents; as it is when it has them already. The pool must outlive this.
+  [[nodiscard]] bool allocate(BufferPool& pool, size_t size);
   void release();
 
   float* data() { return block_.data(); }
@@ -44,7 +44,7 @@ class PooledBuffer {
   explicit operator bool() const { return static_cast<bool>(block_); }
 
  private:
-  BufferPool& pool_;
+  BufferPool* pool_ = nullptr;
   FloatBuffer block_;
 };
 

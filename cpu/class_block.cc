@@ -17,8 +17,8 @@ double norm_of(const float* row, int32_t dim) {
 
 }  // namespace
 
-bool ClassBlock::allocate(const Kernels& kernels, Precision operands, Precision storage, int32_t most_classes,
-                          int32_t dim) {
+bool ClassBlock::allocate(BufferPool& pool, const Kernels& kernels, Precision operands, Precision storage,
+                          int32_t most_classes, int32_t dim) {
   kernels_ = &kernels;
   operands_ = operands;
   storage_ = storage;
@@ -26,14 +26,15 @@ bool ClassBlock::allocate(const Kernels& kernels, Precision operands, Precision 
   panel_ = kernels.panel;
   tail_width_ = dim % panel_;
   const size_t rows = static_cast<size_t>(most_classes) * dim, tail = static_cast<size_t>(most_classes) * panel_;
-  if (!copy_.allocate(rows) || !tail_.allocate(tail) || !inverse_norm_.allocate(most_classes)) return false;
-  if (storage != Precision::float32 && !wide_.allocate(rows)) return false;
+  if (!copy_.allocate(pool, rows) || !tail_.allocate(pool, tail) || !inverse_norm_.allocate(pool, most_classes))
+    return false;
+  if (storage != Precision::float32 && !wide_.allocate(pool, rows)) return false;
   if (operands == Precision::float32) return true;
-  if (!kernels.pairs) return rounded_.allocate(rows) && rounded_tail_.allocate(tail);
+  if (!kernels.pairs) return rounded_.allocate(pool, rows) && rounded_tail_.allocate(pool, tail);
   const size_t width = (static_cast<size_t>(dim) + panel_ - 1) / panel_ * panel_;
   depth_ = (int64_t{dim} + 2 * kernels.step - 1) / (2 * kernels.step) * kernels.step;
-  return rounded_.allocate(static_cast<size_t>(most_classes) * depth_) &&
-         interleaved_.allocate((static_cast<size_t>(most_classes) + 1) / 2 * width);
+  return rounded_.allocate(pool, static_cast<size_t>(most_classes) * depth_) &&
+         interleaved_.allocate(pool, (static_cast<size_t>(most_classes) + 1) / 2 * width);
 }
 
 int64_t ClassBlock::load(const void* weights, int64_t first, int32_t classes) {
@@ -86,12 +87,12 @@ void ClassBlock::normalise(const float* weights) {
   rows_ = copy_.data();
 }
 
-// What is behind the columns is zero from the start.
-void ClassBlock::fill_tail(const float* rows, FloatBuffer& tail) const {
+// Zeros behind the columns.
+void ClassBlock::fill_tail(const float* rows, PooledBuffer& tail) const {
   const float* from = rows + dim_ - tail_width_;
   float* to = tail.data();
   for (int32_t c = 0; c < classes_; c++, from += dim_, to += panel_)
-    for (int32_t l = 0; l < tail_width_; l++) to[l] = from[l];
+    for (int32_t l = 0; l < panel_; l++) to[l] = l < tail_width_ ? from[l] : 0.0f;
 }
 
 void ClassBlock::make_operands() {

@@ -4,8 +4,8 @@
 
 #include <cstdint>
 
+#include "cpu/buffer_pool.h"
 #include "cpu/kernels.h"
-#include "cpu/memory.h"
 #include "engine/engine.h"
 
 namespace marginfc {
@@ -16,8 +16,8 @@ constexpr int32_t kMostBlockClasses = 256;
 // One thread's memory for one block at a time.
 class ClassBlock {
  public:
-  [[nodiscard]] bool allocate(const Kernels& kernels, Precision operands, Precision storage, int32_t most_classes,
-                              int32_t dim);
+  [[nodiscard]] bool allocate(BufferPool& pool, const Kernels& kernels, Precision operands, Precision storage,
+                              int32_t most_classes, int32_t dim);
 
   // Rows `weights` [classes, dim] of the storage type, from shard index `first` on. Returns the index of the first row
   // that holds a NaN or infinity, or -1.
@@ -60,7 +60,7 @@ class ClassBlock {
   // Whether operands are words of two bfloat16.
   bool paired() const { return operands_ == Precision::bfloat16 && kernels_->pairs; }
   void normalise(const float* weights);
-  void fill_tail(const float* rows, FloatBuffer& tail) const;
+  void fill_tail(const float* rows, PooledBuffer& tail) const;
   void make_operands();
 
   const Kernels* kernels_ = nullptr;
@@ -79,13 +79,13 @@ class ClassBlock {
   const float* gradient_operand_ = nullptr;
   int64_t gradient_stride_ = 0;
   const float* gradient_tail_ = nullptr;
-  FloatBuffer wide_;          // [most_classes, dim]; rows of 16-bit storage in float32
-  FloatBuffer copy_;          // [most_classes, dim]; unit rows
-  FloatBuffer rounded_;       // 16-bit operands: [most_classes, dim] rounded, or the words of the first product
-  FloatBuffer interleaved_;   // paired operands: the words of the feature gradient
-  FloatBuffer tail_;          // [most_classes, panel]
-  FloatBuffer rounded_tail_;  // [most_classes, panel]
-  FloatBuffer inverse_norm_;  // [most_classes]
+  PooledBuffer wide_;          // [most_classes, dim]; rows of 16-bit storage in float32
+  PooledBuffer copy_;          // [most_classes, dim]; unit rows
+  PooledBuffer rounded_;       // 16-bit operands: [most_classes, dim] rounded, or the words of the first product
+  PooledBuffer interleaved_;   // paired operands: the words of the feature gradient
+  PooledBuffer tail_;          // [most_classes, panel]
+  PooledBuffer rounded_tail_;  // [most_classes, panel]
+  PooledBuffer inverse_norm_;  // [most_classes]
   // Of a copy's rows:
   double true_inverse_norm_[kMostBlockClasses];
   bool has_direction_[kMostBlockClasses];

@@ -42,6 +42,7 @@ constexpr int kStep = 1, kBlockClasses = 112 / kHeight * kHeight;
 #include "cpu/vector.h"
 // These need what is above.
 #include "cpu/epilogues.h"
+#include "cpu/exact_rows.h"
 #include "cpu/norms.h"
 #if defined(__AMX_BF16__)
 #include "cpu/amx_products.h"
@@ -166,6 +167,11 @@ constexpr Kernels kTable = {
     kBlockClasses,
     widen,
     round,
+    exact_dot,
+    exact_product,
+    exact_distance,
+    exact_scale,
+    exact_add,
     pair_classes,
     pair_exponentials,
     masses,

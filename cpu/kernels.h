@@ -140,6 +140,12 @@ struct Kernels {
   // 16-bit floats, bfloat16 or float16, to float32; and float32 rounded to the nearest of them.
   void (*widen)(const uint16_t* from, int64_t count, bool float16, float* to);
   void (*round)(const float* from, int64_t count, bool float16, float* to);
+  // Of one row in float64: a . b, |a_scale * a - b_scale * b|, scale * from, and to += a_scale * a + b_scale * b.
+  double (*exact_dot)(const float* a, const float* b, int32_t count);
+  double (*exact_product)(const double* a, const float* b, int32_t count);
+  double (*exact_distance)(const float* a, double a_scale, const float* b, double b_scale, int32_t count);
+  void (*exact_scale)(const float* from, double scale, int32_t count, float* to);
+  void (*exact_add)(const float* a, double a_scale, const float* b, double b_scale, int32_t count, double* to);
   // With pairs: class rows [classes, dim] as operands of the first product and of the feature gradient. With
   // `inverse_norm` (nullable) inverse_norms() on the way.
   bool (*pair_classes)(const float* weights, int32_t classes, int32_t dim, float* product, float* gradient,

@@ -26,16 +26,6 @@ constexpr int64_t kChunks = 16;
 // ends of float32 for every sum that exp(+-64) over 10M classes can give.
 constexpr int kWeightExponent = 20;
 
-// In float64, eight sums side by side: one would wait for itself.
-double dot(const float* a, const float* b, int32_t count) {
-  double part[8] = {};
-  int32_t d = 0;
-  for (; d + 8 <= count; d += 8)
-    for (int l = 0; l < 8; l++) part[l] += static_cast<double>(a[d + l]) * b[d + l];
-  for (; d < count; d++) part[d % 8] += static_cast<double>(a[d]) * b[d];
-  return ((part[0] + part[4]) + (part[2] + part[6])) + ((part[1] + part[5]) + (part[3] + part[7]));
-}
-
 int64_t round_up(int64_t count, int64_t unit) { return (count + unit - 1) / unit * unit; }
 
 Status not_finite(const char* argument, int64_t row) {
@@ -64,12 +54,8 @@ CpuPass::CpuPass(CpuShard& shard, const Batch& batch)
       sum_rows_(panels_ * kernels_.panel),
       weight_depth_(round_up(kernels_.pairs ? (batch.rows + 1) / 2 : batch.rows, kernels_.step)),
       stride_(exponential_stride(batch.rows, kernels_)),
-      streams_kept_(batch.workspace == Workspace::keep && !kernels_.pairs && stride_ * classes_ > kLargestCachedResult),
-      features_(engine_.buffers()),
-      weighted_features_(engine_.buffers()),
-      kept_(engine_.buffers()),
-      accumulators_(engine_.buffers()),
-      settled_(engine_.buffers()) {
+      streams_kept_(batch.workspace == Workspace::keep && !kernels_.pairs &&
+                    stride_ * classes_ > kLargestCachedResult) {
   const int32_t tile = kernels_.tile_classes;
   int64_t most = std::max(kLeastBlockClasses, classes_ / (kChunks * kBlocksPerChunk));
   most = std::min<int64_t>(most, kernels_.block_classes);
@@ -97,14 +83,15 @@ Status CpuPass::prepare() {
   for (Scratch& scratch : scratch_) {
     // Tasks of the pool must not throw, so they find their memory here.
     scratch.operand_row.resize(dim_);
-    if (!scratch.block.allocate(kernels_, batch_.operands, shard_.storage(), block_classes_, dim_) ||
-        !scratch.exponentials.allocate(floats_of(block_classes_ * block_rows)) || !scratch.sums.allocate(kRowBlock) ||
-        (kernels_.pairs && !scratch.paired.allocate(block_classes_ / 2 * kRowBlock)))
+    if (!scratch.block.allocate(engine_.buffers(), kernels_, batch_.operands, shard_.storage(), block_classes_, dim_) ||
+        !scratch.exponentials.allocate(engine_.buffers(), floats_of(block_classes_ * block_rows)) ||
+        !scratch.sums.allocate(engine_.buffers(), kRowBlock) ||
+        (kernels_.pairs && !scratch.paired.allocate(engine_.buffers(), block_classes_ / 2 * kRowBlock)))
       return Status::no_workspace();
   }
 
   const int64_t packed = panels_ * depth_ * kernels_.panel;
-  if (!features_.allocate(packed)) return Status::no_workspace();
+  if (!features_.allocate(engine_.buffers(), packed)) return Status::no_workspace();
   // Lanes behind the last row and, of pairs, the word behind an odd last column.
   if (rows_ % kernels_.panel != 0 || kernels_.pairs) std::memset(features_.data(), 0, packed * sizeof(float));
   for_rows([&](int64_t i, int thread) { pack_feature_row(i, scratch_[thread].operand_row); });
@@ -128,10 +115,9 @@ void CpuPass::set_half(float* words, int64_t lanes, int64_t k, int64_t lane, flo
 // The packed features are [panels, dim, panel] (or pairs of dim): lane l of panel p is row p * panel + l.
 void CpuPass::pack_feature_row(int64_t i, std::vector<float>& row) {
   const float* x = batch_.features + i * dim_;
-  const double norm = std::sqrt(dot(x, x, dim_));
+  const double norm = std::sqrt(kernels_.exact_dot(x, x, dim_));
   norms_[i] = {norm, 1 / std::max(norm, kNormFloor), !(norm < kNormFloor)};
-  const double factor = feature_scale() * norms_[i].inverse;
-  for (int32_t d = 0; d < dim_; d++) row[d] = static_cast<float>(x[d] * factor);
+  kernels_.exact_scale(x, feature_scale() * norms_[i].inverse, dim_, row.data());
   round_operands(row.data(), dim_);
   const int64_t panel = kernels_.panel;
   float* words = features_.data() + i / panel * depth_ * panel;
@@ -147,7 +133,7 @@ Status CpuPass::check_weights() const {
 }
 
 Status CpuPass::targets(Target* targets) {
-  if (!target_rows_.allocate(owners_.size() * dim_)) return Status::no_workspace();
+  if (!target_rows_.allocate(engine_.buffers(), owners_.size() * dim_)) return Status::no_workspace();
   targets_.resize(owners_.size());
   target_inverse_.resize(owners_.size());
   const auto owners = static_cast<int64_t>(owners_.size());
@@ -171,20 +157,15 @@ void CpuPass::find_target(size_t o) {
   shard_.copy_row(owner.index, w);
   const float* x = batch_.features + static_cast<int64_t>(owner.row) * dim_;
   const RowNorm& row = norms_[owner.row];
-  const double norm = std::sqrt(dot(w, w, dim_));
+  const double norm = std::sqrt(kernels_.exact_dot(w, w, dim_));
   // An infinite norm must not look like a finite inverse of 0.
   const double inverse = std::isfinite(norm) ? 1 / std::max(norm, kNormFloor) : std::nan("");
-  double cosine = dot(x, w, dim_) * row.inverse * inverse;
+  double cosine = kernels_.exact_dot(x, w, dim_) * row.inverse * inverse;
   if (cosine > 1) cosine = 1;
   if (cosine < -1) cosine = -1;
   double sine;
   if (row.has_direction && !(norm < kNormFloor)) {
-    double square = 0;
-    for (int32_t d = 0; d < dim_; d++) {
-      const double apart = w[d] * inverse - cosine * (x[d] * row.inverse);
-      square += apart * apart;
-    }
-    sine = std::sqrt(square);
+    sine = kernels_.exact_distance(w, inverse, x, cosine * row.inverse, dim_);
   } else {
     sine = std::sqrt(1 - cosine * cosine);
   }
@@ -195,9 +176,9 @@ void CpuPass::find_target(size_t o) {
 // After this, the first block of each chunk writes its dX and the others add theirs.
 bool CpuPass::reserve_accumulators() {
   const size_t size = chunks_ * width_ * sum_rows_;
-  if (!accumulators_.allocate(size)) return false;
+  if (!accumulators_.allocate(engine_.buffers(), size)) return false;
   if (blocks_ <= kBlocksPerSettle * chunks_) return true;
-  if (!settled_.allocate(size)) return false;
+  if (!settled_.allocate(engine_.buffers(), size)) return false;
   std::memset(settled_.data(), 0, size * sizeof(float));
   return true;
 }
@@ -206,15 +187,16 @@ Status CpuPass::negatives(bool feature_gradient, const Negatives& result) {
   const int64_t lanes = panels_ * kernels_.panel;
   const bool far = batch_.scale > kMostPlainScale;
   if (batch_.workspace == Workspace::keep &&
-      !kept_.allocate(floats_of(stride_ * round_up(classes_, kernels_.tile_classes))))
+      !kept_.allocate(engine_.buffers(), floats_of(stride_ * round_up(classes_, kernels_.tile_classes))))
     return Status::no_workspace();
-  if (batch_.workspace == Workspace::keep && !inverse_norms_.allocate(classes_)) return Status::no_workspace();
+  if (batch_.workspace == Workspace::keep && !inverse_norms_.allocate(engine_.buffers(), classes_))
+    return Status::no_workspace();
   if (feature_gradient && !reserve_accumulators()) return Status::no_workspace();
   sums_.assign(chunks_ * lanes, 0);
   ordinary_.assign(blocks_, 0);
   bad_class_ = INT64_MAX;
   if (far || result.hardest) {
-    if (!hardest_.allocate(chunks_ * lanes)) return Status::no_workspace();
+    if (!hardest_.allocate(engine_.buffers(), chunks_ * lanes)) return Status::no_workspace();
     std::fill_n(hardest_.data(), chunks_ * lanes, -std::numeric_limits<float>::infinity());
   }
   if (far) MARGINFC_TRY(find_row_maxima());
@@ -244,7 +226,7 @@ Status CpuPass::negatives(bool feature_gradient, const Negatives& result) {
 // s > 64: the largest exponent of each row becomes its offset. Its own product, so this path costs 2 BCD more.
 Status CpuPass::find_row_maxima() {
   const int64_t lanes = panels_ * kernels_.panel;
-  if (!offsets_.allocate(lanes)) return Status::no_workspace();
+  if (!offsets_.allocate(engine_.buffers(), lanes)) return Status::no_workspace();
   std::fill_n(offsets_.data(), lanes, 0.0f);
   Sweep sweep;
   sweep.hardest = true;
@@ -270,13 +252,17 @@ Status CpuPass::reserve(bool feature_gradient, const WeightSink& sink) try {
   if (feature_gradient && !features_gathered_ && !reserve_accumulators()) return Status::no_workspace();
   if (sink.kind == WeightSink::Kind::none) return {};
   if (sink.kind == WeightSink::Kind::accumulate) MARGINFC_TRY(shard_.reserve_accumulated());
-  if (!weighted_features_.allocate(width_ * weight_depth_)) return Status::no_workspace();
+  if (!weighted_features_.allocate(engine_.buffers(), width_ * weight_depth_)) return Status::no_workspace();
   const bool keep = batch_.workspace == Workspace::keep;
   for (Scratch& scratch : scratch_)
-    if ((!keep && !scratch.exponentials.allocate(floats_of(block_classes_ * stride_))) ||
-        !scratch.gradient.allocate((kernels_.tile_classes + 1) * width_) ||
-        !scratch.dots.allocate(kernels_.tile_classes + 3))
+    if ((!keep && !scratch.exponentials.allocate(engine_.buffers(), floats_of(block_classes_ * stride_))) ||
+        !scratch.gradient.allocate(engine_.buffers(), (kernels_.tile_classes + 1) * width_) ||
+        !scratch.dots.allocate(engine_.buffers(), kernels_.tile_classes + 3))
       return Status::no_workspace();
+  // Columns behind the last one are never written, but must be finite.
+  if (width_ != dim_)
+    for (Scratch& scratch : scratch_)
+      std::memset(scratch.gradient.data(), 0, (kernels_.tile_classes + 1) * width_ * sizeof(float));
   return {};
 } catch (const std::bad_alloc&) {
   return Status::no_workspace();
@@ -311,7 +297,7 @@ void CpuPass::pack_weighted_features(const RowCoefficients& rows) {
     const double factor = std::ldexp(rows.kappa[i], exponent) * norms_[i].inverse;
     const float* x = batch_.features + i * dim_;
     float* row = scratch_[thread].operand_row.data();
-    for (int32_t d = 0; d < dim_; d++) row[d] = static_cast<float>(factor * x[d]);
+    kernels_.exact_scale(x, factor, dim_, row);
     if (batch_.operands == Precision::bfloat16) round_operands(row, dim_);
     for (int64_t start = 0; start < dim_; start += panel) {
       float* words = weighted_features_.data() + start * depth;

@@ -54,11 +54,11 @@ class CpuPass final : public ShardPass {
   // One thread's memory.
   struct Scratch {
     ClassBlock block;
-    FloatBuffer paired;              // E of one block and row block in pairs of classes, where operands are pairs
-    FloatBuffer exponentials;        // E of one block: [classes, stride], or of one block and row block
-    FloatBuffer sums;                // [row block]
-    FloatBuffer gradient;            // one tile of dW, [tile classes, width], then one row of target terms
-    FloatBuffer dots;                // [tile classes rounded up to 4]
+    PooledBuffer paired;             // E of one block and row block in pairs of classes, where operands are pairs
+    PooledBuffer exponentials;       // E of one block: [classes, stride], or of one block and row block
+    PooledBuffer sums;               // [row block]
+    PooledBuffer gradient;           // one tile of dW, [tile classes, width], then one row of target terms
+    PooledBuffer dots;               // [tile classes rounded up to 4]
     std::vector<float> operand_row;  // [dim]
     std::vector<double> row;         // [dim]
     std::vector<double> rows;        // [width / panel, kBatchRowsPerTask, panel]
@@ -145,16 +145,16 @@ class CpuPass final : public ShardPass {
   std::vector<Owner> owners_;           // by class, then row
   std::vector<Target> targets_;         // [owners]
   std::vector<double> target_inverse_;  // [owners], 1 / max(|w_y|, 1e-12)
-  FloatBuffer target_rows_;            // [owners, dim], as they were in phase 1: an update may move W before dX is done
+  PooledBuffer target_rows_;           // [owners, dim], as they were in phase 1: an update may move W before dX is done
   PooledBuffer features_;              // packed s * log2(e) * xh
   PooledBuffer weighted_features_;     // packed kappa * xh, scaled by 2^k
   PooledBuffer kept_;                  // E, [classes, stride]
   PooledBuffer accumulators_;          // dX: [chunks, width / panel, sum_rows, panel]
   PooledBuffer settled_;               // the same, for long chunks
-  FloatBuffer offsets_;                // [panels * panel], log2 units; only when s > 64
-  FloatBuffer hardest_;                // [chunks, panels * panel], log2 units
+  PooledBuffer offsets_;               // [panels * panel], log2 units; only when s > 64
+  PooledBuffer hardest_;               // [chunks, panels * panel], log2 units
   std::vector<uint8_t> ordinary_;      // [blocks], whether a block's rows are used as they are stored
-  FloatBuffer inverse_norms_;          // [classes], of ordinary blocks' rows; only when E is kept
+  PooledBuffer inverse_norms_;         // [classes], of ordinary blocks' rows; only when E is kept
   std::vector<double> sums_;           // [chunks, panels * panel]
   std::vector<Scratch> scratch_;       // [threads]
   std::vector<double> gamma_;          // [rows], while gradients() runs

@@ -253,9 +253,9 @@ void CpuPass::target_terms(Scratch& scratch, int32_t c, size_t owner, float* ter
     const float* x = batch_.features + static_cast<int64_t>(row) * dim_;
     const float* w = target_row(owner);
     const double inverse = target_inverse_[owner], x_inverse = norms_[row].inverse;
-    const double gamma = gamma_[row];
     const double cosine = scratch.block.has_direction(c) ? targets_[owner].cosine : 0.0;
-    for (int32_t d = 0; d < dim_; d++) total[d] += gamma * inverse * (x[d] * x_inverse - cosine * (w[d] * inverse));
+    const double gamma = gamma_[row] * inverse;
+    kernels_.exact_add(x, gamma * x_inverse, w, -gamma * cosine * inverse, dim_, total.data());
   }
   for (int32_t d = 0; d < dim_; d++) terms[d] = static_cast<float>(total[d]);
 }
@@ -276,29 +276,27 @@ void CpuPass::finish_features(const RowCoefficients& coefficients, float* featur
         kernels_.widen_add(accumulators_.data() + at, count * panel, to);
         if (settled_) kernels_.widen_add(settled_.data() + at, count * panel, to);
       }
-    std::vector<double>& g = scratch_[thread].row;
+    double* g = scratch_[thread].row.data();
     for (int64_t i = start; i < start + count; i++) {
       const float* x = batch_.features + i * dim_;
-      const double inverse = norms_[i].inverse;
+      const double inverse = norms_[i].inverse, scale = coefficients.kappa[i] * inverse;
       const bool projected = norms_[i].has_direction;
-      double dot = 0;
       for (int64_t p = 0; p < column_panels; p++) {
         const double* from = sums.data() + (p * count + (i - start)) * panel;
         const int64_t columns = std::min(panel, dim_ - p * panel);
-        for (int64_t l = 0; l < columns; l++) {
-          g[p * panel + l] = from[l] * coefficients.kappa[i];
-          dot += g[p * panel + l] * (x[p * panel + l] * inverse);
-        }
+        for (int64_t l = 0; l < columns; l++) g[p * panel + l] = from[l] * scale;
       }
-      for (int32_t d = 0; d < dim_; d++) g[d] = (projected ? g[d] - dot * (x[d] * inverse) : g[d]) * inverse;
+      // All the rest is multiples of x and w_y.
+      double of_x = projected ? -kernels_.exact_product(g, x, dim_) * inverse * inverse : 0.0, of_w = 0;
+      const float* w = x;
       if (const int64_t o = owner_of_[i]; o >= 0) {
-        const float* w = target_row(o);
-        const double gamma = coefficients.gamma[i] * inverse, w_inverse = target_inverse_[o];
-        const double cosine = projected ? targets_[o].cosine : 0.0;
+        const double gamma = coefficients.gamma[i] * inverse, cosine = projected ? targets_[o].cosine : 0.0;
         const double radial = coefficients.radial ? coefficients.radial[i] : 0.0;
-        for (int32_t d = 0; d < dim_; d++)
-          g[d] += gamma * (w[d] * w_inverse - cosine * (x[d] * inverse)) + radial * (x[d] * inverse);
+        of_x += (radial - gamma * cosine) * inverse;
+        of_w = gamma * target_inverse_[o];
+        w = target_row(o);
       }
+      kernels_.exact_add(x, of_x, w, of_w, dim_, g);
       for (int32_t d = 0; d < dim_; d++) feature_gradient[i * dim_ + d] = static_cast<float>(g[d]);
     }
   });
