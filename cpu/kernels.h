@@ -95,7 +95,7 @@ struct WeightGradientTask {
   int32_t dim;
   int32_t classes;  // <= tile height
   float* gradient;  // [classes, ceil(dim / panel) * panel] out: sum over rows of E * kappa * xh
-  // To be fetched on the way: where the tile's rows will be written, and the next tile's operands; null for none.
+  // To be fetched on the way: what the tile's rows are written to or added to, and the next tile's operands; null for none.
   const float* destination;
   const float* next_exponentials;
   const void* next_weights;

@@ -114,6 +114,8 @@ class CpuPass final : public ShardPass {
   // Whether classes c .. c + count - 1 of the block may be left out of dW, and notes their mass if so.
   bool skip_tile(const Sweep& sweep, Scratch& scratch, const float* exponentials, int64_t stride, int32_t c,
                  int32_t count, bool owned);
+  // What is read or written for a class besides its weights.
+  const float* destination(const WeightSink& sink, int64_t index) const;
   void weight_tiles(const Sweep& sweep, Scratch& scratch, const float* exponentials, int64_t stride);
   void target_terms(Scratch& scratch, int32_t c, size_t owner, float* terms) const;
   void settle(int64_t chunk, int64_t row_start, int64_t row_end);

@@ -31,6 +31,12 @@ class CpuShard final : public ClassShard {
   // A row in float32, [dim].
   void copy_row(int64_t index, float* to) const;
 
+  // Rows of the optimiser's state and of the accumulated gradient; null where there are none.
+  const float* momentum_row(int64_t index) const { return momentum_ ? momentum_.data() + index * dim_ : nullptr; }
+  const float* accumulated_row(int64_t index) const {
+    return accumulated_ ? accumulated_.data() + index * dim_ : nullptr;
+  }
+
   // Memory for accumulate(); zero at first.
   Status reserve_accumulated();
   // Adds one class's finished gradient to the sum.

@@ -100,7 +100,7 @@ void CpuPass::sweep_blocks(const Sweep& sweep, int64_t first, int64_t last, int6
   bool add = false;
   for (int64_t b = first; b < last; b++) {
     if (sweep.cancellable && cancelled()) return;
-    const bool for_products = sweep.recompute || sweep.features || !skipped_.empty();
+    const bool for_products = sweep.recompute || sweep.features;
     const int32_t count = load_block(b, for_products, sweep.sums && row_start == 0, block);
     const int64_t start = block.first();
 
@@ -175,7 +175,7 @@ void CpuPass::weight_tiles(const Sweep& sweep, Scratch& scratch, const float* ex
   const int32_t height = kernels_.tile_classes;
   float* terms = scratch.gradient.data() + height * width_;
   // A result that fits the last-level cache is better left there.
-  const bool streaming = classes_ * dim_ > kLargestCachedResult;
+  const bool streaming = sweep.sink.kind == WeightSink::Kind::write && classes_ * dim_ > kLargestCachedResult;
   auto owner = static_cast<size_t>(
       std::lower_bound(owners_.begin(), owners_.end(), block.first(),
                        [](const Owner& candidate, int64_t wanted) { return candidate.index < wanted; }) -
@@ -196,14 +196,13 @@ void CpuPass::weight_tiles(const Sweep& sweep, Scratch& scratch, const float* ex
     task.gradient = scratch.gradient.data();
     task.dots = scratch.dots.data();
     const bool more = block.first() + c + count < classes_;
-    task.destination = sweep.sink.kind == WeightSink::Kind::write && !streaming
-                           ? sweep.sink.gradient + (block.first() + c) * dim_
-                           : nullptr;
+    task.destination = streaming ? nullptr : destination(sweep.sink, block.first() + c);
     task.next_exponentials = kept_ && more ? element(exponentials, (c + count) * stride) : nullptr;
     task.next_weights = more ? shard_.row(block.first() + c + count) : nullptr;
     while (owner < owners_.size() && owners_[owner].index < block.first() + c) owner++;
     const bool any_owned = owner < owners_.size() && owners_[owner].index < block.first() + c + count;
-    if (skip_tile(sweep, scratch, task.exponentials, stride, c, count, any_owned)) {
+    const bool skipped = skip_tile(sweep, scratch, task.exponentials, stride, c, count, any_owned);
+    if (skipped) {
       std::memset(task.gradient, 0, count * width_ * sizeof(float));
       std::fill_n(task.dots, height, 0.0f);
     } else {
@@ -212,7 +211,8 @@ void CpuPass::weight_tiles(const Sweep& sweep, Scratch& scratch, const float* ex
     for (int32_t h = 0; h < count; h++, c++) {
       GradientRow row;
       row.raw = scratch.gradient.data() + h * width_;
-      row.unit = block.row(c);
+      // Of a class left out, the row that projects nothing need not be fetched.
+      row.unit = skipped ? row.raw : block.row(c);
       block.tangent(c, task.dots[h], &row.beta, &row.inverse);
       row.unscale = static_cast<float>(unscale_);
       row.dim = dim_;
@@ -229,6 +229,16 @@ void CpuPass::weight_tiles(const Sweep& sweep, Scratch& scratch, const float* ex
       }
     }
   }
+}
+
+const float* CpuPass::destination(const WeightSink& sink, int64_t index) const {
+  switch (sink.kind) {
+    case WeightSink::Kind::write: return sink.gradient + index * dim_;
+    case WeightSink::Kind::accumulate: return shard_.accumulated_row(index);
+    case WeightSink::Kind::update: return shard_.momentum_row(index);
+    case WeightSink::Kind::none: break;
+  }
+  return nullptr;
 }
 
 bool CpuPass::skip_tile(const Sweep& sweep, Scratch& scratch, const float* exponentials, int64_t stride, int32_t c,

@@ -1,6 +1,7 @@
 /** The calls that are timed: one for each row of the table. */
 
 import {
+  adamw,
   arcface,
   forwardSync,
   MarginFcError,
@@ -101,6 +102,7 @@ export async function makeContestant(
     case 'loss + dX + dW':
       return gradients(problem, contest, out);
     case 'step':
+    case 'AdamW step':
       return step(problem, contest, out.dFeatures);
   }
 }
@@ -140,18 +142,41 @@ function gradients(problem: Problem, contest: Contest, out: ReusedOutputs): Cont
   return { ...contest, operations, ...(outputs === 'fresh' && { prepare }), call, measured };
 }
 
+/**
+ * An optimiser, and the gradient that its first update moved a weight by: `before` and `after` are the weight's values.
+ * AdamW's epsilon is so large that the gradient can be told from the update; it changes no time.
+ */
+function optimizerOf(operation: Contest['operation']) {
+  const weightDecay = 5e-4;
+  // The first velocity is dW + weightDecay w.
+  if (operation === 'step')
+    return {
+      optimizer: sgd({ momentum: 0.9, weightDecay }),
+      gradient: (before: number, after: number, learningRate: number) =>
+        (before - after) / learningRate - weightDecay * before,
+    };
+  // The first update is learningRate g / (|g| + epsilon).
+  return {
+    optimizer: adamw({ weightDecay, epsilon: 1 }),
+    gradient: (before: number, after: number, learningRate: number) => {
+      const update = (before - after) / learningRate - weightDecay * before;
+      return update / (1 - Math.abs(update));
+    },
+  };
+}
+
 /** One step of a head: the optimiser's update in place of dW. */
 async function step(problem: Problem, contest: Contest, dFeatures: Float32Array): Promise<Contestant> {
   const { features, weights, labels, dim } = problem;
   const { precision, workspace } = contest;
-  const weightDecay = 5e-4;
+  const { optimizer, gradient } = optimizerOf(contest.operation);
   const head = await MarginHead.create({
     ...formula,
     dim,
     classes: weights.length / dim,
     precision,
     workspace,
-    optimizer: sgd({ momentum: 0.9, weightDecay }),
+    optimizer,
     init: weights,
   });
   const take = (learningRate: number) =>
@@ -164,12 +189,10 @@ async function step(problem: Problem, contest: Contest, dFeatures: Float32Array)
     measured: (expected) => {
       const learningRate = visibleStep(expected);
       const { logSumExp, rowLoss } = take(learningRate);
-      // The first update is w - lr (dW + weightDecay w), from which dW follows.
       const gradientOf = (j: number) =>
-        Float64Array.from(head.weights(j, j + 1), (after, d) => {
-          const before = weights[j * dim + d] as number;
-          return (before - after) / learningRate - weightDecay * before;
-        });
+        Float64Array.from(head.weights(j, j + 1), (after, d) =>
+          gradient(weights[j * dim + d] as number, after, learningRate),
+        );
       return { logSumExp, rowLoss, dFeatures, dWeights: gradientOf };
     },
   };

@@ -3,7 +3,8 @@
 import type { Size } from '../size.js';
 import type { Figures } from './samples.js';
 
-export type Operation = 'loss' | 'loss + dX + dW' | 'step';
+/** `step`: the update of a head's weights in place of dW, by SGD with momentum or by AdamW. */
+export type Operation = 'loss' | 'loss + dX + dW' | 'step' | 'AdamW step';
 export const precisions = ['float32', 'bfloat16', 'float16'] as const;
 export type Precision = (typeof precisions)[number];
 export type Workspace = 'keep' | 'recompute';
@@ -110,6 +111,7 @@ export function contestsOf(precisions: readonly Precision[]): Contest[] {
     ['loss + dX + dW', 'keep', 'fresh'],
     ['loss + dX + dW', 'recompute', 'reused'],
     ['step', 'keep', 'reused'],
+    ['AdamW step', 'keep', 'reused'],
   ] as const;
   return precisions.flatMap((precision) =>
     rows.map(([operation, workspace, outputs]) => ({ operation, precision, workspace, outputs })),
