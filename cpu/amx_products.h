@@ -178,7 +178,7 @@ class NegativesEpilogue {
     first_ = first;
     count_ = count;
     row_ = row;
-    for (int v = 0; v < 2; v++) masked_[v] = needs_mask(task_, first, count, row + v * kLanes);
+    plain_ = !task_.hardest && !needs_mask(task_, first, count, row) && !needs_mask(task_, first, count, row + kLanes);
     part_ = 0;
     parts_ = task_.paired ? kPairParts + kTransposeParts : kPairParts;
   }
@@ -194,34 +194,43 @@ class NegativesEpilogue {
   static constexpr int32_t kPairParts = kPanel / 2, kTransposeParts = 8, kMostParts = kPairParts + kTransposeParts;
 
  private:
-  // E of class h of lanes v * 16 .. + 15, times 1 / |w|; 0 behind the last class.
-  MARGINFC_INLINE void exponentials(int h, int v, Vector (&e)[2]) {
+  // E times 1 / |w| of classes h and h + 1 of lanes v * 16 .. + 15, where nothing is masked and both are there. The sums
+  // come and go through memory: they would need a register each through all of a product.
+  MARGINFC_INLINE void plain_exponentials(int h, int v, Vector (&e)[2]) {
+    float* sums = task_.sums + row_ + v * kLanes;
+    const float* inverse_norms = task_.inverse_norm + first_ + h;
+    const Vector even = splat(inverse_norms[0]), odd = splat(inverse_norms[1]);
+    e[0] = exp2_of_product(load(sums_[h] + v * kLanes), even);
+    e[1] = exp2_of_product(load(sums_[h + 1] + v * kLanes), odd);
+    store(sums, load(sums) + (e[0] + e[1]));
+    e[0] *= even;
+    e[1] *= odd;
+  }
+  // The same in general; 0 behind the last class.
+  __attribute__((noinline)) void any_exponentials(int h, int v, Vector (&e)[2]) {
     const int64_t lane = row_ + v * kLanes;
     const int32_t count = count_ - h < 2 ? count_ - h : 2;
     e[0] = e[1] = Vector{};
+    if (count <= 0) return;
     for (int n = 0; n < count; n++) e[n] = load(sums_[h + n] + v * kLanes);
-    if (masked_[v] && count > 0) {
-      masked_exponentials(task_, first_ + h, count, lane, e);
-      return;
-    }
-    Vector total = load(task_.sums + lane);
-    for (int n = 0; n < count; n++) {
-      const Vector inverse_norm = splat(task_.inverse_norm[first_ + h + n]);
-      if (task_.hardest) store(task_.hardest + lane, larger(load(task_.hardest + lane), e[n] * inverse_norm));
-      const Vector value = exp2_of_product(e[n], inverse_norm);
-      total += value;
-      e[n] = value * inverse_norm;
-    }
-    store(task_.sums + lane, total);
+    masked_exponentials(task_, first_ + h, count, lane, e);
   }
   MARGINFC_INLINE void class_pair(int h) {
     Vector low[2], high[2];
-    exponentials(h, 0, low);
-    exponentials(h, 1, high);
+    if (plain_ && h + 2 <= count_) {
+      plain_exponentials(h, 0, low);
+      plain_exponentials(h, 1, high);
+    } else {
+      Vector e[2];
+      any_exponentials(h, 0, e);
+      low[0] = e[0], low[1] = e[1];
+      any_exponentials(h, 1, e);
+      high[0] = e[0], high[1] = e[1];
+    }
     const Halves even = to_halves(low[0], high[0]), odd = to_halves(low[1], high[1]);
-    auto* plain = reinterpret_cast<uint16_t*>(task_.exponentials) + (first_ + h) * task_.row_stride + row_;
-    if (h < count_) _mm512_storeu_si512(plain, reinterpret_cast<__m512i>(even));
-    if (h + 1 < count_) _mm512_storeu_si512(plain + task_.row_stride, reinterpret_cast<__m512i>(odd));
+    auto* e = reinterpret_cast<uint16_t*>(task_.exponentials) + (first_ + h) * task_.row_stride + row_;
+    if (h < count_) _mm512_storeu_si512(e, reinterpret_cast<__m512i>(even));
+    if (h + 1 < count_) _mm512_storeu_si512(e + task_.row_stride, reinterpret_cast<__m512i>(odd));
     const ClassPairs pairs = pair_rows(even, odd);
     store(words_[0][h / 2], pairs.low);
     store(words_[1][h / 2], pairs.high);
@@ -234,7 +243,7 @@ class NegativesEpilogue {
   const NegativesTask& task_;
   int32_t first_ = 0, count_ = 0;
   int64_t row_ = 0;
-  bool masked_[2];
+  bool plain_ = true;             // whether plain_exponentials() will do
   int32_t part_ = 0, parts_ = 0;  // none to begin with
   alignas(64) float sums_[kPanel][kPanel];
   alignas(64) float words_[2][kTile][kTile];  // [lanes][pairs of classes]
