@@ -15,9 +15,16 @@ MARGINFC_INLINE Ahead fetch_ahead(const void* from, int64_t bytes_before) {
 // Stays on a line that is in the cache anyway.
 MARGINFC_INLINE Ahead nothing_ahead(const float* hot) { return {reinterpret_cast<const char*>(hot), 0}; }
 
-// Keeps the compiler from seeing what a pointer was made of. It would make a pointer of each of the 14 rows, of which some
-// are then read from the stack in every step.
+#if defined(__x86_64__)
+// One pointer for three rows of the broadcast operand: the two others are one and two strides away, which addresses can
+// hold. Opaque, or the compiler makes a pointer of each row, of which some are read from the stack in every step.
+constexpr int kRowsPerPointer = 3;
 MARGINFC_INLINE void opaque(const char*& pointer) { asm("" : "+r"(pointer)); }
+#else
+// There are registers for all rows.
+constexpr int kRowsPerPointer = 1;
+MARGINFC_INLINE void opaque(const char*&) {}
+#endif
 
 // acc[h][v] = sum over k of a[h, k] * b[k * ldb + v * kLanes ...]. The loops over h are unrolled whole: an
 // accumulator that is indexed at run time would live in memory.
@@ -30,26 +37,26 @@ MARGINFC_INLINE void multiply(const float* a, int64_t lda, const float* b, int64
   for (int h = 0; h < H; h++)
 #pragma GCC unroll 2
     for (int v = 0; v < V; v++) acc[h][v] = Vector{};
-  // Every third row of `a` has a pointer; the two behind it are one and two strides away, which addresses can hold.
-  constexpr int kPointers = kLayout == Layout::rows ? (H + 2) / 3 : 1;
+  constexpr int kPointers = kLayout == Layout::rows ? (H + kRowsPerPointer - 1) / kRowsPerPointer : 1;
   const char* pointers[kPointers];
-#pragma GCC unroll 6
-  for (int p = 0; p < kPointers; p++) pointers[p] = reinterpret_cast<const char*>(a + 3 * p * lda);
+#pragma GCC unroll 16
+  for (int p = 0; p < kPointers; p++) pointers[p] = reinterpret_cast<const char*>(a + kRowsPerPointer * p * lda);
   const int64_t stride = lda * static_cast<int64_t>(sizeof(float));
   for (int64_t i = 0; i < k; i++) {
     const Vector b0 = load(b), b1 = V == 2 ? load(b + kLanes) : b0;
     __builtin_prefetch(ahead.line, 0, 2);
     ahead.line += ahead.step;
-#pragma GCC unroll 6
+#pragma GCC unroll 16
     for (int p = 0; p < kPointers; p++) opaque(pointers[p]);
 #pragma GCC unroll 16
     for (int h = 0; h < H; h++) {
-      const char* word = kLayout == Layout::rows ? pointers[h / 3] + h % 3 * stride : pointers[0] + h * sizeof(float);
+      const char* word = kLayout == Layout::rows ? pointers[h / kRowsPerPointer] + h % kRowsPerPointer * stride
+                                                 : pointers[0] + h * sizeof(float);
       const Vector x = broadcast(reinterpret_cast<const float*>(word));
       multiply_add(x, b0, acc[h][0]);
       if (V == 2) multiply_add(x, b1, acc[h][V - 1]);
     }
-#pragma GCC unroll 6
+#pragma GCC unroll 16
     for (int p = 0; p < kPointers; p++) pointers[p] += kLayout == Layout::rows ? sizeof(float) : stride;
     b += ldb;
   }
