@@ -56,9 +56,6 @@ struct NegativesTask {
   float* exponentials;
   int64_t row_stride;
   bool round;
-  // The same E once more, on its way to memory round the caches, aligned to the vector; without pairs; nullable.
-  float* streamed;
-  int64_t streamed_stride;
   // With pairs also E for the feature gradient, at most kRowBlock rows; nullable.
   float* paired;
   // [panels * panel]: the block's sums over classes of exp2(exponent - offset) are written here.

@@ -53,9 +53,7 @@ CpuPass::CpuPass(CpuShard& shard, const Batch& batch)
       depth_(round_up(kernels_.pairs ? (int64_t{batch.dim} + 1) / 2 : batch.dim, kernels_.step)),
       sum_rows_(panels_ * kernels_.panel),
       weight_depth_(round_up(kernels_.pairs ? (batch.rows + 1) / 2 : batch.rows, kernels_.step)),
-      stride_(exponential_stride(batch.rows, kernels_)),
-      streams_kept_(batch.workspace == Workspace::keep && !kernels_.pairs &&
-                    stride_ * classes_ > kLargestCachedResult) {
+      stride_(exponential_stride(batch.rows, kernels_)) {
   const int32_t tile = kernels_.tile_classes;
   int64_t most = std::max(kLeastBlockClasses, classes_ / (kChunks * kBlocksPerChunk));
   most = std::min<int64_t>(most, kernels_.block_classes);
@@ -78,8 +76,7 @@ Status CpuPass::prepare() {
   std::stable_sort(owners_.begin(), owners_.end(), [](Owner a, Owner b) { return a.index < b.index; });
 
   scratch_.resize(engine_.pool().threads());
-  const bool in_place = batch_.workspace == Workspace::keep && !streams_kept_;
-  const int64_t block_rows = in_place ? 0 : std::min(kRowBlock, panels_ * kernels_.panel);
+  const int64_t block_rows = batch_.workspace == Workspace::keep ? 0 : std::min(kRowBlock, panels_ * kernels_.panel);
   for (Scratch& scratch : scratch_) {
     // Tasks of the pool must not throw, so they find their memory here.
     scratch.operand_row.resize(dim_);

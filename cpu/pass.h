@@ -22,8 +22,6 @@ int64_t exponential_stride(int64_t rows, const Kernels& kernels);
 // dX is added up block by block; after this many blocks the sum is moved to a second one, so that no float32 sum
 // runs over more than this many terms.
 constexpr int64_t kBlocksPerSettle = 128;
-// Floats of dW or E up to which their stores go through the caches.
-constexpr int64_t kLargestCachedResult = int64_t{1} << 22;
 // Rows of the batch that a task handles where each is handled by itself: even, and whole cache lines of packed features.
 constexpr int64_t kBatchRowsPerTask = 16;
 
@@ -137,7 +135,6 @@ class CpuPass final : public ShardPass {
   const int64_t sum_rows_;      // rows of the accumulators: whole panels
   const int64_t weight_depth_;  // words of a column: rows of the batch, or pairs of them, rounded up to a step
   const int64_t stride_;        // of a kept or whole-batch E, in elements
-  const bool streams_kept_;     // E is kept, and goes round the caches
   int32_t block_classes_ = 0;
   int64_t blocks_ = 0;
   int64_t chunks_ = 0;

@@ -122,13 +122,6 @@ MARGINFC_INLINE void store_exponentials(const NegativesTask& task, int32_t first
     for (int h = 0; h < H; h++)
 #pragma GCC unroll 2
       for (int v = 0; v < V; v++) store(plain + h * task.row_stride + v * kLanes, e[h][v]);
-    if (task.streamed) {
-      float* streamed = task.streamed + first * task.streamed_stride + row;
-#pragma GCC unroll 16
-      for (int h = 0; h < H; h++)
-#pragma GCC unroll 2
-        for (int v = 0; v < V; v++) stream(streamed + h * task.streamed_stride + v * kLanes, e[h][v]);
-    }
   }
 }
 

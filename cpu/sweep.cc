@@ -13,6 +13,8 @@ namespace {
 // of its own to read.
 constexpr int64_t kTasksPerThread = 16;
 constexpr int64_t kChunkTasksPerThread = 2;
+// Floats of dW up to which its stores go through the caches.
+constexpr int64_t kLargestCachedResult = int64_t{1} << 22;
 int64_t groups(int64_t count, int64_t size) { return (count + size - 1) / size; }
 
 }  // namespace
@@ -82,8 +84,6 @@ NegativesTask CpuPass::product_task(const ClassBlock& block, int64_t row, int64_
   task.exponentials = exponentials;
   task.row_stride = stride;
   task.round = batch_.operands == Precision::bfloat16;
-  task.streamed = nullptr;
-  task.streamed_stride = 0;
   task.paired = nullptr;
   task.next_weights = nullptr;
   task.next_row_bytes = 0;
@@ -105,19 +105,14 @@ void CpuPass::sweep_blocks(const Sweep& sweep, int64_t first, int64_t last, int6
     const int64_t start = block.first();
 
     // E of this block: in the kept array, for the whole batch in scratch, or for one row block in scratch.
-    const bool streamed = streams_kept_ && sweep.recompute;
-    const bool kept = kept_ && !streamed, whole = kept || sweep.weights;
-    float* exponentials = kept ? element(kept_.data(), start * stride_) : scratch.exponentials.data();
+    const bool whole = kept_ || sweep.weights;
+    float* exponentials = kept_ ? element(kept_.data(), start * stride_) : scratch.exponentials.data();
     const int64_t stride = whole ? stride_ : std::min(kRowBlock, lanes);
     for (int64_t row = row_start; row < row_end; row += kRowBlock) {
       const int64_t rows = std::min(kRowBlock, row_end - row);
       float* e = whole ? element(exponentials, row) : exponentials;
       if (sweep.recompute) {
         NegativesTask task = product_task(block, row, rows, e, stride);
-        if (streamed) {
-          task.streamed = kept_.data() + start * stride_ + row;
-          task.streamed_stride = stride_;
-        }
         if (kernels_.pairs) {
           task.paired = sweep.features ? scratch.paired.data() : nullptr;
         }
@@ -156,7 +151,7 @@ void CpuPass::sweep_blocks(const Sweep& sweep, int64_t first, int64_t last, int6
     }
     if (sweep.weights) weight_tiles(sweep, scratch, exponentials, stride);
   }
-  if (sweep.weights || streams_kept_) kernels_.fence();
+  if (sweep.weights) kernels_.fence();
 }
 
 // Adds a chunk's running sum of dX to the settled one; the running one starts anew.
