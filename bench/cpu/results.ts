@@ -10,7 +10,7 @@ export type Precision = (typeof precisions)[number];
 export type Workspace = 'keep' | 'recompute';
 
 /**
- * `reused`: the caller's arrays, the same in every call. `pooled`: new arrays, after those of the call before were
+ * `reused`: the arrays of a first call, handed back (`out`) in every call. `pooled`: new arrays, after those of the call before were
  * collected. `fresh`: new arrays in memory that was never used. `none`: no gradients.
  */
 export type Outputs = 'reused' | 'pooled' | 'fresh' | 'none';

@@ -133,7 +133,7 @@ export function printLegend(): void {
   const lines = [
     'ms: median of the samples; ±: half the distance of the quartiles; % of peak: of the peaks just before and after.',
     'by CPU time: the same by processor time instead of the clock, for machines that others use too.',
-    'outputs: reused = the same arrays in every call (out), pooled = new ones after earlier ones were collected,',
+    "outputs: reused = a first call's arrays in every call (out), pooled = new ones after earlier ones were collected,",
     'fresh = new ones in memory that was never used.',
     'dropped: samples during which other processes (others) or other machines (stolen) computed, this process did not',
     'get its share (waited), or the peak changed (peak). disturbed: too few samples were left; figures are of all.',
