@@ -178,7 +178,7 @@ class NegativesEpilogue {
     first_ = first;
     count_ = count;
     row_ = row;
-    plain_ = !task_.hardest && !needs_mask(task_, first, count, row) && !needs_mask(task_, first, count, row + kLanes);
+    plain_ = !needs_mask(task_, first, count, row) && !needs_mask(task_, first, count, row + kLanes);
     part_ = 0;
     parts_ = task_.paired ? kPairParts + kTransposeParts : kPairParts;
   }
@@ -200,8 +200,13 @@ class NegativesEpilogue {
     float* sums = task_.sums + row_ + v * kLanes;
     const float* inverse_norms = task_.inverse_norm + first_ + h;
     const Vector even = splat(inverse_norms[0]), odd = splat(inverse_norms[1]);
-    e[0] = exp2_of_product(load(sums_[h] + v * kLanes), even);
-    e[1] = exp2_of_product(load(sums_[h + 1] + v * kLanes), odd);
+    const Vector products[2] = {load(sums_[h] + v * kLanes), load(sums_[h + 1] + v * kLanes)};
+    if (task_.hardest) {
+      float* hardest = task_.hardest + row_ + v * kLanes;
+      store(hardest, larger(load(hardest), larger(products[0] * even, products[1] * odd)));
+    }
+    e[0] = exp2_of_product(products[0], even);
+    e[1] = exp2_of_product(products[1], odd);
     store(sums, load(sums) + (e[0] + e[1]));
     e[0] *= even;
     e[1] *= odd;

@@ -1,6 +1,6 @@
 /** 16-bit operands and 16-bit rows: within their own limits on every instruction set, and rounded alike on all. */
 import { afterAll, describe, expect, test } from 'vitest';
-import { type HalfArray, MarginFcError, valueAndGradSync } from '../src/index.js';
+import { type HalfArray, MarginFcError, MarginHead, valueAndGradSync } from '../src/index.js';
 import { cases, type Execution } from './cases.js';
 import { closeEngines, evaluate, findEngines, halfInstructionSets } from './engines.js';
 import { goldenCases } from './golden.js';
@@ -58,6 +58,20 @@ test('bfloat16 operands are rounded alike in hardware and without it', async () 
     ).toBeLessThan(apart.length / 100);
     expect(other.loss).toBeCloseTo(first!.loss!, 4);
   }
+});
+
+test.each(precisions)('a head with %s operands finds the hardest negative', async (precision) => {
+  const { weights, dim } = makeProblem({ rows: 1, dim: 48, classes: 131 }, 'spread', 'random', 5);
+  const labels = Int32Array.from({ length: 40 }, (_, row) => (row * 17) % 131);
+  // Every third row lies on another class than its own, first and last classes among them.
+  const nearest = labels.map((label, row) => (row % 3 === 0 ? (label + 65) % 131 : label));
+  const features = Float32Array.from(
+    { length: labels.length * dim },
+    (_, i) => weights[nearest[Math.floor(i / dim)]! * dim + (i % dim)]!,
+  );
+  const head = await MarginHead.create({ dim, classes: 131, init: weights, precision });
+  expect((await head.evaluate({ features, labels })).accuracy).toBeCloseTo(26 / 40, 6);
+  head.dispose();
 });
 
 /** 16-bit floats of float32 values, by truncation: any of their neighbours will do here. */
