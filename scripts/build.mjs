@@ -2,6 +2,7 @@
 // has changed since the last run, so that npm can call it as `prepare` and every test run can call it first.
 //
 //   node scripts/build.mjs [native] [ts]      both when none is named
+//   node scripts/build.mjs gpusim             the software CUDA device and its checks, which only tests need
 
 import { spawnSync } from 'node:child_process';
 import fs from 'node:fs';
@@ -55,6 +56,21 @@ function buildNative() {
   });
 }
 
+function buildGpusim() {
+  const folder = inRoot('build', 'gpusim');
+  const cmake = (/** @type {string[]} */ ...args) =>
+    spawnSync('cmake', args, { stdio: ['ignore', 'ignore', 'inherit'] }).status === 0;
+  bringUpToDate('gpusim', {
+    sources: filesIn('test/gpusim').filter((file) => /\.(cc|h|txt)$/.test(file)),
+    products: ['build/gpusim/libcuda.so.1', 'build/gpusim/gpusim_check'],
+    make: () =>
+      cmake(
+        ...['-S', inRoot('test', 'gpusim'), '-B', path.join(folder, 'cmake')],
+        ...[`-DCMAKE_LIBRARY_OUTPUT_DIRECTORY=${folder}`, `-DCMAKE_RUNTIME_OUTPUT_DIRECTORY=${folder}`],
+      ) && cmake('--build', path.join(folder, 'cmake'), '--parallel', '2'),
+  });
+}
+
 function buildTypeScript() {
   const modules = filesIn('src').map((file) => path.relative('src', file).replace(/\.ts$/, ''));
   bringUpToDate('typescript', {
@@ -104,3 +120,4 @@ function removeOrphans(modules) {
 const steps = process.argv.slice(2);
 if (steps.length === 0 || steps.includes('native')) buildNative();
 if (steps.length === 0 || steps.includes('ts')) buildTypeScript();
+if (steps.includes('gpusim')) buildGpusim();

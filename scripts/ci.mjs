@@ -57,7 +57,7 @@ function installEmulators() {
 /**
  * The engine's own checks, under a sanitizer or emulated, end with their counts, which become the step's report. The
  * output is indented: only the last line of all is CI's count.
- * @param {'test:asan' | 'test:tsan' | 'test:arm64' | 'test:old-x64'} script
+ * @param {'test:asan' | 'test:tsan' | 'test:arm64' | 'test:old-x64' | 'test:gpusim-asan' | 'fuzz:gpusim'} script
  */
 function runEngineCheck(script) {
   return (/** @type {NodeJS.ProcessEnv} */ env, /** @type {string} */ report) => {
@@ -86,6 +86,8 @@ for (const block of readmeBlocks()) {
 step('packaging', runPackaging);
 step('address and undefined-behaviour sanitizers', runEngineCheck('test:asan'));
 step('thread sanitizer', runEngineCheck('test:tsan'));
+step('software CUDA device, sanitizers', runEngineCheck('test:gpusim-asan'));
+step('software CUDA device, malformed input for a minute', runEngineCheck('fuzz:gpusim'));
 step('cross compiler and emulators', installEmulators);
 step('arm64, emulated', runEngineCheck('test:arm64'));
 step('x86-64 without AVX, emulated', runEngineCheck('test:old-x64'));

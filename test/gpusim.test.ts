@@ -1,0 +1,58 @@
+/**
+ * The software CUDA device (test/gpusim/): that it builds, exports what a driver exports, and passes its own checks,
+ * which are in C++ beside it.
+ */
+
+import { execFileSync, spawnSync } from 'node:child_process';
+import { join } from 'node:path';
+import { beforeAll, describe, expect, it } from 'vitest';
+
+const root = join(import.meta.dirname, '..');
+const folder = join(root, 'build', 'gpusim');
+
+beforeAll(() => {
+  execFileSync(process.execPath, [join(root, 'scripts', 'build.mjs'), 'gpusim'], { stdio: 'inherit' });
+}, 900_000);
+
+/** Parts of `gpusim_check`; test/gpusim/tests/ has one file for each. */
+const parts = [
+  'parser',
+  'integer',
+  'float',
+  'conversion',
+  'control',
+  'memory',
+  'races',
+  'collectives',
+  'matrix',
+  'async',
+  'driver',
+  'ptx-cases',
+  'mutations',
+  'stats',
+] as const;
+
+describe('the software CUDA device', () => {
+  it.each(parts)('passes its checks: %s', (part) => {
+    const { status, stdout, stderr } = spawnSync(join(folder, 'gpusim_check'), [part], {
+      encoding: 'utf8',
+      env: { ...process.env, GPUSIM_SOURCE: join(root, 'test', 'gpusim') },
+      maxBuffer: 1 << 28,
+    });
+    for (const line of stdout.split('\n')) if (/^skipped|^mutations:/.test(line)) console.log(line);
+    expect(stdout + stderr).not.toContain('FAILED');
+    expect(status, stdout + stderr).toBe(0);
+  });
+
+  it('exports the driver API and nothing else', () => {
+    const symbols = execFileSync('nm', ['-D', '--defined-only', join(folder, 'libcuda.so.1')], {
+      encoding: 'utf8',
+    });
+    const names = symbols
+      .trim()
+      .split('\n')
+      .map((line) => line.split(' ').at(-1) ?? '');
+    expect(names.filter((name) => !name.startsWith('cu'))).toEqual([]);
+    expect(names.length).toBeGreaterThanOrEqual(45);
+  });
+});

@@ -1,0 +1,177 @@
+#include "driver/state.h"
+
+#include <algorithm>
+#include <cstdio>
+#include <cstdlib>
+
+#include "machine/fault.h"
+#include "machine/launch.h"
+
+namespace gpusim {
+namespace {
+
+uint64_t environment(const char* name, uint64_t otherwise) {
+  const char* text = std::getenv(name);
+  return text == nullptr || *text == '\0' ? otherwise : std::strtoull(text, nullptr, 10);
+}
+
+/// Limits by compute capability: CUDA C++ Programming Guide, "Technical Specifications per Compute Capability".
+void set_limits(Device* device) {
+  const int sm = device->sm;
+  device->max_threads_per_sm = sm == 75 ? 1024 : sm == 86 || sm == 89 || sm == 120 ? 1536 : 2048;
+  device->shared_per_block = (sm == 75 ? 64 : sm == 80 || sm == 87 ? 163 : sm < 90 || sm == 120 ? 99 : 227) << 10;
+  device->shared_per_sm = (sm == 75 ? 64 : sm == 80 || sm == 87 ? 164 : sm < 90 || sm == 120 ? 100 : 228) << 10;
+  device->sm_count = sm == 75 ? 40 : sm < 90 ? 108 : 132;
+}
+
+}  // namespace
+
+Driver& Driver::get() {
+  // Never destroyed: streams may still be used while the process exits.
+  static Driver* const driver = new Driver;
+  return *driver;
+}
+
+Result Driver::initialize() {
+  if (initialized) return Result::success;
+  const uint64_t count = environment("GPUSIM_DEVICES", 1);
+  const uint64_t sm = environment("GPUSIM_SM", 80);
+  const uint64_t megabytes = environment("GPUSIM_MEMORY_MB", 1024);
+  if (count == 0 || count > 16) return Result::no_device;
+  if (sm < 75 || sm > 121) {
+    log_line("gpusim: GPUSIM_SM must be a compute capability from 75 to 121");
+    return Result::invalid_value;
+  }
+  for (uint64_t i = 0; i < count; i++) {
+    auto device = std::make_unique<Device>();
+    device->ordinal = static_cast<int>(i);
+    device->sm = static_cast<int>(sm);
+    device->memory = megabytes << 20;
+    device->peers = uint64_t{1} << i;
+    set_limits(device.get());
+    devices.push_back(std::move(device));
+  }
+  initialized = true;
+  return Result::success;
+}
+
+std::vector<Context*>& context_stack() {
+  static thread_local std::vector<Context*> stack;
+  return stack;
+}
+
+Context* current_context() { return context_stack().empty() ? nullptr : context_stack().back(); }
+
+void log_line(const std::string& text) {
+  const std::string& path = Options::get().log_path;
+  std::FILE* file = path.empty() ? stderr : std::fopen(path.c_str(), "a");
+  if (file == nullptr) return;
+  std::fprintf(file, "%s\n", text.c_str());
+  if (file != stderr) std::fclose(file);
+}
+
+Stream* Driver::default_stream(Device* device) {
+  auto& stream = default_streams_[device];
+  if (!stream) {
+    stream = std::make_unique<Stream>();
+    stream->device = device;
+    stream->default_stream = true;
+  }
+  return stream.get();
+}
+
+Stream* Driver::resolve(Stream* stream) {
+  const auto value = reinterpret_cast<uintptr_t>(stream);
+  // 1 is CU_STREAM_LEGACY; 2, a default stream for each thread, is taken as an ordinary one of the device.
+  if (value <= 2) return default_stream(current_context()->device);
+  return streams.count(stream) != 0 ? stream : nullptr;
+}
+
+Function* Driver::find_function(Function* function) {
+  for (LoadedModule* module : modules)
+    for (auto& candidate : module->functions)
+      if (candidate.get() == function) return function;
+  return nullptr;
+}
+
+Result Driver::enqueue(Stream* stream, int node_type, std::function<void()> work, GraphNode** node) {
+  if (stream->capture) {
+    if (stream->capture->invalidated) return Result::stream_capture_invalidated;
+    auto captured = std::make_unique<GraphNode>();
+    captured->type = node_type;
+    captured->run = std::move(work);
+    if (node != nullptr) *node = captured.get();
+    stream->capture->graph->nodes.push_back(std::move(captured));
+    if (stream != stream->capture->origin) stream->capture->unjoined.insert(stream);
+    return Result::success;
+  }
+  Operation operation;
+  operation.run = std::move(work);
+  operation.number = ++stream->issued;
+  // The default stream and the blocking streams of a device wait for each other.
+  if (stream->default_stream) {
+    for (Stream* other : streams)
+      if (other->device == stream->device && !other->non_blocking && other->issued > other->done)
+        operation.after.emplace_back(other, other->issued);
+  } else if (!stream->non_blocking) {
+    Stream* legacy = default_stream(stream->device);
+    if (legacy->issued > legacy->done) operation.after.emplace_back(legacy, legacy->issued);
+  }
+  stream->polls = 0;
+  stream->waiting.push_back(std::move(operation));
+  if (Options::get().eager) drain(stream, stream->issued);
+  return Result::success;
+}
+
+void Driver::drain_one(Stream* stream) {
+  if (stream->waiting.empty()) return;
+  Operation operation = std::move(stream->waiting.front());
+  stream->waiting.pop_front();
+  for (auto& [other, number] : operation.after)
+    if (other->default_stream || streams.count(other) != 0) drain(other, number);
+  // Work that follows a failed kernel does not happen.
+  if (stream->device->sticky == Result::success) {
+    try {
+      operation.run();
+    } catch (const Fault& fault) {
+      fail_device(stream->device, static_cast<Result>(fault.code), fault.what());
+    } catch (const std::exception& error) {
+      fail_device(stream->device, Result::unknown, error.what());
+    }
+  }
+  stream->done = operation.number;
+}
+
+void Driver::drain(Stream* stream, uint64_t number) {
+  if (stream->draining) return;  // an operation that waits for its own stream: already in order
+  stream->draining = true;
+  while (stream->done < number && !stream->waiting.empty()) drain_one(stream);
+  stream->draining = false;
+}
+
+void Driver::drain_device(Device* device) {
+  drain(default_stream(device), default_stream(device)->issued);
+  const std::vector<Stream*> all(streams.begin(), streams.end());
+  for (Stream* stream : all)
+    if (stream->device == device) drain(stream, stream->issued);
+}
+
+void Driver::fail_device(Device* device, Result code, const std::string& text) {
+  last_fault = text;
+  device->sticky = code;
+  log_line("gpusim: " + text);
+}
+
+void Driver::destroy_streams(Device* device) {
+  for (auto it = streams.begin(); it != streams.end();) {
+    if ((*it)->device == device) {
+      delete *it;
+      it = streams.erase(it);
+    } else {
+      ++it;
+    }
+  }
+  default_streams_.erase(device);
+}
+
+}  // namespace gpusim

@@ -1,0 +1,181 @@
+// What the driver knows: devices, contexts, streams with the work that waits in them, modules. One lock guards it all; every
+// entry point takes it through `call`.
+#pragma once
+
+#include <deque>
+#include <functional>
+#include <memory>
+#include <mutex>
+#include <set>
+#include <string>
+#include <unordered_map>
+#include <vector>
+
+#include "driver/api.h"
+#include "machine/instruction.h"
+#include "memory/global_memory.h"
+
+namespace gpusim {
+
+struct Device {
+  int ordinal = 0;
+  int sm = 80;
+  uint64_t memory = 0;
+  uint64_t shared_per_block = 0;  // after opting in
+  uint64_t shared_per_sm = 0;
+  int sm_count = 0;
+  int max_threads_per_sm = 0;
+  Context* primary = nullptr;
+  int retained = 0;
+  Result sticky = Result::success;  // of a kernel that failed: every later call fails with it
+  uint64_t peers = 0;               // devices whose memory its kernels may touch
+};
+
+struct Context {
+  Device* device;
+  bool is_primary;
+  unsigned flags = 0;
+};
+
+/// Work in a stream, that happens when somebody waits for it.
+struct Operation {
+  std::function<void()> run;
+  std::vector<std::pair<Stream*, uint64_t>> after;  // other streams up to one of their operations
+  uint64_t number = 0;
+};
+
+struct Capture {
+  Graph* graph = nullptr;
+  Stream* origin = nullptr;
+  bool invalidated = false;
+  std::set<Stream*> streams, unjoined;
+};
+
+struct Stream {
+  Device* device = nullptr;
+  bool default_stream = false;
+  bool non_blocking = false;
+  unsigned flags = 0;
+  int priority = 0;
+  std::deque<Operation> waiting;
+  uint64_t issued = 0, done = 0;
+  bool draining = false;
+  int polls = 0;
+  std::shared_ptr<Capture> capture;
+};
+
+struct Event {
+  Device* device = nullptr;
+  Stream* stream = nullptr;  // where it was recorded last
+  uint64_t number = 0;       // after which operation of it
+  uint64_t time = 0;
+  bool timing = true;
+  std::shared_ptr<Capture> capture;
+};
+
+struct LoadedModule {
+  Device* device = nullptr;
+  std::vector<std::unique_ptr<Function>> functions;
+  struct Global {
+    DevicePointer address;
+    uint64_t bytes;
+  };
+  std::unordered_map<std::string, Global> globals;
+};
+
+struct Function {
+  LoadedModule* module = nullptr;
+  std::shared_ptr<const Program> program;  // work in streams and graphs keeps it
+  int max_dynamic_shared = 48 << 10;
+  int carveout = -1;
+  int max_threads() const;
+};
+
+struct GraphNode {
+  int type = 5;
+  std::function<void()> run;
+  // For kernels:
+  Function* function = nullptr;
+  KernelNodeParams launch{};
+  std::vector<uint8_t> params;
+};
+
+struct Graph {
+  Device* device = nullptr;
+  std::vector<std::unique_ptr<GraphNode>> nodes;  // in an order that respects their dependencies
+};
+
+struct GraphExec {
+  Device* device = nullptr;
+  std::vector<std::pair<GraphNode*, std::shared_ptr<GraphNode>>> nodes;  // the graph's node, and this copy
+};
+
+class Driver {
+ public:
+  static Driver& get();
+  std::recursive_mutex mutex;
+  bool initialized = false;
+  std::vector<std::unique_ptr<Device>> devices;
+  std::set<Context*> contexts;
+  std::set<Stream*> streams;
+  std::set<Event*> events;
+  std::set<LoadedModule*> modules;
+  std::set<Graph*> graphs;
+  std::set<GraphExec*> graph_execs;
+  std::unordered_map<void*, uint64_t> pinned;  // from cuMemAllocHost: freed by us
+  std::string last_fault;
+  std::string device_error;  // a malformed environment
+
+  Result initialize();
+  /// Null stands for the default stream of the current context; otherwise null means an invalid handle.
+  Stream* resolve(Stream* stream);
+  Stream* default_stream(Device* device);
+  Function* find_function(Function* function);
+  /// Puts work into a stream, or into the graph that the stream is captured to.
+  Result enqueue(Stream* stream, int node_type, std::function<void()> work, GraphNode** node = nullptr);
+  void drain(Stream* stream, uint64_t number);
+  void drain_one(Stream* stream);
+  void drain_device(Device* device);
+  void fail_device(Device* device, Result code, const std::string& text);
+  void destroy_streams(Device* device);
+
+ private:
+  std::unordered_map<Device*, std::unique_ptr<Stream>> default_streams_;
+};
+
+std::vector<Context*>& context_stack();
+Context* current_context();
+
+/// Runs an entry point: under the lock, without letting exceptions out. `needs_context` also asks for a current context
+/// whose device has not failed.
+template <class F>
+int call(bool needs_context, F&& f) {
+  try {
+    Driver& driver = Driver::get();
+    const std::lock_guard<std::recursive_mutex> lock(driver.mutex);
+    if (!driver.initialized) return static_cast<int>(Result::not_initialized);
+    if (needs_context) {
+      Context* context = current_context();
+      if (context == nullptr) return static_cast<int>(Result::invalid_context);
+      if (driver.contexts.count(context) == 0) return static_cast<int>(Result::context_is_destroyed);
+      if (context->device->sticky != Result::success) return static_cast<int>(context->device->sticky);
+    }
+    const Result result = f(driver);
+    if (result == Result::success && needs_context && current_context() != nullptr &&
+        driver.contexts.count(current_context()) != 0)
+      return static_cast<int>(current_context()->device->sticky);
+    return static_cast<int>(result);
+  } catch (const std::bad_alloc&) {
+    return static_cast<int>(Result::out_of_memory);
+  } catch (...) {
+    return static_cast<int>(Result::unknown);
+  }
+}
+
+/// Prints to GPUSIM_LOG, or to the standard error.
+void log_line(const std::string& text);
+
+Result launch_kernel(Driver& driver, Stream* stream, Function* function, const unsigned* grid, const unsigned* block,
+                     unsigned shared_bytes, void** params, void** extra);
+
+}  // namespace gpusim
