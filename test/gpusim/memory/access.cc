@@ -128,10 +128,35 @@ uint8_t* global_bytes(Warp& w, const Instruction& in, int lane, uint64_t address
   return allocation.data + offset;
 }
 
+uint8_t* global_run(Warp& w, const Instruction& in, const uint64_t* addresses, uint32_t bytes,
+                    const GlobalAccess& access) {
+  const uint64_t base = addresses[0];
+  if ((bytes != 4 && bytes != 8 && bytes != 16) || base % bytes != 0) return nullptr;
+  uint64_t apart = 0;
+  for (uint64_t lane = 0; lane < kLanes; lane++) apart |= addresses[lane] ^ (base + lane * bytes);
+  Allocation* allocation = w.cached[0];
+  const uint32_t total = kLanes * bytes;
+  if (apart != 0 || allocation == nullptr || !allocation->contains(base, total)) return nullptr;
+  if (access.write && allocation->kind == Allocation::Kind::module_constant) return nullptr;
+  const uint64_t offset = base - allocation->base;
+  if (w.block->launch.options->checks) {
+    if (!access.write && allocation->written != nullptr && !all_written(allocation->written + offset, total))
+      return nullptr;
+    for (uint32_t at = 0; at < total;) {
+      const auto piece = std::min(total - at, 16 - static_cast<uint32_t>((offset + at) & 15));
+      GlobalAccess part = access;
+      if (access.value != nullptr) part.value = static_cast<const uint8_t*>(access.value) + at;
+      note_access(w, in, static_cast<int>(at / bytes), *allocation, base + at, piece, part);
+      at += piece;
+    }
+  }
+  return allocation->data + offset;
+}
+
 void store_global(Warp& w, const Instruction& in, int lane, uint64_t address, uint32_t bytes, const void* value,
                   bool atomic) {
   uint8_t* to = global_bytes(w, in, lane, address, bytes, {true, atomic, value});
-  std::memcpy(to, value, bytes);
+  copy_small(to, value, bytes);
   Allocation& allocation = *w.cached[w.cached[0]->contains(address, bytes) ? 0 : 1];
   allocation.mark_written(address, bytes);
 }
@@ -145,6 +170,17 @@ void fail_shared(Warp& w, const Instruction& in, int lane, uint64_t address, Sha
 
 void count_global(Warp& w, uint32_t mask, const uint64_t* addresses, uint32_t bytes, bool write) {
   if (!w.block->launch.counting) return;
+  AccessCounters& counters = w.block->accesses;
+  const auto lanes = static_cast<uint64_t>(__builtin_popcount(mask));
+  uint64_t apart = mask ^ kAllLanes;
+  for (uint64_t lane = 0; lane < kLanes; lane++) apart |= addresses[lane] ^ (addresses[0] + lane * bytes);
+  if (apart == 0) {
+    const uint64_t last = addresses[0] + lanes * bytes - 1, touched = (last >> 5) - (addresses[0] >> 5) + 1;
+    (write ? counters.store_sectors : counters.load_sectors) += touched;
+    (write ? counters.ideal_store_sectors : counters.ideal_load_sectors) += lanes * bytes / 32;
+    (write ? counters.store_bytes : counters.load_bytes) += lanes * bytes;
+    return;
+  }
   uint64_t sectors[2 * kLanes];
   int count = 0;
   bool sorted = true;
@@ -160,9 +196,7 @@ void count_global(Warp& w, uint32_t mask, const uint64_t* addresses, uint32_t by
     std::sort(sectors, sectors + count);
     count = static_cast<int>(std::unique(sectors, sectors + count) - sectors);
   }
-  const auto lanes = static_cast<uint64_t>(__builtin_popcount(mask));
   const uint64_t ideal = std::min<uint64_t>(static_cast<uint64_t>(count), (lanes * bytes + 31) / 32);
-  AccessCounters& counters = w.block->accesses;
   if (write) {
     counters.store_sectors += static_cast<uint64_t>(count);
     counters.ideal_store_sectors += ideal;

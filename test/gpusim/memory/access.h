@@ -17,6 +17,10 @@ struct GlobalAccess {
 /// Checks bounds, alignment to `bytes`, that reads see written bytes, and races; returns the host's bytes. At most 32.
 uint8_t* global_bytes(Warp& w, const Instruction& in, int lane, uint64_t address, uint32_t bytes,
                       const GlobalAccess& access);
+/// The same for 32 lanes whose elements of 4, 8 or 16 bytes lie side by side: fewer questions. Null where that is not so, or
+/// where an element has a problem that the way lane by lane will name.
+uint8_t* global_run(Warp& w, const Instruction& in, const uint64_t* addresses, uint32_t bytes,
+                    const GlobalAccess& access);
 /// Stores and marks as written.
 void store_global(Warp& w, const Instruction& in, int lane, uint64_t address, uint32_t bytes, const void* value,
                   bool atomic);

@@ -18,6 +18,18 @@ struct Accessor {
   Stamp stamp;
 };
 
+/// memcpy of 1, 2, 4, 8 or 16 bytes without a call; of any other number with one.
+inline void copy_small(void* to, const void* from, uint32_t bytes) {
+  switch (bytes) {
+    case 1: std::memcpy(to, from, 1); break;
+    case 2: std::memcpy(to, from, 2); break;
+    case 4: std::memcpy(to, from, 4); break;
+    case 8: std::memcpy(to, from, 8); break;
+    case 16: std::memcpy(to, from, 16); break;
+    default: std::memcpy(to, from, bytes); break;
+  }
+}
+
 class SharedMemory {
  public:
   void reset(uint32_t bytes, bool checks);
@@ -60,7 +72,7 @@ class SharedMemory {
         }
       }
     }
-    std::memcpy(&data_[offset], value, bytes);
+    copy_small(&data_[offset], value, bytes);
     return SharedProblem::none;
   }
   /// Before an atomic operation on 2, 4 or 8 bytes: atomics do not race with each other.

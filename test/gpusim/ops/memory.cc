@@ -105,7 +105,13 @@ Flow load(Warp& w, const Instruction& in, uint32_t mask) {
   for_lanes(mask, [&](int l) {
     addresses[l] = w.address(in, l);
     offsets[l] = static_cast<uint32_t>(addresses[l]);
-    from[l] = load_bytes<space>(w, in, l, addresses[l], bytes);
+  });
+  const uint8_t* run = nullptr;
+  if constexpr (space == Space::global)
+    if (mask == kAllLanes) run = global_run(w, in, addresses, bytes, {false, (in.imm & kStrong) != 0, nullptr});
+  for_lanes(mask, [&](int l) {
+    from[l] = run != nullptr ? run + static_cast<uint32_t>(l) * bytes
+                             : load_bytes<space>(w, in, l, addresses[l], bytes);
   });
   if constexpr (space == Space::global) count_global(w, mask, addresses, bytes, false);
   if constexpr (space == Space::shared) count_shared(w, mask, offsets, bytes);
@@ -155,15 +161,15 @@ void store_bytes(Warp& w, const Instruction& in, int lane, uint64_t address, uin
 template <Space space>
 Flow store(Warp& w, const Instruction& in, uint32_t mask) {
   const uint32_t count = elements(in), size = element_bytes(in), bytes = count * size;
-  alignas(32) uint8_t values[kLanes][32];
+  alignas(32) uint8_t values[kLanes * 32];  // lane after lane
   for (uint32_t i = 0; i < count; i++) {
     const Place place = count == 1 ? in.b : in.more->b[i];
     if ((in.imm & kWideRegisters) != 0) {
       const auto* from = w.in<uint64_t>(place);
-      for_lanes(mask, [&](int l) { std::memcpy(values[l] + i * size, &from[l], size); });
+      for_lanes(mask, [&](int l) { copy_small(values + static_cast<uint32_t>(l) * bytes + i * size, &from[l], size); });
     } else {
       const auto* from = w.in<uint32_t>(place);
-      for_lanes(mask, [&](int l) { std::memcpy(values[l] + i * size, &from[l], size); });
+      for_lanes(mask, [&](int l) { copy_small(values + static_cast<uint32_t>(l) * bytes + i * size, &from[l], size); });
     }
   }
   uint64_t addresses[kLanes] = {};
@@ -172,8 +178,18 @@ Flow store(Warp& w, const Instruction& in, uint32_t mask) {
     addresses[l] = w.address(in, l);
     offsets[l] = static_cast<uint32_t>(addresses[l]);
     if ((in.imm & kRelease) != 0) synchronise_blocks(w, addresses[l], true, false);
-    store_bytes<space>(w, in, l, addresses[l], bytes, values[l]);
   });
+  uint8_t* run = nullptr;
+  if constexpr (space == Space::global)
+    if (mask == kAllLanes) run = global_run(w, in, addresses, bytes, {true, (in.imm & kStrong) != 0, values});
+  if (run != nullptr) {
+    std::memcpy(run, values, kLanes * bytes);
+    w.cached[0]->mark_written(addresses[0], kLanes * bytes);
+  } else {
+    for_lanes(mask, [&](int l) {
+      store_bytes<space>(w, in, l, addresses[l], bytes, values + static_cast<uint32_t>(l) * bytes);
+    });
+  }
   if constexpr (space == Space::global) count_global(w, mask, addresses, bytes, true);
   if constexpr (space == Space::shared) count_shared(w, mask, offsets, bytes);
   if constexpr (space == Space::generic) {
