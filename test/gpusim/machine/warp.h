@@ -34,6 +34,7 @@ struct Group {
 
 /// Copies of cp.async in the order of issue. Groups are counted by lane (ISA 9.7.9.25.3).
 struct AsyncCopy {
+  uint64_t serial = 0;
   uint32_t mask = 0;
   uint8_t bytes = 0;
   uint32_t committed = 0;  // lanes that committed it
@@ -70,6 +71,7 @@ struct Warp {
   std::vector<std::unique_ptr<AsyncCopy>> copies;
   std::vector<std::unique_ptr<AsyncCopy>> free_copies;
   uint32_t copy_groups[kLanes] = {};
+  uint64_t copy_serial = 0;
   std::unique_ptr<WgmmaState> wgmma;
   std::unique_ptr<BulkState> bulk;
 

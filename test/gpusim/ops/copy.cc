@@ -33,6 +33,7 @@ Flow cp_async(Warp& w, const Instruction& in, uint32_t mask) {
   copy->mask = mask;
   copy->bytes = static_cast<uint8_t>(size);
   copy->committed = 0;
+  copy->serial = ++w.copy_serial;
   copy->instruction = &in;
   const uint32_t ignore = list[3] != 0 ? w.predicates[in.p] : 0;
   uint64_t addresses[kLanes] = {};
@@ -133,7 +134,7 @@ Flow wait_all(Warp& w, const Instruction&, uint32_t mask) {
 struct ArriveLater : Pending {
   Warp* warp;
   uint32_t mask, address[kLanes];
-  std::vector<AsyncCopy*> copies;
+  std::vector<uint64_t> copies;  // their serial numbers
   std::vector<uint32_t> lanes;
   const Instruction* instruction;
   void complete(Block& block) override {
@@ -142,7 +143,7 @@ struct ArriveLater : Pending {
       const Stamp stamp = make_stamp(barrier.agent, ++barrier.completions);
       for (auto& copy : warp->copies)
         for (size_t i = 0; i < copies.size(); i++)
-          if (copy.get() == copies[i] && ((lanes[i] & copy->mask) >> l & 1) != 0) land(*warp, *copy, 1u << l, stamp);
+          if (copy->serial == copies[i] && ((lanes[i] & copy->mask) >> l & 1) != 0) land(*warp, *copy, 1u << l, stamp);
       barrier.collecting.seen[static_cast<size_t>(barrier.agent)] = barrier.completions;
       block.arrive(&barrier, 1);
     });
@@ -161,7 +162,7 @@ Flow arrive_later(Warp& w, const Instruction& in, uint32_t mask) {
     if (in.imm == 0) barrier.pending++;  // without .noinc it brings its own arrival
   });
   for (auto& copy : w.copies) {
-    later->copies.push_back(copy.get());
+    later->copies.push_back(copy->serial);
     later->lanes.push_back(copy->mask & mask);
   }
   w.block->pending.push_back(std::move(later));

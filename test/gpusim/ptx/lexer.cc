@@ -41,8 +41,9 @@ Token Lexer::next() {
   const size_t start = position_;
   if (starts_word(c) || (c == '.' && starts_word(at(1)))) {
     position_++;
-    // shared::cta is one word, but the colon of a label is not part of it.
-    while (in_word(at(0)) || (at(0) == ':' && at(1) == ':' && starts_word(at(2)))) position_ += at(0) == ':' ? 2 : 1;
+    // shared::cta is one word, but the colon of a label is not part of it; .reg.b16 are two directives.
+    while (!(c == '.' && at(0) == '.') && (in_word(at(0)) || (at(0) == ':' && at(1) == ':' && starts_word(at(2)))))
+      position_ += at(0) == ':' ? 2 : 1;
     token.kind = Token::Kind::word;
   } else if (c == '"') {
     position_++;
