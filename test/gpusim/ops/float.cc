@@ -203,7 +203,8 @@ void bind_rounded(Binding& b) {
   const bool approx = b.take("approx") || b.take("full");
   const bool ftz = b.take("ftz"), sat = b.take("sat");
   const Type type = b.take_type();
-  Handler handler = choose<Op, sources>(type, ftz, sat);
+  // rcp.approx.ftz.f64 (ISA 9.7.3.14): the float64 of which only the upper half counts; here all of it.
+  Handler handler = choose<Op, sources>(type, ftz && !(approx && type.bits == 64), sat);
   if (rounding != Rounding::none && rounding != Rounding::nearest) {
     if (approx) b.malformed("rounding of an approximation");
     handler = rounded_handler(rounded, rounding, type.bits == 64, ftz, sat);
@@ -216,7 +217,7 @@ void bind_approximation(Binding& b) {
   if (!b.take("approx")) b.malformed("needs .approx");
   const bool ftz = b.take("ftz");
   const Type type = b.take_type();
-  finish(b, choose<Op, 1>(type, ftz, false), type, 1, Class::special_function);
+  finish(b, choose<Op, 1>(type, ftz && type.bits == 32, false), type, 1, Class::special_function);
 }
 
 template <class Op, class OpNan>

@@ -38,6 +38,9 @@ void check_parser() {
     check(outcome.code == 218 && outcome.says(one.says) && outcome.says("PTX line"),
           std::string(one.what) + ": " + outcome.text);
   }
+  const Outcome terse = run_kernel(
+      kernel_text("", "{.reg.b16 x;\nmov.b16 x, %h1;\n}\nrsqrt.approx.ftz.f64 %fd1, %fd2;"), "k", {}, {}, 0, {});
+  check(terse.ok(), "inline assembly as cuda_fp16.h writes it: " + terse.text);
   check(run_kernel("", "k", {}, {}, 0, {}).code == 209, "no text at all");
   check(run_kernel("not PTX", "k", {}, {}, 0, {}).code == 218, "no PTX");
   check(run_kernel(".version 12.0\n.target sm_80\n", "k", {}, {}, 0, {}).code == 222, "a version of the future");
