@@ -197,6 +197,10 @@ test('every target is that of a row of the table', () => {
   const step = targets.find(({ operation }) => operation === 'step')!;
   expect(targetOf(step, parseSize('1024,512,100000'))).toEqual({ least: 85, goal: 90 });
   expect(targetOf(step, parseSize('77,200,33333'))).toBe(undefined);
+  const bfloat16 = targets.find(({ precision }) => precision === 'bfloat16')!;
+  const size = parseSize('512,512,100000');
+  expect(targetOf(bfloat16, size, 'avx512bf16')).toEqual({ least: 87, goal: 91 });
+  expect(targetOf(bfloat16, size, 'amx')).toBe(undefined);
 });
 
 test.each(['8,16', '8,16,0', '8,16,x', '8,16,100,2', '8.5,16,100'])('%j is not a size', (text) => {

@@ -4,7 +4,7 @@ import { styleText } from 'node:util';
 import { type Size, sizeName } from '../size.js';
 import type { Machine, Row, Run } from './results.js';
 import { type Disturbance, disturbances } from './samples.js';
-import { isCase, type Target, targetOf, targets } from './targets.js';
+import { isCase, isComparable, type Target, targetOf, targets } from './targets.js';
 
 const colours = process.stdout.isTTY === true && process.env.NO_COLOR === undefined;
 
@@ -100,7 +100,7 @@ export function printRun(run: Run, withTargets: boolean): void {
     giga(row.gigaflops.median * 1e9),
     row.percentOfPeak.median.toFixed(1),
     row.percentByProcessorTime.median.toFixed(1),
-    ...(withTargets ? [targetText(targetOf(row, size))] : []),
+    ...(withTargets ? [targetText(targetOf(row, size, instructionSet))] : []),
     String(row.samples),
     dropped(row.dropped),
     row.disturbed ? 'disturbed' : '',
@@ -148,7 +148,9 @@ export function printTargets(runs: readonly Run[]): void {
   const measured = (entry: Parameters<typeof isCase>[0], size: Size): Row | undefined =>
     runs
       .filter((run) => sizeName(run.size) === sizeName(size))
-      .flatMap(({ rows }) => rows.filter((row) => isCase(entry, row)))
+      .flatMap(({ rows, instructionSet }) =>
+        rows.filter((row) => isCase(entry, row) && isComparable(row, instructionSet)),
+      )
       .sort((a, b) => b.percentOfPeak.median - a.percentOfPeak.median)[0];
   const rows = targets.map((entry) => [
     `${entry.precision} ${entry.operation}${entry.workspace === 'recompute' && entry.operation !== 'loss' ? ', recompute' : ''}`,

@@ -1,4 +1,7 @@
-/** Percent of peak that the engine should reach on two AVX-512 cores with a quiet machine: the target and the goal. */
+/**
+ * Percent of peak that the engine should reach on two AVX-512 cores with a quiet machine: the target and the goal. They
+ * say nothing of bfloat16 on AMX.
+ */
 
 import { type Size, sizeName } from '../size.js';
 import type { Contest, Row } from './results.js';
@@ -66,7 +69,13 @@ export function isCase(entry: Case, { operation, precision, workspace, outputs }
   );
 }
 
+/** Whether the targets speak of a row's peak: AMX's is far above that of the cores they were set for. */
+export function isComparable({ precision }: Pick<Case, 'precision'>, instructionSet: string): boolean {
+  return !(precision === 'bfloat16' && instructionSet === 'amx');
+}
+
 /** What is asked of a row at a size, if anything. */
-export function targetOf(contest: Case, size: Size): Target | undefined {
+export function targetOf(contest: Case, size: Size, instructionSet = 'avx512'): Target | undefined {
+  if (!isComparable(contest, instructionSet)) return undefined;
   return targets.find((entry) => isCase(entry, contest))?.bySize[sizeName(size)];
 }
