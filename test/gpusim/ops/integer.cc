@@ -299,6 +299,56 @@ void bind_carry(Binding& b) {
   bind_operands(b, type, 2, Class::integer);
 }
 
+// ISA 9.7.2.5 and 9.7.2.6: a half of the product, which is signed or not, plus c with the carry flag.
+template <class T, bool high, bool uses, bool sets>
+Flow mad_with_carry(Warp& w, const Instruction& in, uint32_t mask) {
+  using U = std::make_unsigned_t<T>;
+  using Wide = std::conditional_t<std::is_signed_v<T>, __int128, unsigned __int128>;
+  auto* d = w.out<U>(in.d);
+  const auto *a = w.in<T>(in.a), *b = w.in<T>(in.b);
+  const auto* c = w.in<U>(in.c);
+  uint32_t flags = w.carry;
+  for_lanes(mask, [&](int l) {
+    const Wide product = static_cast<Wide>(a[l]) * static_cast<Wide>(b[l]);
+    const auto half = static_cast<U>(high ? product >> (8 * sizeof(T)) : product);
+    const unsigned __int128 sum = static_cast<unsigned __int128>(half) + c[l] + (uses ? flags >> l & 1 : 0);
+    d[l] = static_cast<U>(sum);
+    const auto out = static_cast<uint32_t>(sum >> (8 * sizeof(T)) & 1);
+    flags = (flags & ~(1u << l)) | out << l;
+  });
+  if (sets) w.carry = flags;
+  return Flow::next;
+}
+
+template <bool high, bool uses, bool sets>
+void bind_mad_half(Binding& b) {
+  const Type type = b.take_type();
+  const bool is_signed = type.kind == Type::Kind::s;
+  Handler run = nullptr;
+  if (type.bits == 32)
+    run = is_signed ? mad_with_carry<int32_t, high, uses, sets> : mad_with_carry<uint32_t, high, uses, sets>;
+  if (type.bits == 64)
+    run = is_signed ? mad_with_carry<int64_t, high, uses, sets> : mad_with_carry<uint64_t, high, uses, sets>;
+  set(b, run, type);
+  bind_operands(b, type, 3, Class::integer);
+}
+
+template <bool uses, bool sets>
+void bind_mad_carry(Binding& b) {
+  switch (b.take_one({"lo", "hi"})) {
+    case 0: return bind_mad_half<false, uses, sets>(b);
+    case 1: return bind_mad_half<true, uses, sets>(b);
+    default: b.malformed("needs .lo or .hi");
+  }
+}
+
+void bind_madc(Binding& b) {
+  if (b.take("cc"))
+    bind_mad_carry<true, true>(b);
+  else
+    bind_mad_carry<true, false>(b);
+}
+
 template <class Op, class Saturated, bool subtract>
 void bind_sum(Binding& b) {
   if (b.take("cc")) return bind_carry<subtract, false, true>(b);
@@ -354,6 +404,7 @@ void bind_mul(Binding& b) {
 }
 
 void bind_mad(Binding& b) {
+  if (b.take("cc")) return bind_mad_carry<false, true>(b);
   const int part = b.take_one({"lo", "hi", "wide"});
   const Type type = b.take_type();
   if (part == 2) {
@@ -559,6 +610,7 @@ void add_integer_ops(OpTable* table) {
   t["subc"] = bind_sum_with_carry<true>;
   t["mul/i"] = bind_mul;
   t["mad/i"] = bind_mad;
+  t["madc"] = bind_madc;
   t["div/i"] = bind_same<Div, 2, Same2<Div>::Make>;
   t["rem/i"] = bind_same<Rem, 2, Same2<Rem>::Make>;
   t["min/i"] = bind_same<Min, 2, Same2<Min>::Make>;

@@ -71,6 +71,66 @@ void arithmetic() {
   });
 }
 
+/// An instruction that takes the carry flag, after one that sets it in odd lanes; and what it leaves in the flag.
+template <class F>
+void check_carry(const std::string& opcode, const std::string& registers, size_t sources,
+                 const std::vector<uint64_t>& values, bool uses, F sum) {
+  const bool is_wide = registers[0] == 'd';
+  const std::vector<uint64_t> thirds = sources == 3 ? values : std::vector<uint64_t>{0};
+  std::vector<std::vector<uint64_t>> inputs(sources);
+  for (uint64_t x : values)
+    for (uint64_t y : values)
+      for (uint64_t z : thirds) {
+        inputs[0].push_back(x);
+        inputs[1].push_back(y);
+        if (sources == 3) inputs[2].push_back(z);
+      }
+  const std::string before = "and.b32 %r20, %r3, 1;\nadd.cc.u32 %r20, %r20, -1;\n";
+  const Evaluation result = evaluate(before + opcode, registers, inputs);
+  // .cc: the flag afterwards, alone. A borrow is the flag of sub.cc and subc.cc (ISA 9.7.2.3).
+  const bool sets = opcode.find(".cc") != std::string::npos;
+  const Evaluation flag = evaluate(before + opcode, registers, inputs,
+                                   is_wide ? ";\naddc.u64 %rd32, 0, 0" : ";\naddc.u32 %r32, 0, 0");
+  check(result.outcome.ok() && flag.outcome.ok(), opcode + ": " + result.outcome.text);
+  for (size_t i = 0; i < inputs[0].size(); i++) {
+    const auto carry = static_cast<uint64_t>(i % 128 % 2);  // 128 threads a block
+    const unsigned __int128 want = sum(inputs[0][i], inputs[1][i], sources == 3 ? inputs[2][i] : 0, uses ? carry : 0);
+    const int bits = is_wide ? 64 : 32;
+    const auto low = static_cast<uint64_t>(want) & (is_wide ? ~uint64_t{0} : 0xffffffff);
+    const uint64_t out = sets ? static_cast<uint64_t>(want >> bits & 1) : carry;
+    check(result.results[i] == low && flag.results[i] == out,
+          opcode + " of " + std::to_string(inputs[0][i]) + ", " + std::to_string(inputs[1][i]));
+  }
+}
+
+// ISA 9.7.2
+void carries() {
+  using U = unsigned __int128;
+  const auto add = [](U a, U b, U, U carry) { return a + b + carry; };
+  const auto sub = [](U a, U b, U, U carry) { return a - b - carry; };
+  check_carry("add.cc.u32", "rrr", 2, k32, false, add);
+  check_carry("addc.u32", "rrr", 2, k32, true, add);
+  check_carry("addc.cc.s32", "rrr", 2, k32, true, add);
+  check_carry("addc.cc.u64", "ddd", 2, k64, true, add);
+  check_carry("sub.cc.u32", "rrr", 2, k32, false, sub);
+  check_carry("subc.s32", "rrr", 2, k32, true, sub);
+  check_carry("subc.cc.u32", "rrr", 2, k32, true, sub);
+  check_carry("subc.cc.s64", "ddd", 2, k64, true, sub);
+  const auto low = [](U a, U b, U c, U carry) { return (a * b & 0xffffffff) + c + carry; };
+  const auto high = [](U a, U b, U c, U carry) { return (a * b >> 32) + c + carry; };
+  const auto high_signed = [](U a, U b, U c, U carry) {
+    return U{low32((int64_t{s32(static_cast<uint64_t>(a))} * s32(static_cast<uint64_t>(b))) >> 32)} + c + carry;
+  };
+  check_carry("mad.lo.cc.u32", "rrrr", 3, k32, false, low);
+  check_carry("madc.lo.cc.s32", "rrrr", 3, k32, true, low);
+  check_carry("mad.hi.cc.u32", "rrrr", 3, k32, false, high);
+  check_carry("madc.hi.u32", "rrrr", 3, k32, true, high);
+  check_carry("madc.hi.cc.s32", "rrrr", 3, k32, true, high_signed);
+  check_carry("madc.lo.cc.u64", "dddd", 3, k64, true,
+              [](U a, U b, U c, U carry) { return U{static_cast<uint64_t>(a * b)} + c + carry; });
+  check_carry("madc.hi.cc.u64", "dddd", 3, k64, true, [](U a, U b, U c, U carry) { return (a * b >> 64) + c + carry; });
+}
+
 // ISA 9.7.1.19 and 9.7.1.20, bit by bit as in their pseudo-code.
 void fields() {
   const std::vector<uint64_t> a = {0x12345678, 0xffffffff, 0x80000001};
@@ -159,6 +219,7 @@ void bits() {
 
 void check_integer() {
   arithmetic();
+  carries();
   bits();
 }
 
