@@ -6,6 +6,7 @@
 
 #include "machine/allocate.h"
 #include "ops/wgmma.h"
+#include "ptx/inline.h"
 
 namespace gpusim {
 namespace {
@@ -240,7 +241,8 @@ std::unique_ptr<Program> Assembler::run() {
 }
 
 std::unique_ptr<Program> assemble(const Module& module, const Kernel& kernel, const Symbols& symbols) {
-  return Assembler(module, kernel, symbols).run();
+  const Kernel inlined = inline_calls(module, kernel);
+  return Assembler(module, inlined, symbols).run();
 }
 
 // ---- Binding: modifiers

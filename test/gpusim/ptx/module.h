@@ -77,14 +77,16 @@ struct Register {
   Type type;
 };
 
+/// An .entry, or a device function: a .func has results too, and what it is called with has no offsets.
 struct Kernel {
   std::string name;
   int line = 0;
-  std::vector<Variable> params;  // in order; value is their offset in the parameter block
+  std::vector<Variable> results;  // of a .func: none or one
+  std::vector<Variable> params;   // in order; value is their offset in the parameter block
   std::vector<uint32_t> param_offsets;
   uint32_t param_bytes = 0;
   std::vector<Register> registers;
-  std::vector<Variable> variables;  // .shared, .local, .const of the body
+  std::vector<Variable> variables;  // .shared, .local, .const and .param of the body
   std::vector<Statement> code;
   struct Label {
     std::string name;
@@ -102,6 +104,7 @@ struct Module {
   bool arch_specific = false;  // the a of sm_90a
   std::vector<Variable> variables;
   std::vector<Kernel> kernels;
+  std::vector<Kernel> functions;  // those with a body
 };
 
 }  // namespace gpusim

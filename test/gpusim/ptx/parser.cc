@@ -123,7 +123,7 @@ class Parser {
         break;
     }
     if (accept(".entry")) return entry();
-    if (token_.is(".func")) unsupported(".func: device functions are not implemented");
+    if (accept(".func")) return function();
     if (token_.is(".global") || token_.is(".const") || token_.is(".shared")) {
       variables(&out_.variables, external);
       return;
@@ -252,31 +252,57 @@ class Parser {
     kernel_ = Kernel();
     kernel_.line = token_.line;
     kernel_.name = word();
-    if (accept('(')) {
-      while (!token_.is(')')) {
-        Variable param;
-        if (word() != ".param") fail("expected .param");
-        param.space = Space::param;
-        attributes(&param);
-        declarator(&param);
-        const uint64_t align = param.align;
-        const uint64_t offset = (kernel_.param_bytes + align - 1) / align * align;
-        if (offset + param.bytes > 32764) fail("more than 32764 bytes of parameters");
-        kernel_.param_offsets.push_back(static_cast<uint32_t>(offset));
-        kernel_.param_bytes = static_cast<uint32_t>(offset + param.bytes);
-        kernel_.params.push_back(std::move(param));
-        if (!accept(',')) break;
-      }
-      expect(')');
-    }
+    parameters();
     performance_directives();
     if (accept(';')) return;  // a declaration only
+    outer_body();
+    out_.kernels.push_back(std::move(kernel_));
+  }
+
+  // ISA 11.1.2: .func (result) name (parameters) directives, then a body or, for a declaration, a semicolon.
+  void function() {
+    kernel_ = Kernel();
+    parameters();
+    kernel_.results = std::move(kernel_.params);
+    kernel_.params.clear();
+    kernel_.line = token_.line;
+    kernel_.name = word();
+    parameters();
+    while (accept(".noreturn") || token_.is(".pragma"))
+      if (token_.is(".pragma")) debugging();
+    if (accept(';')) return;
+    outer_body();
+    out_.functions.push_back(std::move(kernel_));
+  }
+
+  void parameters() {
+    kernel_.param_bytes = 0;
+    kernel_.param_offsets.clear();
+    if (!accept('(')) return;
+    while (!token_.is(')')) {
+      Variable param;
+      if (token_.is(".reg")) unsupported("a parameter of a device function in a register");
+      if (word() != ".param") fail("expected .param");
+      param.space = Space::param;
+      attributes(&param);
+      declarator(&param);
+      const uint64_t align = param.align;
+      const uint64_t offset = (kernel_.param_bytes + align - 1) / align * align;
+      if (offset + param.bytes > 32764) fail("more than 32764 bytes of parameters");
+      kernel_.param_offsets.push_back(static_cast<uint32_t>(offset));
+      kernel_.param_bytes = static_cast<uint32_t>(offset + param.bytes);
+      kernel_.params.push_back(std::move(param));
+      if (!accept(',')) break;
+    }
+    expect(')');
+  }
+
+  void outer_body() {
     scopes_.assign(1, {});
     scope_count_ = 0;
     register_names_.clear();
     expect('{');
     body();
-    out_.kernels.push_back(std::move(kernel_));
   }
 
   // ISA 11.4: limits that the launch must respect.
@@ -320,15 +346,16 @@ class Parser {
       }
       if (token_.is(".reg")) {
         registers();
-      } else if (token_.is(".shared") || token_.is(".local") || token_.is(".const") || token_.is(".global")) {
+      } else if (token_.is(".shared") || token_.is(".local") || token_.is(".const") || token_.is(".global") ||
+                 token_.is(".param")) {
         const size_t before = kernel_.variables.size();
         variables(&kernel_.variables, false);
         for (size_t i = before; i < kernel_.variables.size(); i++)
           kernel_.variables[i].name = declare(kernel_.variables[i].name);
       } else if (token_.is(".loc") || token_.is(".pragma")) {
         debugging();
-      } else if (token_.is(".param")) {
-        unsupported(".param in a body: calls are not implemented");
+      } else if (token_.is(".callprototype") || token_.is(".calltargets")) {
+        unsupported(token_.text + ": indirect calls are not implemented");
       } else {
         statement();
       }
@@ -402,11 +429,34 @@ class Parser {
     statement.parts = split(name, '.');
     statement.base = statement.parts[0];
     statement.parts.erase(statement.parts.begin());
+    if (statement.base == "call") call_operands(&statement);
     while (!accept(';')) {
       statement.operands.push_back(operand(0));
       if (!accept(',') && !token_.is(';')) fail("expected ',' or ';', found '" + token_.text + "'");
     }
     kernel_.code.push_back(std::move(statement));
+  }
+
+  // ISA 9.7.12.4: (result), function, (arguments), of which the function alone is always there. Three operands, the
+  // lists as vectors; a fourth is the prototype of an indirect call.
+  void call_operands(Statement* statement) {
+    const auto list = [&] {
+      Operand result;
+      result.kind = Operand::Kind::vector;
+      if (!accept('(')) return result;
+      while (!accept(')')) {
+        result.items.push_back(operand(1));
+        if (!accept(',') && !token_.is(')')) fail("expected ',' or ')'");
+      }
+      return result;
+    };
+    const bool has_result = token_.is('(');
+    statement->operands.push_back(list());
+    if (has_result) expect(',');
+    statement->operands.push_back(operand(0));
+    if (!token_.is(';')) expect(',');
+    statement->operands.push_back(list());
+    if (!token_.is(';')) accept(',');
   }
 
   Operand operand(int depth) {

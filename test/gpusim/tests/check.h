@@ -113,6 +113,7 @@ void check_integer();
 void check_float();
 void check_conversion();
 void check_control();
+void check_functions();
 void check_memory();
 void check_shared_and_races();
 void check_collectives();

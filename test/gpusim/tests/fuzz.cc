@@ -59,6 +59,13 @@ int fuzz_parsers(double seconds) {
                               "[%rd0+4], {%r1, %r2};\nend:\nbar.sync 0;\n"
                               "setp.lt.and.u32 %p1|%p2, %r1, 5, !%p3;\ncp.async.ca.shared.global [%r1], [%rd0], 4, "
                               "%r2;\nshfl.sync.up.b32 %r1|%p1, %r2, 1, 0, -1;"));
+  texts.push_back(read_file(source_folder() + "/tests/fixtures/float64_functions.ptx"));
+  texts.push_back(
+      ".version 9.0\n.target sm_80\n.func (.param .b32 r) f(.param .b32 a)\n{\n.reg .b32 %r<3>;\n.local .b32 l;\n"
+      "ld.param.b32 %r1, [a];\nst.local.b32 [l], %r1;\nst.param.b32 [r], %r1;\nret;\n}\n.func (.param .b32 r) g(.param "
+      ".b32 a)\n{\n.reg .pred %p<2>;\n.reg .b32 %r<3>;\n{\n.param .b32 x;\n.param .b32 y;\nst.param.b32 [x], "
+      "5;\n@%p1 call.uni (y), f, (x);\nld.param.b32 %r1, [y];\ncall (r), f, (a);\n}\n}\n.entry k()\n{\n.reg .b32 "
+      "%r<3>;\n.param .b32 x;\n.param .b32 y;\nst.param.b32 [x], 5;\ncall (y), g, (x);\ncall (y), f, (x);\nret;\n}\n");
   const std::string fatbins[] = {read_file(source_folder() + "/tests/fixtures/plain.fatbin"),
                                  read_file(source_folder() + "/tests/fixtures/zstd.fatbin")};
   std::mt19937_64 random(1);

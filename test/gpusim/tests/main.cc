@@ -104,6 +104,7 @@ int main(int count, char** names) {
                         {"float", check_float},
                         {"conversion", check_conversion},
                         {"control", check_control},
+                        {"functions", check_functions},
                         {"memory", check_memory},
                         {"races", check_shared_and_races},
                         {"collectives", check_collectives},

@@ -13,7 +13,7 @@ struct Case {
 const Case kCases[] = {
     {"an unknown instruction", "frobnicate.u32 %r1, %r2;", "instruction frobnicate.u32 is not implemented"},
     {"an unknown modifier", "add.cluster.u32 %r1, %r2, %r3;", "add.cluster.u32 is not implemented (.cluster)"},
-    {"device functions", "call foo;", "instruction call is not implemented"},
+    {"an unknown function", "call foo;", "call of foo, a function without a body"},
     {"textures", "tex.2d.v4.f32.f32 {%f1, %f2, %f3, %f4}, [t, {%f1, %f2}];", "is not implemented"},
     {"an unknown register", "add.u32 %r1, %r2, %q;", "unknown register %q"},
     {"an unknown label", "bra nowhere;", "unknown label nowhere"},
