@@ -191,7 +191,8 @@ void bind_set(Binding& b) {
   const Type d = b.take_type();
   Type type;
   const int compare = take_compare(b, &type);
-  if (type.bits < 16 || type.count != 1 || d.bits != 32) b.unsupported("type");
+  const bool half = type.kind == Type::Kind::bf || type.is(Type::Kind::f, 16);
+  if (type.bits < 16 || half || type.count != 1 || d.bits != 32) b.unsupported("type");
   b.require_operands(3);
   b.in.kind = Class::predicate;
   b.in.inner = pick_type(type, compare, false);

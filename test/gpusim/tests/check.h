@@ -112,6 +112,7 @@ void check_parser();
 void check_integer();
 void check_float();
 void check_conversion();
+void check_predicate();
 void check_control();
 void check_functions();
 void check_memory();

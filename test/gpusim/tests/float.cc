@@ -125,6 +125,11 @@ void halves() {
   const auto wide = [](uint64_t h) { return double{f16_to_f32(static_cast<uint16_t>(h))}; };
   check_binary("add.f16", "hhh", values, values, [&](uint64_t a, uint64_t b) { return nearest(wide(a) + wide(b)); });
   check_binary("mul.f16", "hhh", values, values, [&](uint64_t a, uint64_t b) { return nearest(wide(a) * wide(b)); });
+  check_binary("sub.f16", "hhh", values, values, [&](uint64_t a, uint64_t b) { return nearest(wide(a) - wide(b)); });
+  check_unary("neg.f16", "hh", values, [](uint64_t a) { return a ^ 0x8000; });
+  check_unary("abs.bf16", "hh", values, [](uint64_t a) { return a & 0x7fff; });
+  check_unary("ex2.approx.f16", "hh", values, [&](uint64_t a) { return nearest(std::exp2(wide(a))); });
+  check_unary("tanh.approx.f16", "hh", values, [&](uint64_t a) { return nearest(std::tanh(wide(a))); });
   check_ternary("fma.rn.f16", "hhhh", {0x3c01, 0x0001, 0x7bff, 0xbc01}, {0x3c00, 0x8001, 0x0001},
                 [&](uint64_t a, uint64_t b, uint64_t c) { return nearest(wide(a) * wide(b) + wide(c)); });
   check(evaluate("add.f16x2", "rrr", {{0x3c004000}, {0x3c003c00}}).results[0] == 0x40004200, "add.f16x2");

@@ -103,6 +103,7 @@ int main(int count, char** names) {
                         {"integer", check_integer},
                         {"float", check_float},
                         {"conversion", check_conversion},
+                        {"predicate", check_predicate},
                         {"control", check_control},
                         {"functions", check_functions},
                         {"memory", check_memory},

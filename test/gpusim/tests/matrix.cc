@@ -91,6 +91,55 @@ void multiply(const std::string& types, bool brain) {
   check(right, "mma.m16n8k16 " + types + ": " + outcome.text);
 }
 
+/// m16n8k8 and m16n8k16 with .f16 accumulators, of which a register has columns 2t and 2t+1 (ISA 9.7.14.5.7, 9.7.14.5.8).
+/// All sums are exact in float16.
+void multiply_half(int depth) {
+  const auto parts = static_cast<size_t>(depth / 8);
+  std::vector<uint32_t> a(32 * 4), b(32 * 2), c(32 * 2);
+  const auto put = [](uint32_t* word, int i, float x) {
+    *word |= static_cast<uint32_t>(f32_to_f16(x)) << (i % 2 * 16);
+  };
+  for (int lane = 0; lane < 32; lane++) {
+    const auto l = static_cast<size_t>(lane);
+    int row, column;
+    for (int i = 0; i < depth / 2; i++) {
+      place_a(lane, i, &row, &column);
+      put(&a[l * 4 + static_cast<size_t>(i / 2)], i, value(row, column, 1));
+    }
+    for (int i = 0; i < depth / 4; i++) {
+      place_b(lane, i, &row, &column);
+      put(&b[l * 2 + static_cast<size_t>(i / 2)], i, value(row, column, 2));
+    }
+    for (int i = 0; i < 4; i++) {
+      place_c(lane, i, &row, &column);
+      put(&c[l * 2 + static_cast<size_t>(i / 2)], i, value(row, column, 3));
+    }
+  }
+  Buffer buffers[] = {Buffer::of(a), Buffer::of(b), Buffer::of(c)};
+  const Outcome outcome = run_kernel(
+      kernel_text(".param .u64 a, .param .u64 b, .param .u64 c",
+                  "ld.param.u64 %rd0, [a];\nld.param.u64 %rd1, [b];\nld.param.u64 %rd2, [c];\nmov.u32 %r0, "
+                  "%tid.x;\nmul.wide.u32 %rd3, %r0, 16;\nmul.wide.u32 %rd4, %r0, 8;\nadd.u64 %rd0, %rd0, "
+                  "%rd3;\nadd.u64 %rd1, %rd1, %rd4;\nadd.u64 %rd2, %rd2, %rd4;\n"
+                  "ld.global.v4.b32 {%r1, %r2, %r3, %r4}, [%rd0];\nld.global.v2.b32 {%r5, %r6}, [%rd1];\n"
+                  "ld.global.v2.b32 {%r7, %r8}, [%rd2];\nmma.sync.aligned.m16n8k" +
+                      std::to_string(depth) + ".row.col.f16.f16.f16.f16 {%r7, %r8}, " +
+                      (parts == 1 ? "{%r1, %r2}, {%r5}" : "{%r1, %r2, %r3, %r4}, {%r5, %r6}") +
+                      ", {%r7, %r8};\nst.global.v2.b32 [%rd2], {%r7, %r8};"),
+      "k", {}, {32}, 0, {&buffers[0], &buffers[1], &buffers[2]});
+  const auto got = buffers[2].as<uint16_t>();
+  bool right = outcome.ok();
+  for (int lane = 0; lane < 32; lane++)
+    for (int i = 0; i < 4; i++) {
+      int row, column;
+      place_c(lane, i, &row, &column);
+      float want = value(row, column, 3);
+      for (int k = 0; k < depth; k++) want += value(row, k, 1) * value(k, column, 2);
+      right &= f16_to_f32(got[static_cast<size_t>(lane * 4 + i)]) == want;
+    }
+  check(right, "mma.m16n8k" + std::to_string(depth) + " with f16 accumulators: " + outcome.text);
+}
+
 /// tf32 m16n8k8: a0 (g, t), a1 (g+8, t), a2 (g, t+4), a3 (g+8, t+4); b0 (t, g), b1 (t+4, g).
 void multiply_tf32() {
   std::vector<float> a(32 * 4), b(32 * 2), c(32 * 4, 0.0f);
@@ -164,6 +213,23 @@ void move_matrices() {
   }
 }
 
+/// movmatrix: lane l has elements 2(l%4) and 2(l%4)+1 of row l/4, before and after (ISA 9.7.14.5.17).
+void transpose_registers() {
+  std::vector<uint16_t> elements(64), want(64);
+  for (size_t i = 0; i < 64; i++) {
+    elements[i] = static_cast<uint16_t>(i * 1001);
+    want[i % 8 * 8 + i / 8] = elements[i];
+  }
+  Buffer matrix = Buffer::of(elements);
+  const Outcome outcome = run_kernel(
+      kernel_text(".param .u64 m",
+                  "ld.param.u64 %rd0, [m];\nmov.u32 %r0, %tid.x;\nmul.wide.u32 %rd3, %r0, 4;\nadd.u64 "
+                  "%rd0, %rd0, %rd3;\nld.global.b32 %r1, [%rd0];\n"
+                  "movmatrix.sync.aligned.m8n8.trans.b16 %r2, %r1;\nst.global.b32 [%rd0], %r2;"),
+      "k", {}, {32}, 0, {&matrix});
+  check(outcome.ok() && matrix.as<uint16_t>() == want, "movmatrix: " + outcome.text);
+}
+
 }  // namespace
 
 void check_matrix() {
@@ -171,8 +237,11 @@ void check_matrix() {
         "the tables agree with the rules");
   multiply("bf16.bf16", true);
   multiply("f16.f16", false);
+  multiply_half(8);
+  multiply_half(16);
   multiply_tf32();
   move_matrices();
+  transpose_registers();
 }
 
 }  // namespace gpusim
