@@ -33,7 +33,7 @@ int cuLaunchKernel(gpusim::Function*, unsigned, unsigned, unsigned, unsigned, un
 namespace gpusim {
 
 struct Counts {
-  int passed = 0, failed = 0;
+  int passed = 0, failed = 0, skipped = 0;
 };
 Counts& counts();
 void check(bool ok, const std::string& what);

@@ -21,6 +21,7 @@ void check(bool ok, const std::string& what) {
 }
 
 void skip(const std::string& what, const std::string& why) {
+  counts().skipped++;
   std::printf("skipped: %s: %s\n", what.c_str(), why.c_str());
 }
 
@@ -127,5 +128,6 @@ int main(int count, char** names) {
                 counts().failed - before.failed);
   }
   std::printf("%d passed, %d failed\n", counts().passed, counts().failed);
-  return counts().failed != 0 || counts().passed == 0;
+  // Nothing run and nothing said to be skipped is a mistake, such as a part's name.
+  return counts().failed != 0 || (counts().passed == 0 && counts().skipped == 0);
 }
