@@ -104,8 +104,7 @@ MARGINFC_INLINE void load_tiles(const float* from, int64_t stride) {
   _tile_loadd(3, from + kTile * stride + kTile, stride * 4);
 }
 
-// Bfloat16 of one class and 32 rows, and of two neighbouring classes as words of a row: rows 0 .. 15 and 16 .. 31.
-MARGINFC_INLINE Halves bfloat16_row(const float* row) { return to_halves(load(row), load(row + kLanes)); }
+// Two neighbouring classes as words of a row: lanes 0 .. 15 and 16 .. 31.
 struct ClassPairs {
   Vector low, high;
 };

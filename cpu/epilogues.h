@@ -25,27 +25,3 @@ void masked_exponentials(const NegativesTask& task, int32_t first, int32_t count
 MARGINFC_INLINE bool needs_mask(const NegativesTask& task, int32_t first, int32_t count, int64_t lane) {
   return __builtin_expect(task.offset || any_within(load(task.labels + lane), task.first_class + first, count), 0);
 }
-
-// The dots of a weight gradient's rows with their class rows. In a pass of its own: sums kept from panel to panel beside
-// the accumulators would live in memory.
-MARGINFC_INLINE void class_dots(const WeightGradientTask& task, int32_t classes) {
-  const int32_t panels = (task.dim + kPanel - 1) / kPanel;
-  const int64_t width = static_cast<int64_t>(panels) * kPanel;
-  for (int32_t h = 0; h < classes; h += 4) {
-    Vector dots[4] = {};
-    for (int32_t n = 0; n < 4 && h + n < classes; n++) {
-      const float* row = task.gradient + (h + n) * width;
-      const float* weights = task.weights + (h + n) * task.stride;
-      Vector dot[2] = {};
-      for (int32_t panel = 0; panel < panels; panel++) {
-        const bool tail = (panel + 1) * kPanel > task.dim;
-        const float* w = tail ? task.tail + (h + n) * kPanel : weights + static_cast<int64_t>(panel) * kPanel;
-#pragma GCC unroll 2
-        for (int v = 0; v < 2; v++)
-          dot[v] += load(row + static_cast<int64_t>(panel) * kPanel + v * kLanes) * load(w + v * kLanes);
-      }
-      dots[n] = dot[0] + dot[1];
-    }
-    four_sums(dots, task.dots + h);
-  }
-}

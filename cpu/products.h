@@ -230,6 +230,31 @@ MARGINFC_INLINE void weight_gradient_panel(const WeightGradientTask& task, int32
     for (int v = 0; v < V; v++) store(out + h * width + v * kLanes, acc[h][v]);
 }
 
+// The dots of a weight gradient's rows with their class rows. In a pass of its own: sums kept from panel to panel beside
+// the accumulators would live in memory.
+template <int H>
+MARGINFC_INLINE void class_dots(const WeightGradientTask& task) {
+  const int32_t panels = (task.dim + kPanel - 1) / kPanel;
+  const int64_t width = static_cast<int64_t>(panels) * kPanel;
+  for (int32_t h = 0; h < H; h += 4) {
+    Vector dots[4] = {};
+    for (int32_t n = 0; n < 4 && h + n < H; n++) {
+      const float* row = task.gradient + (h + n) * width;
+      const float* weights = task.weights + (h + n) * task.stride;
+      Vector dot[2] = {};
+      for (int32_t panel = 0; panel < panels; panel++) {
+        const bool tail = (panel + 1) * kPanel > task.dim;
+        const float* w = tail ? task.tail + (h + n) * kPanel : weights + static_cast<int64_t>(panel) * kPanel;
+#pragma GCC unroll 2
+        for (int v = 0; v < 2; v++)
+          dot[v] += load(row + static_cast<int64_t>(panel) * kPanel + v * kLanes) * load(w + v * kLanes);
+      }
+      dots[n] = dot[0] + dot[1];
+    }
+    four_sums(dots, task.dots + h);
+  }
+}
+
 // H classes against all columns. Columns of `gradient` behind a half panel are left as they are, and finite.
 template <int H, int>
 struct WeightGradientTile {
@@ -239,7 +264,7 @@ struct WeightGradientTile {
     const bool half = half_full(task.dim, static_cast<int64_t>(panels - 1) * kPanel);
     for (int32_t panel = 0; panel < panels - half; panel++) weight_gradient_panel<H, 2>(task, panel, width);
     if (half) weight_gradient_panel<H, 1>(task, panels - 1, width);
-    class_dots(task, H);
+    class_dots<H>(task);
   }
 };
 
