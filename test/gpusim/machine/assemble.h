@@ -91,6 +91,7 @@ Binder find_binder(const Statement& statement);
 
 // One of these in each file of ops/.
 void add_integer_ops(OpTable* table);
+void add_bit_ops(OpTable* table);
 void add_float_ops(OpTable* table);
 void add_half_ops(OpTable* table);
 void add_conversion_ops(OpTable* table);

@@ -6,6 +6,7 @@ const OpTable& op_table() {
   static const OpTable table = [] {
     OpTable t;
     add_integer_ops(&t);
+    add_bit_ops(&t);
     add_float_ops(&t);
     add_half_ops(&t);
     add_conversion_ops(&t);
