@@ -252,7 +252,18 @@ Space take_space(Binding& b) {
   }
 }
 
-void bind_load(Binding& b) {
+// What ld and st have in common: the modifiers, and how many registers of which type `operand` names. All but the space
+// goes to imm.
+struct Transfer {
+  Space space;
+  Type type;
+  const Operand& registers;
+  size_t count;
+  // A vector of one is how some compilers write a scalar.
+  const Operand& first() const { return registers.kind == Operand::Kind::vector ? registers.items[0] : registers; }
+};
+
+Transfer take_transfer(Binding& b, size_t operand) {
   take_hints(b);
   const bool hinted = b.take("L2::cache_hint");
   b.in.imm = take_order(b);
@@ -260,25 +271,27 @@ void bind_load(Binding& b) {
   const int vector = b.take_one({"v2", "v4", "v8"});
   const Type type = b.take_type();
   b.require_operands(hinted ? 3 : 2);
-  const Operand& d = b.operand(0);
+  const Operand& registers = b.operand(operand);
   const size_t count = vector < 0 ? 1 : size_t{2} << vector;
-  // A vector of one is how some compilers write a scalar.
-  const bool is_vector = d.kind == Operand::Kind::vector;
-  if ((is_vector ? d.items.size() : 1) != count) b.malformed("the number of registers");
+  const bool is_vector = registers.kind == Operand::Kind::vector;
+  if ((is_vector ? registers.items.size() : 1) != count) b.malformed("the number of registers");
   if (count * static_cast<size_t>(type.bytes()) > 32) b.malformed("more than 32 bytes");
-  const Operand& first = is_vector ? d.items[0] : d;
-  for (const Operand& item : is_vector ? d.items : std::vector<Operand>{d}) {
-    const int bits = b.register_bits(item);
-    if (bits == 64 || type.bytes() == 8) b.in.imm |= kWideRegisters;
-  }
-  if (count == 1)
-    b.in.d = b.destination(first, type, true);
+  if (type.bytes() == 8) b.in.imm |= kWideRegisters;
+  for (const Operand& item : is_vector ? registers.items : std::vector<Operand>{registers})
+    if (b.register_bits(item) == 64) b.in.imm |= kWideRegisters;
+  b.in.imm |= static_cast<uint32_t>(count) | static_cast<uint32_t>(type.bytes()) << 8;
+  return {space, type, registers, count};
+}
+
+void bind_load(Binding& b) {
+  const Transfer transfer = take_transfer(b, 0);
+  if (transfer.count == 1)
+    b.in.d = b.destination(transfer.first(), transfer.type, true);
   else
-    b.destinations(d, type, &b.list().d, true);
-  const bool sign = type.kind == Type::Kind::s;
-  b.in.imm |= static_cast<uint32_t>(count) | static_cast<uint32_t>(type.bytes()) << 8 | (sign ? kSignExtend : 0);
+    b.destinations(transfer.registers, transfer.type, &b.list().d, true);
+  if (transfer.type.kind == Type::Kind::s) b.in.imm |= kSignExtend;
   b.address(b.operand(1));
-  switch (space) {
+  switch (transfer.space) {
     case Space::global:
       b.in.run = load<Space::global>;
       b.in.kind = Class::load_global;
@@ -307,28 +320,13 @@ void bind_load(Binding& b) {
 }
 
 void bind_store(Binding& b) {
-  take_hints(b);
-  const bool hinted = b.take("L2::cache_hint");
-  b.in.imm = take_order(b);
-  const Space space = take_space(b);
-  const int vector = b.take_one({"v2", "v4", "v8"});
-  const Type type = b.take_type();
-  b.require_operands(hinted ? 3 : 2);
-  const Operand& value = b.operand(1);
-  const size_t count = vector < 0 ? 1 : size_t{2} << vector;
-  const bool is_vector = value.kind == Operand::Kind::vector;
-  if ((is_vector ? value.items.size() : 1) != count) b.malformed("the number of registers");
-  if (count * static_cast<size_t>(type.bytes()) > 32) b.malformed("more than 32 bytes");
-  if (type.bytes() == 8) b.in.imm |= kWideRegisters;
-  for (const Operand& item : is_vector ? value.items : std::vector<Operand>{value})
-    if (b.register_bits(item) == 64) b.in.imm |= kWideRegisters;
-  if (count == 1)
-    b.in.b = b.source(is_vector ? value.items[0] : value, type, true);
+  const Transfer transfer = take_transfer(b, 1);
+  if (transfer.count == 1)
+    b.in.b = b.source(transfer.first(), transfer.type, true);
   else
-    b.sources(value, type, &b.list().b, true);
-  b.in.imm |= static_cast<uint32_t>(count) | static_cast<uint32_t>(type.bytes()) << 8;
+    b.sources(transfer.registers, transfer.type, &b.list().b, true);
   b.address(b.operand(0));
-  switch (space) {
+  switch (transfer.space) {
     case Space::global:
       b.in.run = store<Space::global>;
       b.in.kind = Class::store_global;

@@ -2,6 +2,7 @@
 #include <unistd.h>
 #include <cstdio>
 #include <cstdlib>
+#include <filesystem>
 
 #include "tests/check.h"
 #include "tests/gemm.h"
@@ -17,7 +18,8 @@ double field(const std::string& json, const std::string& name) {
 }  // namespace
 
 void check_stats() {
-  const std::string path = "/tmp/gpusim_stats_" + std::to_string(getpid()) + ".json";
+  const std::string path =
+      (std::filesystem::temp_directory_path() / ("gpusim_stats_" + std::to_string(getpid()) + ".json")).string();
   {
     const With settings([&](Options& options) { options.stats_path = path; });
     // 32 lanes load 4 bytes each: once side by side, once 128 bytes apart; then a shared store in one bank.
