@@ -8,7 +8,9 @@
 
 import { parseArgs } from 'node:util';
 import { arcface, MarginHead, releaseMemory, sgd, valueAndGradSync } from 'marginfc';
+import { spread as spreadOf } from './cpu/samples.js';
 import { table } from './cpu/table.js';
+import { normals } from './random.js';
 
 const usage = `npm run bench:tolerance -- [options]
 
@@ -50,24 +52,6 @@ function readOptions(): Options | undefined {
   return options;
 }
 
-/** Standard normal numbers, the same in every run: Marsaglia's polar method over xorshift32. */
-function normals(): () => number {
-  let state = 1;
-  const uniform = () => {
-    state ^= state << 13;
-    state ^= state >>> 17;
-    state ^= state << 5;
-    return (state >>> 0) / 2 ** 31 - 1;
-  };
-  return () => {
-    for (;;) {
-      const x = uniform();
-      const square = x * x + uniform() ** 2;
-      if (square > 0 && square < 1) return x * Math.sqrt((-2 * Math.log(square)) / square);
-    }
-  };
-}
-
 /** Batches of rows around the centres of classes that come round one after the other. */
 function makeBatches({ rows, dim, classes, spread }: Options) {
   const normal = normals();
@@ -105,14 +89,12 @@ function measure(name: string, weights: Float32Array, batches: readonly Batch[],
       call(batches[n % batches.length]!, t);
       milliseconds[t]!.push(performance.now() - start);
     }
-  const median = (values: readonly number[]) =>
-    [...values].sort((a, b) => a - b)[values.length >> 1] as number;
-  const whole = median(milliseconds[0]!);
+  const whole = spreadOf(milliseconds[0]!).median;
   const exact = call(batches[0]!, 0).dWeights;
   return tolerances.map((tolerance, t) => {
     const { skippedMass = 0, dWeights } = call(batches[0]!, t);
     const { left, change } = compare(dWeights, exact, weights, dim);
-    const time = median(milliseconds[t]!);
+    const time = spreadOf(milliseconds[t]!).median;
     return [
       name,
       String(tolerance),

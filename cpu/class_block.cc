@@ -32,7 +32,7 @@ bool ClassBlock::allocate(BufferPool& pool, const Kernels& kernels, Precision op
   if (operands == Precision::float32) return true;
   if (!kernels.pairs) return rounded_.allocate(pool, rows) && rounded_tail_.allocate(pool, tail);
   const size_t width = (static_cast<size_t>(dim) + panel_ - 1) / panel_ * panel_;
-  depth_ = (int64_t{dim} + 2 * kernels.step - 1) / (2 * kernels.step) * kernels.step;
+  depth_ = operand_words(kernels, dim);
   return rounded_.allocate(pool, static_cast<size_t>(most_classes) * depth_) &&
          interleaved_.allocate(pool, (static_cast<size_t>(most_classes) + 1) / 2 * width);
 }

@@ -144,7 +144,7 @@ struct Kernels {
   void (*exact_scale)(const float* from, double scale, int32_t count, float* to);
   void (*exact_add)(const float* a, double a_scale, const float* b, double b_scale, int32_t count, double* to);
   // With pairs: class rows [classes, dim] as operands of the first product and of the feature gradient. With
-  // `inverse_norm` (nullable) inverse_norms() on the way.
+  // `inverse_norm` (nullable) inverse_norms() on the way, and its answer; else true.
   bool (*pair_classes)(const float* weights, int32_t classes, int32_t dim, float* product, float* gradient,
                        float* inverse_norm);
   // With pairs: NegativesTask's `paired` from its `exponentials`; row_stride in elements.
@@ -176,6 +176,12 @@ struct Kernels {
   // operations done. `sums` [panel / 2] out: their sum, so that none can be left out.
   int64_t (*multiply_adds)(int64_t rounds, float* sums);
 };
+
+// Words of an operand of so many elements in k.
+inline int64_t operand_words(const Kernels& kernels, int64_t elements) {
+  const int64_t words = kernels.pairs ? (elements + 1) / 2 : elements;
+  return (words + kernels.step - 1) / kernels.step * kernels.step;
+}
 
 // Each in builds for its architecture only; see cpu/dispatch.cc.
 const Kernels* baseline_kernels();

@@ -50,9 +50,9 @@ CpuPass::CpuPass(CpuShard& shard, const Batch& batch)
       classes_(shard.range().size()),
       panels_((batch.rows + kernels_.panel - 1) / kernels_.panel),
       width_(round_up(batch.dim, kernels_.panel)),
-      depth_(round_up(kernels_.pairs ? (int64_t{batch.dim} + 1) / 2 : batch.dim, kernels_.step)),
+      depth_(operand_words(kernels_, batch.dim)),
       sum_rows_(panels_ * kernels_.panel),
-      weight_depth_(round_up(kernels_.pairs ? (batch.rows + 1) / 2 : batch.rows, kernels_.step)),
+      weight_depth_(operand_words(kernels_, batch.rows)),
       stride_(exponential_stride(batch.rows, kernels_)) {
   const int32_t tile = kernels_.tile_classes;
   int64_t most = std::max(kLeastBlockClasses, classes_ / (kChunks * kBlocksPerChunk));

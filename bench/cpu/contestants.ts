@@ -10,6 +10,7 @@ import {
   sgd,
   valueAndGradSync,
 } from 'marginfc';
+import { uniforms } from '../random.js';
 import type { Size } from '../size.js';
 import type { Measured, Problem, Reference } from './reference.js';
 import type { Contest, Precision } from './results.js';
@@ -55,14 +56,7 @@ export function supportedPrecisions(precisions: readonly Precision[]): Precision
 
 /** Independent uniform values, the same for a size every time; class rows of any norm near sqrt(D / 12). */
 export function makeProblem({ B, D, C }: Size): Problem {
-  let state = 1;
-  // xorshift32: quick, and good enough for rows that point anywhere.
-  const next = () => {
-    state ^= state << 13;
-    state ^= state >>> 17;
-    state ^= state << 5;
-    return (state >>> 0) / 2 ** 32;
-  };
+  const next = uniforms();
   const filled = (length: number) => {
     const values = new Float32Array(length);
     for (let i = 0; i < length; i++) values[i] = next() - 0.5;
