@@ -8,7 +8,6 @@ namespace gpusim {
 namespace {
 
 constexpr size_t kMostStatements = 1 << 16;  // of a kernel with calls, when all are inlined
-constexpr size_t kMostRegisters = 1 << 17;
 constexpr int kMostCalls = 1 << 12;
 constexpr size_t kDeepestCalls = 64;
 

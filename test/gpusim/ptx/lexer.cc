@@ -1,6 +1,7 @@
 #include "ptx/lexer.h"
 
 #include <cctype>
+#include <cerrno>
 #include <cstdlib>
 #include <cstring>
 
@@ -93,7 +94,10 @@ Token Lexer::number(Token token) {
     return token;
   }
   if (radix == 10 && token.text.size() > 1 && token.text[0] == '0') radix = 8;
+  errno = 0;
   token.bits = std::strtoull(token.text.c_str() + (radix == 16 || radix == 2 ? 2 : 0), nullptr, radix);
+  if (errno == ERANGE)
+    throw ModuleError(ModuleError::Kind::syntax, line_, "an integer of more than 64 bits: " + token.text);
   token.kind = Token::Kind::integer;
   return token;
 }

@@ -2,6 +2,7 @@
 // resolved to declarations only there; here they are strings, with those of inner scopes made unique.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <stdexcept>
 #include <string>
@@ -17,6 +18,9 @@ struct ModuleError : std::runtime_error {
   Kind kind;
   int line;
 };
+
+/// Registers of a kernel, those of inlined calls included: ten times what a large kernel declares.
+constexpr size_t kMostRegisters = 1 << 17;
 
 enum class Space : uint8_t { generic, global, shared, local, constant, param, reg };
 

@@ -10,7 +10,6 @@ namespace gpusim {
 namespace {
 
 constexpr uint64_t kLargestVariable = uint64_t{1} << 32;
-constexpr uint64_t kMostRegisters = 1 << 20;
 constexpr int kDeepestNesting = 64;
 
 std::vector<std::string> split(const std::string& text, char separator) {
@@ -397,7 +396,7 @@ class Parser {
       if (accept('<')) {
         const uint64_t count = integer();
         expect('>');
-        if (kernel_.registers.size() + count > kMostRegisters) fail("too many registers");
+        if (count > kMostRegisters) fail("too many registers");
         for (uint64_t i = 0; i < count; i++) add_register(name + std::to_string(i), type);
       } else {
         add_register(name, type);
@@ -407,6 +406,7 @@ class Parser {
   }
 
   void add_register(const std::string& name, Type type) {
+    if (kernel_.registers.size() >= kMostRegisters) fail("too many registers");
     kernel_.registers.push_back({declare(name), type});
     register_names_.insert(kernel_.registers.back().name);
   }

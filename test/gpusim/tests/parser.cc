@@ -27,6 +27,9 @@ const Case kCases[] = {
     {"a rounding that is missing", "cvt.f16.f32 %h1, %f1;", "needs a rounding mode"},
     {"a wgmma shape", "wgmma.mma_async.sync.aligned.m64n12k16.f32.f16.f16 {%f1}, %rd1, %rd2, 1, 1, 1, 0, 0;",
      "is not implemented (shape)"},
+    {"a register count near the end of 64 bits", ".reg .b64 %q<0xffffffffffffffff>;", "too many registers"},
+    {"registers beyond the limit in several steps", ".reg .b64 %q<131000>, %s<131000>;", "too many registers"},
+    {"an integer of more than 64 bits", "mov.u64 %rd1, 0xffffffffffffffff64;", "an integer of more than 64 bits"},
     {"clusters", "barrier.cluster.arrive;", "is not implemented (clusters)"},
 };
 
