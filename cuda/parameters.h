@@ -1,0 +1,265 @@
+// What the host hands to each kernel: plain structs, passed by value as a kernel's only argument, and the layouts and
+// constants both sides rely on. Included by the engine (C++) and by kernels/ (CUDA); includes no CUDA header.
+//
+// Notation: B rows of the batch, C classes of the shard, D floats a row. The products run on padded 16-bit copies of
+// unit rows, so that their loads need no predicates:
+//
+//   padded_rows(n)   n rounded up to 128, the side of a tile
+//   padded_depth(D)  D rounded up to 32, the depth of a stage; the row stride of every operand below
+//   padded_width(D)  D rounded up to 128; the row stride of float32 products [.., D]
+//
+// Operands are float16 or bfloat16. On the float32 path a number v is the sum of two float16 numbers, high =
+// float16(v) and low = float16(v - high); the low halves form a second array of the same layout, `low` elements behind
+// the first. Rows added by padding are copies of a real row (a kernel that forgot to mask them would be visibly wrong),
+// columns added by padding are zero. Behind each operand lie kOperandSlack more elements that may be read and are never
+// used.
+#pragma once
+
+#include <stdint.h>
+
+#include "engine/margin.h"
+
+namespace marginfc {
+
+constexpr int kTileSide = 128;       // rows and classes of a block's tile
+constexpr int kStageDepth = 32;      // of the products' inner dimension
+constexpr int kOperandSlack = 128;   // elements
+constexpr double kLog2E = 1.4426950408889634;
+// Up to this s exponents need no offset; above it operands are scaled as if s were this.
+constexpr double kMostPlainScale = 64;
+// P = exp(z - offset) / S * 2^kProbabilityExponent, S the row's sum over the shard's negatives.
+constexpr int kProbabilityExponent = 15;
+// Unit features in dW's operand carry 2^kWeightedExponent, float32-path weights 2^kWeightExponent: then the low halves
+// are normal float16 numbers. The float32 path's features are divided by the latter, so that x . w = z log2 e.
+constexpr int kWeightedExponent = 10;
+constexpr int kWeightExponent = 4;
+
+inline int64_t round_up(int64_t count, int64_t unit) { return (count + unit - 1) / unit * unit; }
+inline int64_t padded_rows(int64_t rows) { return round_up(rows, kTileSide); }
+inline int64_t padded_depth(int64_t dim) { return round_up(dim, kStageDepth); }
+inline int64_t padded_width(int64_t dim) { return round_up(dim, kTileSide); }
+
+// A 16-bit operand, [rows, stride]; see above.
+struct Operand {
+  const uint16_t* values;
+  int64_t low;     // elements from the high to the low halves; float32 path only
+  int32_t stride;  // elements from row to row
+};
+
+// --- tile kernels: kernels/negatives.cu, probabilities.cu, products.cu ------------------------------------------------
+// Each exists per operand type T in {float16, bfloat16, float32} (float32: two float16 halves). Threads a block: the
+// module's variable tile_threads_T (int32); dynamic shared memory: tile_bytes_T (int32); both depend on the architecture.
+
+// negatives_T, negatives_hardest_T, negatives_shifted_T: sums over classes of exp2(exponent), without the row's own.
+// Grid: x = splits (ceil(tiles / tiles_per_split)), y = padded rows / 128. Partial sums leave as [2 * splits, padded
+// rows]: two halves of every tile; each entry is written once.
+struct NegativesParameters {
+  Operand features;       // [padded rows, padded depth], x / |x| * min(s, 64) * log2 e (/ 2^4 on the float32 path)
+  Operand weights;        // [padded classes, padded depth], w / |w| (* 2^4 on the float32 path)
+  const int32_t* labels;  // [padded rows], the row's own class counted from the shard's first, -1 for none
+  const float* offset;    // [padded rows], shifted: subtracted from the exponent, in log2 units
+  float factor;           // shifted: exponent = accumulator * factor - offset, factor = s / min(s, 64)
+  float* sums;            // [2 * splits, padded rows]
+  float* hardest;         // [2 * splits, padded rows], largest accumulator over negatives, -inf if none; hardest only
+  int32_t padded_rows;
+  int32_t classes;          // C
+  int32_t steps;            // padded depth / 32
+  int32_t tiles_per_split;  // tiles of 128 classes
+};
+
+// probabilities_T: P for a chunk of classes. Grid: x = splits over the chunk's tiles, y = padded rows / 128.
+// P[i, j] = exp2(accumulator * factor - shift[i]); 0 for the row's own class and for padding.
+struct ProbabilitiesParameters {
+  Operand features;       // as above
+  Operand weights;        // of the chunk's first class
+  const int32_t* labels;  // [padded rows], counted from the chunk's first class; anything else for none
+  const float* shift;     // [padded rows], log2 S + offset - 15; +inf where P must be 0 (padding, S = 0)
+  float factor;
+  uint16_t* probabilities;  // [padded rows, stride]; low halves `low` elements behind
+  int64_t low;
+  int32_t stride;   // padded classes of a whole chunk
+  int32_t classes;  // of this chunk
+  int32_t steps;
+  int32_t tiles_per_split;
+};
+
+// features_product_T (dX): out[split] = P . W over the split's classes, [padded rows, width] float32.
+// Grid: x = width / 128, y = padded rows / 128, z = splits.
+// weights_product_T (dW): out = P^T . V over all rows of the batch, [padded classes of the chunk, width] float32.
+// Grid: x = width / 128, y = tiles of the chunk, z = 1.
+struct ProductParameters {
+  Operand left;   // P; features_product: [padded rows, classes], weights_product: read by columns
+  Operand right;  // W of the chunk's first class, or the weighted features V: [inner, padded depth]
+  float* out;
+  int64_t split_stride;     // elements between splits of out
+  int32_t width;            // row stride of out: padded_width(D)
+  int32_t steps;            // of 32 along the inner dimension, all splits together
+  int32_t steps_per_split;  // of 32
+};
+
+// --- row kernels: kernels/features.cu, kernels/weights.cu, kernels/nearest.cu; a warp a row, kRowWarps warps a block ---
+constexpr int kRowWarps = 8;
+
+enum class OperandKind : int32_t { float16, bfloat16, split };  // split: the float32 path
+enum class StorageKind : int32_t { float32, bfloat16, float16 };
+
+// prepare_features: norms and the operand of x. Grid: padded rows / 8; rows >= B repeat row 0 (B > 0).
+struct PrepareFeaturesParameters {
+  const float* features;  // [B, D]
+  uint16_t* operand;      // [padded rows, depth]; null where only norms are wanted
+  int64_t low;
+  double* norm;        // [B], |x|; a row with a NaN or infinite value gives NaN or infinity
+  double operand_scale;  // the operand is x / max(|x|, 1e-12) * operand_scale
+  int32_t rows, dim, depth;
+  OperandKind kind;
+};
+
+// weight_features: V, the right operand of dW: x / max(|x|, 1e-12) * factor[i]. Grid: padded rows / 8; rows >= B repeat
+// row 0.
+struct WeightFeaturesParameters {
+  const float* features;  // [B, D]
+  const double* norm;     // [B]
+  const double* factor;   // [B]
+  uint16_t* operand;      // [padded rows, depth]
+  int64_t low;
+  int32_t rows, dim, depth;
+  OperandKind kind;
+};
+
+// prepare_weights: the operand of w. Grid: padded classes / 8; rows >= C repeat the last one.
+struct PrepareWeightsParameters {
+  const void* weights;  // [C, D] of type storage
+  uint16_t* operand;    // [padded classes, depth]
+  int64_t low;
+  int64_t classes;
+  double operand_scale;  // 1, or 2^4 on the float32 path
+  int32_t* bad_class;    // smallest class (of the shard) with a NaN or infinite value, by atomicMin; nullable
+  int32_t dim, depth;
+  OperandKind kind;
+  StorageKind storage;
+};
+
+// targets: cosine and sine of each row and its own class, in float64 from the rows themselves. Grid: ceil(B / 8).
+struct TargetsParameters {
+  const float* features;  // [B, D]
+  const void* weights;    // [C, D] of type storage
+  const int32_t* labels;  // [padded rows], counted from the shard's first class, -1 for none
+  const double* norm;     // [B], |x|
+  double* cosine;         // [B]; written where the row has a class here
+  double* sine;           // [B], |wh - cosine xh|; sqrt(1 - cosine^2) where a row has no direction
+  double* weight_norm;    // [B], |w| of the row's class; NaN or infinite if the class row is
+  int32_t rows, dim;
+  StorageKind storage;
+};
+
+// reduce_negatives: adds partial sums in order, in float64. Grid: ceil(rows / 256), 256 threads.
+struct ReduceNegativesParameters {
+  const float* sums;     // [partials, padded rows]
+  const float* hardest;  // as sums; nullable
+  double* sum;           // [rows]
+  float* largest;        // [rows], nullable
+  int32_t partials, rows, padded_rows;
+};
+
+// add_products: running sum of dX's products over chunks and splits, in order. Grid: any; 256 threads, strided loop.
+struct AddProductsParameters {
+  const float* products;  // [splits, split_stride]
+  double* total;          // [count]; written when `first`, else added to
+  int64_t count, split_stride;
+  int32_t splits;
+  bool first;
+};
+
+// finish_features: dX = (g - (g . xh) xh) / |x| + gamma (wh_y - cos xh) / |x| + radial xh, g = total * scale[i]; rows
+// shorter than 1e-12 are not projected and divide by 1e-12. Grid: ceil(B / 8).
+struct FinishFeaturesParameters {
+  const double* total;     // [padded rows, width]
+  const double* scale;     // [B]
+  const float* features;   // [B, D]
+  const double* norm;      // [B]
+  const void* weights;     // [C, D] of type storage
+  const int32_t* labels;   // [padded rows], counted from the shard's first class, -1 for none
+  const double* cosine;    // [B]
+  const double* weight_norm;  // [B]
+  const double* gamma;     // [B]
+  const double* radial;    // [B]; nullable
+  float* gradient;         // [B, D]
+  int32_t rows, dim, width;
+  StorageKind storage;
+};
+
+enum class SinkKind : int32_t { write, accumulate, sgd, adamw };
+
+// The optimiser's constants, rounded once to float32 on the host as the CPU engine does.
+struct UpdateConstants {
+  float learning_rate, momentum, weight_decay;  // sgd
+  int32_t nesterov;
+  float step_size, beta1, beta2, root_correction, epsilon, decay;  // adamw
+};
+
+// finish_weights: from the raw product of a chunk to dW, or to the update. For class j of the chunk:
+//   g = raw * unscale, dw = (g - (g . wh) wh) / |w| + sum over its rows of gamma (xh - cos wh) / |w|
+// the second term in float64 and after the projection; rows shorter than 1e-12 as above. write: gradient = dw;
+// accumulate: gradient += dw; sgd, adamw: the weights move, and the operand of the new row is written.
+// Grid: any, 256 threads, a warp a class, strided loop; for padding rows of the operand the last class is repeated.
+struct FinishWeightsParameters {
+  const float* raw;  // [padded classes of the chunk, width]; null: gradient holds dw already (apply), and is zeroed
+  double unscale;
+  void* weights;      // [classes, D] of type storage, of the chunk's first class; written by updates (float32 only)
+  float* gradient;    // [classes, D] of the chunk's first class: write, accumulate; apply's input
+  float* momentum;    // [classes, D]; nullable
+  float* variance;    // [classes, D]; adamw
+  uint16_t* operand;  // [classes, depth] of the chunk's first class; null where there is none to keep
+  int64_t low;
+  double operand_scale;
+  // The rows of the batch that have a class here, sorted by class, then row: class counted from the chunk's first.
+  const int32_t* owner_class;  // [owners], of the whole shard, counted from the shard's first class
+  const int32_t* owner_row;    // [owners]
+  int32_t owners;
+  int32_t first_class;  // of the chunk, counted from the shard's first
+  const float* features;   // [B, D]
+  const double* norm;      // [B]
+  const double* cosine;    // [B]
+  const double* gamma;     // [B]
+  UpdateConstants update;
+  int32_t classes;  // of the chunk
+  int32_t padding;  // rows of the operand behind the chunk's last class to fill (last chunk only)
+  int32_t dim, depth, width;
+  OperandKind kind;
+  StorageKind storage;
+  SinkKind sink;
+};
+
+// initialize_weights: std * normal deviates by seed, class and column (engine/random.h). Grid: any, 256 threads.
+struct InitializeWeightsParameters {
+  float* weights;  // [classes, D]
+  int64_t classes, first_class;
+  double std;
+  uint64_t seed;
+  int32_t dim;
+};
+
+// cosines_T (a tile kernel): accumulators of a chunk as they are, for nearest. Grid as probabilities_T.
+struct CosinesParameters {
+  Operand features;
+  Operand weights;
+  float* cosines;  // [padded rows, stride]
+  int32_t stride, classes, steps, tiles_per_split;
+};
+
+// select_nearest: merges a chunk's cosines into the best k of each row: the k largest, ties to the smaller class. Grid:
+// rows; 256 threads.
+struct SelectNearestParameters {
+  const float* cosines;  // [padded rows, stride]
+  int32_t stride, classes, first_class;  // of the chunk; first_class counted from the shard's first
+  const int32_t* best_class;   // [rows, k], what earlier chunks left, best first
+  const float* best_cosine;    // [rows, k]
+  int32_t* next_class;         // [rows, k], the merge; not the same memory
+  float* next_cosine;          // [rows, k]
+  int32_t found;  // entries of best_* that are there
+  int32_t k;
+  float unscale;  // cosine = accumulator * unscale, clamped to [-1, 1]; next_cosine holds accumulators until `last`
+  int32_t last;   // 1: next_cosine leaves as cosines
+};
+
+}  // namespace marginfc
