@@ -149,7 +149,7 @@ struct TargetsParameters {
   double* cosine;         // [B]; written where the row has a class here
   double* sine;           // [B], |wh - cosine xh|; sqrt(1 - cosine^2) where a row has no direction
   double* weight_norm;    // [B], |w| of the row's class; NaN or infinite if the class row is
-  float* own_rows;        // [B, D], w of the row's class where it has one; nullable
+  float* own_rows;      // [B, D], w of the row's class where it has one; nullable
   int32_t rows, dim;
   StorageKind storage;
 };
@@ -179,8 +179,8 @@ struct FinishFeaturesParameters {
   const double* scale;        // [B]
   const float* features;      // [B, D]
   const double* norm;         // [B]
-  const void* weights;        // [C, D] of type storage; after an update the rows as TargetsParameters kept them, [B, D]
-  const int32_t* labels;      // [padded rows], rows of weights, -1 for none
+  const void* weights;        // [.., D] of type storage: the shard's, or the own rows of TargetsParameters
+  const int32_t* labels;      // [padded rows], rows of `weights`, -1 for none
   const double* cosine;       // [B]
   const double* weight_norm;  // [B]
   const double* gamma;        // [B]
