@@ -15,15 +15,30 @@ namespace marginfc {
 
 enum class NegativesMode { sums, hardest, shifted };
 
-// Whether a tile holds a class that one of the warp's rows owns. `labels` are of the block's rows, `first` is the tile's
-// first class. Uniform over the warp; labels stay in the first-level cache, which leaves shared memory to the stages.
+// Sets the sums of padding classes and of the rows' own classes to -infinity, whose exponential is 0. `labels` are of
+// the block's rows, `first` is the tile's first class. Most tiles hold neither, which costs a warp two loads (labels stay
+// in the first-level cache; shared memory is left to the stages) and a vote.
 template <class T>
-__device__ __forceinline__ bool holds_own_class(const int32_t* labels, int32_t first) {
+__device__ __forceinline__ void mask_tile(TileSums<T>& sums, const int32_t* labels, int32_t first, int32_t classes) {
   bool own = false;
 #pragma unroll
   for (int r = 0; r < TileShape<T>::warp_rows; r += 32)
     own |= static_cast<uint32_t>(__ldg(labels + TileSums<T>::warp_row() + r + (threadIdx.x & 31)) - first) < kTileSide;
-  return __any_sync(0xffffffff, own);
+  const int32_t left = classes - first;  // classes of this tile, or more
+  if (!__any_sync(0xffffffff, own) && left >= kTileSide) return;
+#pragma unroll
+  for (int i = 0; i < TileSums<T>::kFragments; i++)
+#pragma unroll
+    for (int h = 0; h < 2; h++) {
+      const int32_t label = __ldg(labels + TileSums<T>::row(i, h)) - first;
+#pragma unroll
+      for (int j = 0; j < 8; j++)
+#pragma unroll
+        for (int e = 0; e < 2; e++) {
+          const int32_t column = TileSums<T>::template column<true>(j) + e;
+          if (column == label || column >= left) sums.value[i][j][2 * h + e] = -INFINITY;
+        }
+    }
 }
 
 template <class T, NegativesMode kMode>
@@ -47,23 +62,11 @@ __device__ __forceinline__ void negatives(const NegativesParameters& p) {
   for (int t = 0; t < count; t++) {
     TileSums<T> sums;
     loop.run(sums);
-    const int32_t class0 = (first + t) * kTileSide;
-    const int32_t left = p.classes - class0;  // classes of this tile, or more
-    const bool masked = holds_own_class<T>(labels, class0) || left < kTileSide;
+    mask_tile(sums, labels, (first + t) * kTileSide, p.classes);
 #pragma unroll
     for (int i = 0; i < kFragments; i++)
 #pragma unroll
       for (int h = 0; h < 2; h++) {
-        if (masked) {
-          const int32_t label = __ldg(labels + TileSums<T>::row(i, h)) - class0;
-#pragma unroll
-          for (int j = 0; j < 8; j++)
-#pragma unroll
-            for (int e = 0; e < 2; e++) {
-              const int32_t column = TileSums<T>::template column<true>(j) + e;
-              if (column == label || column >= left) sums.value[i][j][2 * h + e] = -INFINITY;
-            }
-        }
         // The tile's own sum first, then the running one: fewer roundings in a row.
         float part = 0;
         const float offset = kMode == NegativesMode::shifted ? __ldg(p.offset + row0 + TileSums<T>::row(i, h)) : 0;

@@ -78,7 +78,7 @@ class OperandPath {
     const int thread = threadIdx.x, lane = thread & 31;
     const int row = thread / kChunks, chunk = thread % kChunks;
     from_ = rows + static_cast<int64_t>(row) * stride + chunk * 8;
-    to_ = base + place(row, chunk);
+    to_ = keep(base + place(row, chunk));
     if constexpr (kAlong == Along::inner) {
       // Matrices of a 16 x 16 fragment: left (rows, k): 0 (0, 0), 1 (8, 0), 2 (0, 8), 3 (8, 8); right: 1 and 2 change
       // places, so that a register pair is one 16 x 8 operand.
@@ -86,13 +86,13 @@ class OperandPath {
       const int fragment_row = left         ? first + r + (q & 1) * 8
                                : !kPermuted ? first + r + (q >> 1) * 8
                                             : first + (r >> 1) * 8 + (r & 1) + (q >> 1) * 2;
-      address_[0] = base + place(fragment_row, left ? q >> 1 : q & 1);
+      address_[0] = keep(base + place(fragment_row, left ? q >> 1 : q & 1));
     } else {
       // Rows of a stage run along k; a matrix is 8 of them and one chunk.
       const int r = lane & 7, q = lane >> 3;
       const int k = r + (left ? q >> 1 : q & 1) * 8, piece = first / 8 + (left ? q & 1 : q >> 1);
 #pragma unroll
-      for (int i = 0; i < 4; i++) address_[i] = base + place(k, piece + 2 * i);
+      for (int i = 0; i < 4; i++) address_[i] = keep(base + place(k, piece + 2 * i));
     }
   }
 
@@ -102,11 +102,13 @@ class OperandPath {
 #if __CUDA_ARCH__ >= 800
   __device__ __forceinline__ void begin_copy() {}
   __device__ __forceinline__ void end_copy(uint32_t stage) const {
-#pragma unroll
-    for (int half = 0; half < Shape::halves; half++)
-#pragma unroll
-      for (int i = 0; i < kPasses; i++)
-        copy_async(to_ + stage + half * kOperandBytes + i * kRowsPerPass * kRowBytes, from_ + half * low_ + i * pass_);
+    const uint32_t to = to_ + stage;
+    unroll<Shape::halves>([&](auto half) {
+      unroll<kPasses>([&](auto i) {
+        copy_async<half.value * kOperandBytes + i.value * kRowsPerPass * kRowBytes>(
+            to, from_ + half.value * low_ + i.value * pass_);
+      });
+    });
   }
 #else
   __device__ __forceinline__ void begin_copy() {
@@ -125,17 +127,24 @@ class OperandPath {
   }
 #endif
 
-  // Fragment `i` (16 rows or columns) of the stage's k 0-15 or 16-31.
-  __device__ __forceinline__ void load(uint32_t (&fragment)[4], int i, int k16, int half, uint32_t stage) const {
-    const uint32_t origin = stage + half * kOperandBytes;
-    if constexpr (kAlong == Along::inner) {
-      // k16 is bit 1 of the chunk; so is bit 2 (permuted: through the swizzle) or no bit of the row.
-      const bool flip = kPermuted ? (k16 ^ i) & 1 : k16;
-      const int rows = kPermuted ? (i >> 1) * 32 + (i & 1) * 4 : i * 16;
-      load_matrices(fragment, (flip ? address_[0] ^ 32 : address_[0]) + origin + rows * kRowBytes);
-    } else {
-      load_matrices_transposed(fragment, address_[i] + origin + k16 * 16 * kRowBytes);
-    }
+  // All fragments (16 rows or columns each) of the stage's k 0-15 or 16-31.
+  template <int kFragments, int kK16>
+  __device__ __forceinline__ void load(uint32_t (&fragments)[Shape::halves][kFragments][4], uint32_t stage) const {
+    unroll<Shape::halves>([&](auto half) {
+      unroll<kFragments>([&](auto index) {
+        constexpr int i = decltype(index)::value, origin = decltype(half)::value * kOperandBytes;
+        uint32_t (&to)[4] = fragments[decltype(half)::value][i];
+        if constexpr (kAlong == Along::inner) {
+          // k16 is bit 1 of the chunk; so is bit 2 (permuted: through the swizzle) or no bit of the row.
+          constexpr bool flip = kPermuted ? (kK16 ^ i) & 1 : kK16;
+          constexpr int rows = kPermuted ? (i >> 1) * 32 + (i & 1) * 4 : i * 16;
+          const uint32_t address = address_[0] + stage;
+          load_matrices<origin + rows * kRowBytes>(to, flip ? address ^ 32 : address);
+        } else {
+          load_matrices_transposed<origin + kK16 * 16 * kRowBytes>(to, address_[i] + stage);
+        }
+      });
+    });
   }
 
  private:
@@ -209,7 +218,7 @@ class TileLoop {
     }
     await<kStages - 1>();
     __syncthreads();  // stage 0 is there for all warps
-    if constexpr (kAhead) load(fragments_[0], 0, 0);
+    if constexpr (kAhead) load<0>(fragments_[0], 0);
   }
 
   // One tile. Calls after the last one are not allowed.
@@ -217,10 +226,10 @@ class TileLoop {
     clear(sums);
     if constexpr (kAhead) {
       for (int s = 0; s < steps_; s++) {
-        load(fragments_[1], 1, stage_);
+        load<1>(fragments_[1], stage_);
         multiply(sums, fragments_[0]);
         turn();
-        load(fragments_[0], 0, stage_);
+        load<0>(fragments_[0], stage_);
         multiply(sums, fragments_[1]);
       }
     } else if constexpr (kHalves == 1) {
@@ -291,14 +300,10 @@ class TileLoop {
     stage_ = stage_ == (kStages - 1) * Shape::stage_bytes ? 0 : stage_ + Shape::stage_bytes;
   }
 
-  __device__ __forceinline__ void load(Fragments& to, int k16, uint32_t stage) const {
-#pragma unroll
-    for (int half = 0; half < kHalves; half++) {
-#pragma unroll
-      for (int i = 0; i < kFragments; i++) left_.load(to.left[half][i], i, k16, half, stage);
-#pragma unroll
-      for (int i = 0; i < 4; i++) right_.load(to.right[half][i], i, k16, half, stage);
-    }
+  template <int kK16>
+  __device__ __forceinline__ void load(Fragments& to, uint32_t stage) const {
+    left_.template load<kFragments, kK16>(to.left, stage);
+    right_.template load<4, kK16>(to.right, stage);
   }
 
   // Halves: low high, high low, high high.
@@ -318,12 +323,11 @@ class TileLoop {
 
   // A step with one set of fragments, where there are no registers for two.
   __device__ __forceinline__ void step(TileSums<T>& sums) {
-#pragma unroll
-    for (int k16 = 0; k16 < 2; k16++) {
-      load(fragments_[0], k16, stage_);
-      if (k16 == 1) turn();
-      multiply(sums, fragments_[0]);
-    }
+    load<0>(fragments_[0], stage_);
+    multiply(sums, fragments_[0]);
+    load<1>(fragments_[0], stage_);
+    turn();
+    multiply(sums, fragments_[0]);
   }
 
   OperandPath<T, kLeft, false> left_;
