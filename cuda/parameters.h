@@ -149,7 +149,7 @@ struct TargetsParameters {
   double* cosine;         // [B]; written where the row has a class here
   double* sine;           // [B], |wh - cosine xh|; sqrt(1 - cosine^2) where a row has no direction
   double* weight_norm;    // [B], |w| of the row's class; NaN or infinite if the class row is
-  float* own_rows;      // [B, D], w of the row's class where it has one; nullable
+  float* own_rows;        // [B, D], w of the row's class where it has one; nullable
   int32_t rows, dim;
   StorageKind storage;
 };
