@@ -48,7 +48,7 @@ __device__ __forceinline__ void probabilities(const ProbabilitiesParameters& p) 
     Sums sums;
     loop.run(sums);
     const int32_t class0 = (first + t) * kTileSide;
-    mask_tile(sums, labels, class0, p.classes);
+    mask_tile(sums, labels, p.first_class + class0, p.first_class + p.classes);
 #pragma unroll
     for (int i = 0; i < Sums::kFragments; i++)
 #pragma unroll
