@@ -21,9 +21,9 @@
 
 namespace marginfc {
 
-constexpr int kTileSide = 128;       // rows and classes of a block's tile
-constexpr int kStageDepth = 32;      // of the products' inner dimension
-constexpr int kOperandSlack = 128;   // elements
+constexpr int kTileSide = 128;      // rows and classes of a block's tile
+constexpr int kStageDepth = 32;     // of the products' inner dimension
+constexpr int kOperandSlack = 128;  // elements
 constexpr double kLog2E = 1.4426950408889634;
 // Up to this s exponents need no offset; above it operands are scaled as if s were this.
 constexpr double kMostPlainScale = 64;
@@ -72,13 +72,14 @@ struct NegativesParameters {
 struct ProbabilitiesParameters {
   Operand features;       // as above
   Operand weights;        // of the chunk's first class
-  const int32_t* labels;  // [padded rows], counted from the chunk's first class; anything else for none
+  const int32_t* labels;  // [padded rows], the row's own class counted from the shard's first, -1 for none
   const float* shift;     // [padded rows], log2 S + offset - 15; +inf where P must be 0 (padding, S = 0)
   float factor;
   uint16_t* probabilities;  // [padded rows, stride]; low halves `low` elements behind
   int64_t low;
-  int32_t stride;   // padded classes of a whole chunk
-  int32_t classes;  // of this chunk
+  int32_t stride;       // padded classes of a whole chunk
+  int32_t first_class;  // of this chunk, counted from the shard's first
+  int32_t classes;      // of this chunk
   int32_t steps;
   int32_t tiles_per_split;
 };
@@ -108,7 +109,7 @@ struct PrepareFeaturesParameters {
   const float* features;  // [B, D]
   uint16_t* operand;      // [padded rows, depth]; null where only norms are wanted
   int64_t low;
-  double* norm;        // [B], |x|; a row with a NaN or infinite value gives NaN or infinity
+  double* norm;          // [B], |x|; a row with a NaN or infinite value gives NaN or infinity
   double operand_scale;  // the operand is x / max(|x|, 1e-12) * operand_scale
   int32_t rows, dim, depth;
   OperandKind kind;
@@ -148,6 +149,7 @@ struct TargetsParameters {
   double* cosine;         // [B]; written where the row has a class here
   double* sine;           // [B], |wh - cosine xh|; sqrt(1 - cosine^2) where a row has no direction
   double* weight_norm;    // [B], |w| of the row's class; NaN or infinite if the class row is
+  float* own_rows;        // [B, D], w of the row's class where it has one; nullable
   int32_t rows, dim;
   StorageKind storage;
 };
@@ -173,17 +175,17 @@ struct AddProductsParameters {
 // finish_features: dX = (g - (g . xh) xh) / |x| + gamma (wh_y - cos xh) / |x| + radial xh, g = total * scale[i]; rows
 // shorter than 1e-12 are not projected and divide by 1e-12. Grid: ceil(B / 8).
 struct FinishFeaturesParameters {
-  const double* total;     // [padded rows, width]
-  const double* scale;     // [B]
-  const float* features;   // [B, D]
-  const double* norm;      // [B]
-  const void* weights;     // [C, D] of type storage
-  const int32_t* labels;   // [padded rows], counted from the shard's first class, -1 for none
-  const double* cosine;    // [B]
+  const double* total;        // [padded rows, width]
+  const double* scale;        // [B]
+  const float* features;      // [B, D]
+  const double* norm;         // [B]
+  const void* weights;        // [.., D] of type storage: the shard's, or the own rows of TargetsParameters
+  const int32_t* labels;      // [padded rows], rows of `weights`, -1 for none
+  const double* cosine;       // [B]
   const double* weight_norm;  // [B]
-  const double* gamma;     // [B]
-  const double* radial;    // [B]; nullable
-  float* gradient;         // [B, D]
+  const double* gamma;        // [B]
+  const double* radial;       // [B]; nullable
+  float* gradient;            // [B, D]
   int32_t rows, dim, width;
   StorageKind storage;
 };
@@ -216,11 +218,11 @@ struct FinishWeightsParameters {
   const int32_t* owner_class;  // [owners], of the whole shard, counted from the shard's first class
   const int32_t* owner_row;    // [owners]
   int32_t owners;
-  int32_t first_class;  // of the chunk, counted from the shard's first
-  const float* features;   // [B, D]
-  const double* norm;      // [B]
-  const double* cosine;    // [B]
-  const double* gamma;     // [B]
+  int32_t first_class;    // of the chunk, counted from the shard's first
+  const float* features;  // [B, D]
+  const double* norm;     // [B]
+  const double* cosine;   // [B]
+  const double* gamma;    // [B]
   UpdateConstants update;
   int32_t classes;  // of the chunk
   int32_t padding;  // rows of the operand behind the chunk's last class to fill (last chunk only)
@@ -250,13 +252,13 @@ struct CosinesParameters {
 // select_nearest: merges a chunk's cosines into the best k of each row: the k largest, ties to the smaller class. Grid:
 // rows; 256 threads.
 struct SelectNearestParameters {
-  const float* cosines;  // [padded rows, stride]
+  const float* cosines;                  // [padded rows, stride]
   int32_t stride, classes, first_class;  // of the chunk; first_class counted from the shard's first
-  const int32_t* best_class;   // [rows, k], what earlier chunks left, best first
-  const float* best_cosine;    // [rows, k]
-  int32_t* next_class;         // [rows, k], the merge; not the same memory
-  float* next_cosine;          // [rows, k]
-  int32_t found;  // entries of best_* that are there
+  const int32_t* best_class;             // [rows, k], what earlier chunks left, best first
+  const float* best_cosine;              // [rows, k]
+  int32_t* next_class;                   // [rows, k], the merge; not the same memory
+  float* next_cosine;                    // [rows, k]
+  int32_t found;                         // entries of best_* that are there
   int32_t k;
   float unscale;  // cosine = accumulator * unscale, clamped to [-1, 1]; next_cosine holds accumulators until `last`
   int32_t last;   // 1: next_cosine leaves as cosines

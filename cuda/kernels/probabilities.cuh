@@ -1,0 +1,100 @@
+// Phase 4, first product: P of a chunk of classes, small enough to stay in the L2 cache until dX and dW have read it; and
+// the cosines of a chunk, for nearest().
+//
+//   P = exp2(X W^T factor - shift), 0 for the row's own class and for padding, in the operands' type
+//
+// Normalised by the row's sum over negatives (the shift), so that float16 neither overflows nor, in a confident batch,
+// underflows. Reads X and W as negatives does, writes 2 bytes an element (split: 4) in stores of 16. Grid (splits, row
+// tiles). Each element has one writer.
+#pragma once
+
+#include "cuda/kernels/negatives.cuh"
+
+namespace marginfc {
+
+template <class T>
+__device__ __forceinline__ void store_probabilities(const float (&values)[8], uint16_t* to, int64_t low) {
+  uint32_t high_words[4];
+#pragma unroll
+  for (int k = 0; k < 4; k++) high_words[k] = T::pack(values[2 * k], values[2 * k + 1]);
+  __stcg(reinterpret_cast<uint4*>(to), make_uint4(high_words[0], high_words[1], high_words[2], high_words[3]));
+  if constexpr (Halves<T>::count == 2) {
+    uint32_t low_words[4];
+#pragma unroll
+    for (int k = 0; k < 4; k++) {
+      const float2 high = T::unpack(high_words[k]);
+      low_words[k] = T::pack(values[2 * k] - high.x, values[2 * k + 1] - high.y);
+    }
+    __stcg(reinterpret_cast<uint4*>(to + low), make_uint4(low_words[0], low_words[1], low_words[2], low_words[3]));
+  }
+}
+
+template <class T>
+__device__ __forceinline__ void probabilities(const ProbabilitiesParameters& p) {
+  extern __shared__ __align__(1024) uint8_t stages[];
+
+  const int tiles = (p.classes + kTileSide - 1) / kTileSide;
+  const int first = blockIdx.x * p.tiles_per_split, count = min(p.tiles_per_split, tiles - first);
+  const int32_t row0 = blockIdx.y * kTileSide;
+  const int32_t* labels = p.labels + row0;
+
+  TileLoop<T, Along::inner, Along::inner, true> loop(
+      p.features.values + static_cast<int64_t>(row0) * p.features.stride, p.features.low, p.features.stride,
+      p.weights.values + static_cast<int64_t>(first) * kTileSide * p.weights.stride, p.weights.low, p.weights.stride,
+      p.steps, count, stages);
+
+  for (int t = 0; t < count; t++) {
+    TileSums<T> sums;
+    loop.run(sums);
+    const int32_t class0 = (first + t) * kTileSide;
+    mask_tile(sums, labels, p.first_class + class0, p.first_class + p.classes);
+#pragma unroll
+    for (int i = 0; i < TileSums<T>::kFragments; i++)
+#pragma unroll
+      for (int h = 0; h < 2; h++) {
+        const int row = TileSums<T>::row(i, h);
+        const float shift = __ldg(p.shift + row0 + row);
+        uint16_t* to = p.probabilities + static_cast<int64_t>(row0 + row) * p.stride + class0;
+#pragma unroll
+        for (int g = 0; g < 2; g++) {
+          const int column = TileSums<T>::template column<true>(4 * g);
+          float values[8];
+#pragma unroll
+          for (int k = 0; k < 8; k++)
+            values[k] = exp2_fast(fmaf(sums.value[i][4 * g + k / 2][2 * h + k % 2], p.factor, -shift));
+          store_probabilities<T>(values, to + column, p.low);
+        }
+      }
+  }
+}
+
+template <class T>
+__device__ __forceinline__ void cosines(const CosinesParameters& p) {
+  extern __shared__ __align__(1024) uint8_t stages[];
+  const int tiles = (p.classes + kTileSide - 1) / kTileSide;
+  const int first = blockIdx.x * p.tiles_per_split, count = min(p.tiles_per_split, tiles - first);
+  const int32_t row0 = blockIdx.y * kTileSide;
+
+  TileLoop<T, Along::inner, Along::inner, false> loop(
+      p.features.values + static_cast<int64_t>(row0) * p.features.stride, p.features.low, p.features.stride,
+      p.weights.values + static_cast<int64_t>(first) * kTileSide * p.weights.stride, p.weights.low, p.weights.stride,
+      p.steps, count, stages);
+
+  for (int t = 0; t < count; t++) {
+    TileSums<T> sums;
+    loop.run(sums);
+#pragma unroll
+    for (int i = 0; i < TileSums<T>::kFragments; i++)
+#pragma unroll
+      for (int h = 0; h < 2; h++) {
+        float* to = p.cosines + static_cast<int64_t>(row0 + TileSums<T>::row(i, h)) * p.stride +
+                    (first + t) * kTileSide;
+#pragma unroll
+        for (int j = 0; j < 8; j++)
+          __stcg(reinterpret_cast<float2*>(to + TileSums<T>::template column<false>(j)),
+                 make_float2(sums.value[i][j][2 * h], sums.value[i][j][2 * h + 1]));
+      }
+  }
+}
+
+}  // namespace marginfc
