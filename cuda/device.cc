@@ -107,7 +107,9 @@ Status Device::open(int32_t index, std::unique_ptr<Device>* device) try {
     return Status::failure(Code::unavailable, "the driver has " + std::to_string(driver.devices) +
                                                   (driver.devices == 1 ? " GPU" : " GPUs") + ", counted from 0");
   std::unique_ptr<Device> opened(new Device(index, driver));
-  MARGINFC_TRY(opened->start());
+  Status status = opened->start();
+  // Whatever went wrong before the first batch, there is no engine.
+  if (!status.ok()) return Status::failure(Code::unavailable, std::move(status.message));
   *device = std::move(opened);
   return {};
 } catch (const std::bad_alloc&) {
@@ -116,46 +118,56 @@ Status Device::open(int32_t index, std::unique_ptr<Device>* device) try {
 
 Status Device::start() {
   name_ = "cuda:" + std::to_string(index_);
-  const auto need = [this](Result result, const char* what) {
-    const Status status = check(result, what);
-    return status.ok() ? status : Status::failure(Code::unavailable, status.message);
-  };
   const auto attribute = [&](DeviceAttribute which, int32_t* value) {
-    return need(driver_->device_attribute(value, which, ordinal_), "cuDeviceGetAttribute");
+    return check(driver_->device_attribute(value, which, ordinal_), "cuDeviceGetAttribute");
   };
-  MARGINFC_TRY(need(driver_->device_get(&ordinal_, index_), "cuDeviceGet"));
+  MARGINFC_TRY(check(driver_->device_get(&ordinal_, index_), "cuDeviceGet"));
   int32_t major, minor, l2_bytes;
+  char name[256] = "";
+  size_t bytes;
   MARGINFC_TRY(attribute(DeviceAttribute::major, &major));
   MARGINFC_TRY(attribute(DeviceAttribute::minor, &minor));
   MARGINFC_TRY(attribute(DeviceAttribute::multiprocessors, &multiprocessors_));
   MARGINFC_TRY(attribute(DeviceAttribute::l2_bytes, &l2_bytes));
+  MARGINFC_TRY(check(driver_->device_name(name, sizeof name, ordinal_), "cuDeviceGetName"));
+  MARGINFC_TRY(check(driver_->device_bytes(&bytes, ordinal_), "cuDeviceTotalMem"));
   capability_ = 10 * major + minor;
   l2_bytes_ = l2_bytes;
+  const std::string capability = "compute capability " + std::to_string(major) + "." + std::to_string(minor);
+  description_ = std::string(name) + ", " + capability + ", " + std::to_string(bytes >> 20) + " MiB, driver for CUDA " +
+                 version_text(driver_.version);
   if (capability_ < kOldestCapability)
-    return Status::failure(Code::unavailable, name_ + " has compute capability " + std::to_string(major) + "." +
-                                                  std::to_string(minor) + ", needed is 7.5 or newer");
-  MARGINFC_TRY(need(driver_->context_retain(&context_, ordinal_), "cuDevicePrimaryCtxRetain"));
+    return Status::failure(Code::unavailable, std::string(name) + " has " + capability + ", needed is 7.5 or newer");
+  MARGINFC_TRY(check(driver_->context_retain(&context_, ordinal_), "cuDevicePrimaryCtxRetain"));
   const Turn turn(*this);
   MARGINFC_TRY(turn.status());
-  MARGINFC_TRY(need(driver_->stream_create(&stream_, kStreamNonBlocking), "cuStreamCreate"));
-  MARGINFC_TRY(need(driver_->stream_create(&downloads_, kStreamNonBlocking), "cuStreamCreate"));
+  MARGINFC_TRY(start_copies());
+  return load_kernels();
+}
+
+Status Device::start_copies() {
+  const auto make = [this](EventHandle** event) {
+    return check(driver_->event_create(event, kEventDisableTiming), "cuEventCreate");
+  };
+  MARGINFC_TRY(check(driver_->stream_create(&stream_, kStreamNonBlocking), "cuStreamCreate"));
+  MARGINFC_TRY(check(driver_->stream_create(&downloads_, kStreamNonBlocking), "cuStreamCreate"));
   for (Handover& handover : handovers_) {
-    MARGINFC_TRY(need(driver_->event_create(&handover.written, kEventDisableTiming), "cuEventCreate"));
-    MARGINFC_TRY(need(driver_->event_create(&handover.read, kEventDisableTiming), "cuEventCreate"));
+    MARGINFC_TRY(make(&handover.written));
+    MARGINFC_TRY(make(&handover.read));
   }
   slots_.resize(kSlots);
   for (Slot& slot : slots_) {
     void* memory;
-    MARGINFC_TRY(need(driver_->event_create(&slot.event, kEventDisableTiming), "cuEventCreate"));
-    MARGINFC_TRY(need(driver_->host_allocate(&memory, kSlotBytes, 0), "cuMemHostAlloc"));
+    MARGINFC_TRY(make(&slot.event));
+    MARGINFC_TRY(check(driver_->host_allocate(&memory, kSlotBytes, 0), "cuMemHostAlloc"));
     slot.memory = static_cast<char*>(memory);
   }
   paces_.resize(kPaces);
   for (EventHandle*& event : paces_) {
-    MARGINFC_TRY(need(driver_->event_create(&event, kEventDisableTiming), "cuEventCreate"));
-    MARGINFC_TRY(need(driver_->event_record(event, stream_), "cuEventRecord"));
+    MARGINFC_TRY(make(&event));
+    MARGINFC_TRY(check(driver_->event_record(event, stream_), "cuEventRecord"));
   }
-  return load_kernels();
+  return {};
 }
 
 Device::~Device() {
@@ -199,8 +211,7 @@ Status Device::load_kernels() {
   if (result != Result::success) {
     log[sizeof log - 1] = 0;
     return unavailable("cuModuleLoadDataEx said " + driver_.describe(result) + (*log ? std::string(": ") + log : "") +
-                       " (compute capability " + std::to_string(capability_ / 10) + "." +
-                       std::to_string(capability_ % 10) + ", driver for CUDA " + version_text(driver_.version) + ")");
+                       " (" + description_ + ")");
   }
 
   std::string missing;

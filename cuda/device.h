@@ -81,6 +81,8 @@ class Device {
   };
 
   const std::string& name() const { return name_; }  // "cuda:0"
+  // For people: what it is called, what it has, what drives it.
+  const std::string& description() const { return description_; }
   const KernelTable& kernels() const { return kernels_; }
   int32_t compute_capability() const { return capability_; }  // 10 * major + minor
   int32_t multiprocessors() const { return multiprocessors_; }
@@ -135,8 +137,9 @@ class Device {
 
   Device(int32_t index, const Driver& driver) : driver_(driver), index_(index) {}
   Status start();
-  Status launch(const Kernel& kernel, Grid grid, const void* parameters);
+  Status start_copies();
   Status load_kernels();
+  Status launch(const Kernel& kernel, Grid grid, const void* parameters);
   // `what` is the driver's entry point.
   Status check(Result result, const char* what);
   Status download_after(const Handover& handover, void* to, DevicePointer from, size_t bytes);
@@ -152,6 +155,7 @@ class Device {
   const int32_t index_;
   DeviceOrdinal ordinal_ = 0;
   std::string name_;
+  std::string description_;
   int32_t capability_ = 0;
   int32_t multiprocessors_ = 0;
   int64_t l2_bytes_ = 0;

@@ -23,7 +23,7 @@ namespace marginfc {
 
 constexpr int kTileSide = 128;      // rows and classes of a block's tile
 constexpr int kStageDepth = 32;     // of the products' inner dimension
-constexpr int kOperandSlack = 128;  // elements
+constexpr int kOperandSlack = 256;  // elements
 constexpr double kLog2E = 1.4426950408889634;
 // Up to this s exponents need no offset; above it operands are scaled as if s were this.
 constexpr double kMostPlainScale = 64;
@@ -97,6 +97,12 @@ struct ProductParameters {
   int32_t steps;            // of 32 along the inner dimension, all splits together
   int32_t steps_per_split;  // of 32
 };
+
+// --- fused update: kernels/update.cuh ---------------------------------------------------------------------------------
+// update_T_W for W in {128, 256, 512}: weights_product and finish_weights in one, for padded_width(D) <= W: the raw product
+// stays in shared memory. Grid: any (one block a multiprocessor), 256 threads; dynamic shared memory: the module's variable
+// update_bytes_T_W (int32); kernel and variable are absent where shared memory is too small.
+struct UpdateParameters;  // below, behind what it holds
 
 // --- row kernels: kernels/features.cu, kernels/weights.cu, kernels/nearest.cu; a warp a row, kRowWarps warps a block ---
 constexpr int kRowWarps = 8;
@@ -230,6 +236,13 @@ struct FinishWeightsParameters {
   OperandKind kind;
   StorageKind storage;
   SinkKind sink;
+};
+
+struct UpdateParameters {
+  Operand left;                    // P of the chunk, [padded rows, classes]
+  Operand right;                   // V, [padded rows, padded depth]
+  int32_t steps;                   // padded rows / 32
+  FinishWeightsParameters finish;  // raw and width are not used
 };
 
 // initialize_weights: std * normal deviates by seed, class and column (engine/random.h). Grid: any, 256 threads.

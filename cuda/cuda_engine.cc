@@ -1,0 +1,78 @@
+#include "cuda/cuda_engine.h"
+
+#include <cstdint>
+#include <new>
+
+#include "cuda/shard.h"
+
+namespace marginfc::cuda {
+namespace {
+
+EngineRow device_row(int32_t index) {
+  EngineRow row;
+  row.name = "cuda:" + std::to_string(index);
+  // All of it, kernels too: a device that is listed can compute.
+  std::unique_ptr<Device> device;
+  const Status status = Device::open(index, &device);
+  row.available = status.ok();
+  if (status.ok())
+    row.detail = device->description();
+  else
+    row.reason = status.message;
+  return row;
+}
+
+}  // namespace
+
+Status CudaEngine::create(int32_t index, std::shared_ptr<CudaEngine>* engine) try {
+  std::unique_ptr<Device> device;
+  MARGINFC_TRY(Device::open(index, &device));
+  engine->reset(new CudaEngine(std::move(device)));
+  return {};
+} catch (const std::bad_alloc&) {
+  return Status::no_workspace();
+}
+
+Status CudaEngine::borrow(ClassRange range, int32_t dim, const void* weights, Precision storage,
+                          std::unique_ptr<ClassShard>* shard) try {
+  *shard = std::make_unique<CudaShard>(*this, range, dim, weights, storage);
+  return {};
+} catch (const std::bad_alloc&) {
+  return Status::no_weights();
+}
+
+Status CudaEngine::own(ClassRange range, int32_t dim, const Optimizer& optimizer,
+                       std::unique_ptr<ClassShard>* shard) try {
+  auto owned = std::make_unique<CudaShard>(*this, range, dim, nullptr, Precision::float32);
+  MARGINFC_TRY(owned->allocate(optimizer));
+  *shard = std::move(owned);
+  return {};
+} catch (const std::bad_alloc&) {
+  return Status::no_weights();
+}
+
+size_t CudaEngine::keep_bytes(int64_t, int64_t, Precision) const { return SIZE_MAX; }
+
+bool CudaEngine::multiplies(Precision operands) const {
+  return device_->kernels().of(operand_kind(operands)).available();
+}
+
+size_t CudaEngine::trim() {
+  const Device::Turn turn(*device_);
+  return turn.status().ok() ? device_->trim() : 0;
+}
+
+std::vector<EngineRow> cuda_devices() {
+  const Driver& driver = cuda::driver();
+  std::vector<EngineRow> rows;
+  if (!driver.available()) {
+    EngineRow row;
+    row.name = "cuda:0";
+    row.reason = driver.reason;
+    rows.push_back(row);
+  }
+  for (int32_t index = 0; driver.available() && index < driver.devices; index++) rows.push_back(device_row(index));
+  return rows;
+}
+
+}  // namespace marginfc::cuda

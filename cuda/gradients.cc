@@ -1,0 +1,259 @@
+// Phases 4 and 5 of a pass, chunk by chunk of classes:
+//
+//   P  = exp2(X W^T factor - shift)        normalised by the row's sum over negatives, S = exp(offset) sum
+//   dX += P W                              in float64 over chunks and splits
+//   dW  = P^T V, V = f xh                  then projection, own rows, and the sink: written, added or used up
+//
+// f_i = kappa_i S_i turns P into dLoss/dcos. V holds f_i / max f * 2^10, so that its 16 bits are spent on what differs
+// between rows; the rest is undone in float64.
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <new>
+
+#include "cuda/pass.h"
+#include "cuda/plan.h"
+
+namespace marginfc::cuda {
+
+Status CudaPass::reserve(bool feature_gradient, const WeightSink& sink) try {
+  const Device::Turn turn(device_);
+  MARGINFC_TRY(turn.status());
+  const bool weights = sink.kind != WeightSink::Kind::none;
+  if (classes_ == 0 || !(weights || feature_gradient)) return {};
+  // As they were in phase 2, unless the weights were written since.
+  if (!borrowed()) MARGINFC_TRY(prepare_weights(false));
+  if (sink.kind == WeightSink::Kind::accumulate) MARGINFC_TRY(shard_.reserve_accumulated());
+
+  GradientMemory& m = memory_;
+  const int64_t halves = kind_ == OperandKind::split ? 2 : 1;
+  const int64_t product_bytes = static_cast<int64_t>(padded_rows_) * width_ * sizeof(float);
+  const int64_t raw_bytes = static_cast<int64_t>(kTileSide) * width_ * sizeof(float);  // of a tile
+  const int64_t p_bytes = static_cast<int64_t>(padded_rows_) * kTileSide * halves * sizeof(uint16_t);
+  m.chunk_tiles = tiles_per_chunk(class_tiles(), row_tiles(), slots(), p_bytes + (weights ? raw_bytes : 0),
+                                  device_.l2_bytes());
+  MARGINFC_TRY(m.probabilities.allocate(device_, padded_rows_, static_cast<int32_t>(m.chunk_tiles * kTileSide), kind_));
+  MARGINFC_TRY(m.shift.allocate(device_, padded_rows_ * sizeof(float)));
+  MARGINFC_TRY(m.coefficients.allocate(device_, 4 * rows_ * sizeof(double)));
+  if (weights) {
+    MARGINFC_TRY(m.weighted.allocate(device_, padded_rows_, dim_, kind_));
+    MARGINFC_TRY(m.raw.allocate(device_, m.chunk_tiles * raw_bytes));
+  }
+  if (sink.kind == WeightSink::Kind::write)
+    for (DeviceBuffer& buffer : m.weights)
+      MARGINFC_TRY(buffer.allocate(device_, m.chunk_tiles * kTileSide * dim_ * sizeof(float)));
+  if (!feature_gradient) return {};
+  const int64_t least = divide_up(m.chunk_tiles * product_bytes, kMostPartialBytes);
+  m.product_tiles = tiles_per_block(m.chunk_tiles, width_ / kTileSide * row_tiles(), slots(), least,
+                                    kMostTilesPerProduct);
+  MARGINFC_TRY(m.products.allocate(device_, divide_up(m.chunk_tiles, m.product_tiles) * product_bytes));
+  MARGINFC_TRY(m.total.allocate(device_, 2 * product_bytes));
+  MARGINFC_TRY(m.row_numbers.allocate(device_, padded_rows_ * sizeof(int32_t)));
+  return m.features.allocate(device_, rows_ * dim_ * sizeof(float));
+} catch (const std::bad_alloc&) {
+  return Status::no_workspace();
+}
+
+Status CudaPass::gradients(const RowCoefficients& rows, float* feature_gradient, const WeightSink& sink) try {
+  const Device::Turn turn(device_);
+  MARGINFC_TRY(turn.status());
+  if (classes_ == 0) {
+    if (feature_gradient) std::fill_n(feature_gradient, batch_.rows * dim_, 0.0f);
+    return {};
+  }
+  if (!feature_gradient && sink.kind == WeightSink::Kind::none) return {};
+  double unscale;
+  MARGINFC_TRY(upload_coefficients(rows, &unscale));
+  if (sink.kind == WeightSink::Kind::update) shard_.mark_updated(kind_);
+  MARGINFC_TRY(run_chunks(feature_gradient != nullptr, sink, unscale));
+  if (feature_gradient) {
+    MARGINFC_TRY(launch_feature_finish(rows.radial != nullptr));
+    MARGINFC_TRY(device_.download(feature_gradient, memory_.features, batch_.rows * dim_ * sizeof(float)));
+  }
+  return device_.settle();
+} catch (const std::bad_alloc&) {
+  return Status::no_workspace();
+}
+
+Status CudaPass::upload_coefficients(const RowCoefficients& rows, double* unscale) {
+  constexpr float kInfinity = std::numeric_limits<float>::infinity();
+  std::vector<float> shift(padded_rows_, kInfinity);
+  std::vector<double> values(4 * rows_, 0.0);
+  double *factor = values.data(), *scale = factor + rows_, *gamma = scale + rows_, *radial = gamma + rows_;
+  double largest = 0;
+  for (int64_t i = 0; i < batch_.rows; i++) {
+    gamma[i] = rows.gamma[i];
+    if (rows.radial) radial[i] = rows.radial[i];
+    if (sums_[i] == 0 || rows.kappa[i] == 0) continue;
+    const double offset = offsets_.empty() ? 0.0 : offsets_[i];
+    shift[i] = static_cast<float>(std::log2(sums_[i]) + offset - kProbabilityExponent);
+    // By the shift as it was rounded: 2^(shift - offset) P is exp(z - offset).
+    factor[i] = rows.kappa[i] * std::exp2(shift[i] - offset + kProbabilityExponent);
+    scale[i] = std::ldexp(factor[i], -kProbabilityExponent) / weight_scale(kind_);
+    largest = std::max(largest, std::fabs(factor[i]));
+  }
+  for (int64_t i = 0; i < batch_.rows; i++)
+    factor[i] = largest > 0 ? std::ldexp(factor[i] / largest, kWeightedExponent) : factor[i];
+  *unscale = std::ldexp(largest, -kWeightedExponent - kProbabilityExponent);
+
+  GradientMemory& m = memory_;
+  MARGINFC_TRY(device_.upload(m.shift, shift.data(), shift.size() * sizeof(float)));
+  MARGINFC_TRY(device_.upload(m.coefficients, values.data(), values.size() * sizeof(double)));
+  if (m.row_numbers) {
+    std::vector<int32_t> numbers(padded_rows_, -1);
+    for (const Owner& owner : owners_) numbers[owner.row] = owner.row;
+    MARGINFC_TRY(device_.upload(m.row_numbers, numbers.data(), numbers.size() * sizeof(int32_t)));
+  }
+  if (!m.raw) return {};
+  WeightFeaturesParameters p;
+  p.features = features_.as<float>();
+  p.norm = norms_memory_.as<double>();
+  p.factor = m.coefficients.as<double>();
+  p.operand = m.weighted.values(0);
+  p.low = m.weighted.low();
+  p.rows = rows_;
+  p.dim = dim_;
+  p.depth = m.weighted.depth();
+  p.kind = kind_;
+  return device_.launch(device_.kernels().weight_features, {padded_rows_ / kRowWarps}, p);
+}
+
+CudaPass::Chunk CudaPass::chunk_from(int64_t first, int64_t tiles) const {
+  const int64_t classes = std::min(classes_ - first, tiles * kTileSide);
+  return {first, static_cast<int32_t>(classes), static_cast<int32_t>(divide_up(classes, kTileSide))};
+}
+
+Status CudaPass::run_chunks(bool features, const WeightSink& sink, double unscale) {
+  const bool weights = sink.kind != WeightSink::Kind::none, write = sink.kind == WeightSink::Kind::write;
+  // What changes the shard happens wholly or not at all.
+  const bool cancellable = write || !weights;
+  GradientMemory& m = memory_;
+  const auto send = [&](const Chunk& chunk, int buffer) {
+    return device_.download_ready(buffer, sink.gradient + chunk.first * dim_, m.weights[buffer],
+                                  static_cast<size_t>(chunk.classes) * dim_ * sizeof(float));
+  };
+  Chunk last{};
+  int buffer = 0;
+  for (int64_t first = 0; first < classes_; first += m.chunk_tiles * kTileSide) {
+    const Chunk chunk = chunk_from(first, m.chunk_tiles);
+    if (cancellable && cancelled()) return Status::aborted();
+    MARGINFC_TRY(device_.pace());
+    MARGINFC_TRY(launch_probabilities(chunk));
+    if (features) MARGINFC_TRY(launch_feature_product(chunk));
+    if (weights) {
+      MARGINFC_TRY(launch_weight_product(chunk));
+      if (write) MARGINFC_TRY(device_.writable(buffer));
+      MARGINFC_TRY(launch_weight_finish(chunk, sink, unscale, m.weights[buffer]));
+    }
+    if (!write) continue;
+    MARGINFC_TRY(device_.ready(buffer));
+    // One chunk behind: the host waits for the bus while the device has work.
+    if (first > 0) MARGINFC_TRY(send(last, 1 - buffer));
+    last = chunk;
+    buffer = 1 - buffer;
+  }
+  return write ? send(last, 1 - buffer) : Status{};
+}
+
+Status CudaPass::launch_probabilities(const Chunk& chunk) {
+  ProbabilitiesParameters p;
+  p.features = features_operand_.from(0);
+  p.weights = class_operand().from(chunk.first);
+  p.labels = labels_.as<int32_t>();
+  p.shift = memory_.shift.as<float>();
+  p.factor = factor_;
+  p.probabilities = memory_.probabilities.values(0);
+  p.low = memory_.probabilities.low();
+  p.stride = memory_.probabilities.depth();
+  p.first_class = static_cast<int32_t>(chunk.first);
+  p.classes = chunk.classes;
+  p.steps = steps();
+  p.tiles_per_split = tiles_per_block(chunk.tiles, row_tiles(), slots(), 1, chunk.tiles);
+  return device_.launch(tiles_.probabilities, {divide_up(chunk.tiles, p.tiles_per_split), row_tiles()}, p);
+}
+
+Status CudaPass::launch_feature_product(const Chunk& chunk) {
+  constexpr int32_t kSteps = kTileSide / kStageDepth;  // of a tile of classes
+  const GradientMemory& m = memory_;
+  ProductParameters p;
+  p.left = m.probabilities.from(0);
+  p.right = class_operand().from(chunk.first);
+  p.out = m.products.as<float>();
+  p.split_stride = static_cast<int64_t>(padded_rows_) * width_;
+  p.width = width_;
+  p.steps = chunk.tiles * kSteps;
+  p.steps_per_split = m.product_tiles * kSteps;
+  const int64_t splits = divide_up(chunk.tiles, m.product_tiles);
+  MARGINFC_TRY(device_.launch(tiles_.features_product, {width_ / kTileSide, row_tiles(), splits}, p));
+
+  AddProductsParameters add;
+  add.products = p.out;
+  add.total = m.total.as<double>();
+  add.count = add.split_stride = p.split_stride;
+  add.splits = static_cast<int32_t>(splits);
+  add.first = chunk.first == 0;
+  const int64_t blocks = std::min<int64_t>(divide_up(add.count, 4 * 256), 16 * device_.multiprocessors());
+  return device_.launch(device_.kernels().add_products, {blocks}, add);
+}
+
+Status CudaPass::launch_weight_product(const Chunk& chunk) {
+  ProductParameters p;
+  p.left = memory_.probabilities.from(0);
+  p.right = memory_.weighted.from(0);
+  p.out = memory_.raw.as<float>();
+  p.split_stride = 0;
+  p.width = width_;
+  p.steps = p.steps_per_split = padded_rows_ / kStageDepth;
+  return device_.launch(tiles_.weights_product, {width_ / kTileSide, chunk.tiles}, p);
+}
+
+Status CudaPass::launch_weight_finish(const Chunk& chunk, const WeightSink& sink, double unscale,
+                                      const DeviceBuffer& to) {
+  FinishWeightsParameters p{};
+  if (sink.kind == WeightSink::Kind::write) {
+    p.sink = SinkKind::write;
+    p.weights = class_rows().as<char>(chunk.first * dim_ * static_cast<int64_t>(byte_size(shard_.storage())));
+    p.storage = storage_kind(shard_.storage());
+    p.gradient = to.as<float>();
+  } else {
+    shard_.aim(sink, chunk.first, kind_, &p);
+  }
+  p.raw = memory_.raw.as<float>();
+  p.unscale = unscale;
+  p.owners = static_cast<int32_t>(owners_.size());
+  p.owner_class = labels_.as<int32_t>(padded_rows_);
+  p.owner_row = p.owner_class + p.owners;
+  p.first_class = static_cast<int32_t>(chunk.first);
+  p.features = features_.as<float>();
+  p.norm = norms_memory_.as<double>();
+  p.cosine = norms_memory_.as<double>(rows_);
+  p.gamma = memory_.coefficients.as<double>(2 * rows_);
+  p.classes = chunk.classes;
+  p.padding = chunk.tiles * kTileSide - chunk.classes;
+  p.dim = dim_;
+  p.width = width_;
+  return device_.launch(device_.kernels().finish_weights, {row_blocks(chunk.classes, device_.multiprocessors())}, p);
+}
+
+Status CudaPass::launch_feature_finish(bool radial) {
+  const GradientMemory& m = memory_;
+  FinishFeaturesParameters p;
+  p.total = m.total.as<double>();
+  p.scale = m.coefficients.as<double>(rows_);
+  p.features = features_.as<float>();
+  p.norm = norms_memory_.as<double>();
+  p.weights = own_rows_.as<float>();
+  p.labels = m.row_numbers.as<int32_t>();
+  p.cosine = norms_memory_.as<double>(rows_);
+  p.weight_norm = norms_memory_.as<double>(3 * rows_);
+  p.gamma = m.coefficients.as<double>(2 * rows_);
+  p.radial = radial ? m.coefficients.as<double>(3 * rows_) : nullptr;
+  p.gradient = m.features.as<float>();
+  p.rows = rows_;
+  p.dim = dim_;
+  p.width = width_;
+  p.storage = StorageKind::float32;
+  return device_.launch(device_.kernels().finish_features, {divide_up(rows_, kRowWarps)}, p);
+}
+
+}  // namespace marginfc::cuda

@@ -1,0 +1,245 @@
+#include "cuda/pass.h"
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <new>
+
+#include "cuda/plan.h"
+
+namespace marginfc::cuda {
+namespace {
+
+constexpr double kLn2 = 0.6931471805599453;
+
+Status not_finite(const char* argument, int64_t row) {
+  return Status::failure(Code::not_finite, std::string(argument) + " must be finite, row " + std::to_string(row) +
+                                               " holds a NaN or infinite value");
+}
+
+}  // namespace
+
+CudaPass::CudaPass(CudaShard& shard, const Batch& batch)
+    : shard_(shard),
+      device_(shard.engine().device()),
+      batch_(batch),
+      kind_(operand_kind(batch.operands)),
+      tiles_(device_.kernels().of(kind_)),
+      classes_(shard.classes()),
+      dim_(batch.dim),
+      rows_(static_cast<int32_t>(std::max<int64_t>(batch.rows, 1))),
+      padded_rows_(static_cast<int32_t>(padded_rows(rows_))),
+      width_(static_cast<int32_t>(padded_width(batch.dim))) {
+  // The factor is float32: what it rounds off goes to the operand.
+  if (batch.scale > kMostPlainScale) factor_ = static_cast<float>(batch.scale / kMostPlainScale);
+  operand_scale_ = batch.scale * kLog2E / factor_;
+}
+
+int64_t CudaPass::slots() const {
+  return static_cast<int64_t>(device_.multiprocessors()) * tiles_.blocks_per_multiprocessor;
+}
+
+Status CudaPass::prepare(bool must_check) {
+  if (!tiles_.available())
+    return Status::failure(Code::unavailable, device_.name() + " has no bfloat16: that needs compute capability 8.0");
+  const Device::Turn turn(device_);
+  MARGINFC_TRY(turn.status());
+  norms_.assign(4 * rows_, 0.0);
+  MARGINFC_TRY(prepare_features());
+  return classes_ == 0 ? Status{} : prepare_weights(must_check && batch_.check_finite);
+}
+
+Status CudaPass::prepare_features() {
+  const ClassRange range = shard_.range();
+  std::vector<int32_t> labels(padded_rows_, -1);
+  for (int64_t i = 0; i < batch_.rows; i++) {
+    const int32_t label = batch_.labels[i];
+    if (label < range.start || label >= range.end) continue;
+    labels[i] = static_cast<int32_t>(label - range.start);
+    owners_.push_back({labels[i], static_cast<int32_t>(i)});
+  }
+  std::stable_sort(owners_.begin(), owners_.end(), [](Owner a, Owner b) { return a.index < b.index; });
+  for (const Owner& owner : owners_) labels.push_back(owner.index);
+  for (const Owner& owner : owners_) labels.push_back(owner.row);
+
+  const size_t label_bytes = labels.size() * sizeof(int32_t), feature_bytes = rows_ * dim_ * sizeof(float);
+  const size_t norm_bytes = norms_.size() * sizeof(double);
+  MARGINFC_TRY(labels_.allocate(device_, label_bytes));
+  MARGINFC_TRY(device_.upload(labels_, labels.data(), label_bytes));
+  MARGINFC_TRY(features_.allocate(device_, feature_bytes));
+  if (batch_.rows > 0)
+    MARGINFC_TRY(device_.upload(features_, batch_.features, feature_bytes));
+  else
+    MARGINFC_TRY(device_.fill(features_, 0, feature_bytes));
+  MARGINFC_TRY(norms_memory_.allocate(device_, norm_bytes));
+  MARGINFC_TRY(device_.fill(norms_memory_, 0, norm_bytes));
+  MARGINFC_TRY(features_operand_.allocate(device_, padded_rows_, dim_, kind_));
+
+  PrepareFeaturesParameters p;
+  p.features = features_.as<float>();
+  p.operand = features_operand_.values(0);
+  p.low = features_operand_.low();
+  p.norm = norms_memory_.as<double>();
+  p.operand_scale = operand_scale_ / weight_scale(kind_);
+  p.rows = rows_;
+  p.dim = dim_;
+  p.depth = features_operand_.depth();
+  p.kind = kind_;
+  return device_.launch(device_.kernels().prepare_features, {padded_rows_ / kRowWarps}, p);
+}
+
+Status CudaPass::prepare_weights(bool must_check) {
+  MARGINFC_TRY(bad_class_.allocate(device_, sizeof(int32_t)));
+  if (!borrowed()) return shard_.prepare(kind_, must_check, bad_class_, &checked_);
+  const size_t bytes = static_cast<size_t>(classes_) * dim_ * byte_size(shard_.storage());
+  MARGINFC_TRY(weights_.allocate(device_, bytes));
+  MARGINFC_TRY(operand_.allocate(device_, padded_rows(classes_), dim_, kind_));
+  MARGINFC_TRY(device_.upload(weights_, shard_.borrowed(), bytes));
+  checked_ = true;
+  return CudaShard::prepare_operand(device_, weights_, shard_.storage(), classes_, dim_, kind_, operand_, bad_class_);
+}
+
+Status CudaPass::check_features() const {
+  if (batch_.check_finite)
+    for (int64_t i = 0; i < batch_.rows; i++)
+      if (!std::isfinite(norms_[i])) return not_finite("features", i);
+  return {};
+}
+
+Status CudaPass::check_weights(int32_t bad_class) {
+  if (!batch_.check_finite || !checked_) return {};
+  if (bad_class != INT32_MAX) return not_finite("weights", shard_.range().start + bad_class);
+  if (!borrowed()) shard_.mark_finite();
+  return {};
+}
+
+Status CudaPass::targets(Target* targets) {
+  const Device::Turn turn(device_);
+  MARGINFC_TRY(turn.status());
+  if (!owners_.empty()) {
+    MARGINFC_TRY(own_rows_.allocate(device_, rows_ * dim_ * sizeof(float)));
+    TargetsParameters p;
+    p.features = features_.as<float>();
+    p.weights = class_rows().as<char>();
+    p.labels = labels_.as<int32_t>();
+    p.norm = norms_memory_.as<double>();
+    p.cosine = norms_memory_.as<double>(rows_);
+    p.sine = norms_memory_.as<double>(2 * rows_);
+    p.weight_norm = norms_memory_.as<double>(3 * rows_);
+    p.own_rows = own_rows_.as<float>();
+    p.rows = rows_;
+    p.dim = dim_;
+    p.storage = storage_kind(shard_.storage());
+    MARGINFC_TRY(device_.launch(device_.kernels().targets, {divide_up(rows_, kRowWarps)}, p));
+  }
+  MARGINFC_TRY(device_.download(norms_.data(), norms_memory_, norms_.size() * sizeof(double)));
+  MARGINFC_TRY(device_.settle());
+  MARGINFC_TRY(check_features());
+  for (int64_t i = 0; i < batch_.rows; i++) targets[i].feature_norm = norms_[i];
+  for (const Owner& owner : owners_) {
+    if (batch_.check_finite && !std::isfinite(norms_[3 * rows_ + owner.row]))
+      return not_finite("weights", shard_.range().start + owner.index);
+    targets[owner.row] = {norms_[rows_ + owner.row], norms_[2 * rows_ + owner.row], norms_[owner.row]};
+  }
+  return {};
+}
+
+Status CudaPass::launch_negatives(const Kernel& kernel, const float* offset, bool hardest) {
+  // Rows in groups, so that the partial sums of a large batch stay small.
+  const int64_t most = kMostPartialBytes / (2 * (hardest ? 2 : 1) * sizeof(float) * kTileSide);
+  const int64_t group_tiles = std::clamp<int64_t>(most / divide_up(class_tiles(), kMostTilesPerSum), 1, row_tiles());
+  for (int64_t row_tile = 0; row_tile < row_tiles(); row_tile += group_tiles) {
+    const int64_t tiles = std::min(group_tiles, row_tiles() - row_tile), row = row_tile * kTileSide;
+    const int32_t each = tiles_per_block(class_tiles(), tiles, slots(), divide_up(class_tiles() * tiles, most),
+                                         kMostTilesPerSum);
+    const int64_t splits = divide_up(class_tiles(), each);
+    const size_t bytes = 2 * splits * tiles * kTileSide * sizeof(float);
+    MARGINFC_TRY(partial_sums_.allocate(device_, bytes));
+    if (hardest) MARGINFC_TRY(partial_hardest_.allocate(device_, bytes));
+    NegativesParameters p;
+    p.features = features_operand_.from(row);
+    p.weights = class_operand().from(0);
+    p.labels = labels_.as<int32_t>(row);
+    p.offset = offset ? offset + row : nullptr;
+    p.factor = factor_;
+    p.sums = partial_sums_.as<float>();
+    p.hardest = hardest ? partial_hardest_.as<float>() : nullptr;
+    p.padded_rows = static_cast<int32_t>(tiles * kTileSide);
+    p.classes = static_cast<int32_t>(classes_);
+    p.steps = steps();
+    p.tiles_per_split = each;
+    MARGINFC_TRY(device_.launch(kernel, {splits, tiles}, p));
+
+    ReduceNegativesParameters reduce;
+    reduce.sums = p.sums;
+    reduce.hardest = p.hardest;
+    reduce.sum = sums_memory_.as<double>(row);
+    reduce.largest = hardest ? largest_.as<float>(row) : nullptr;
+    reduce.partials = static_cast<int32_t>(2 * splits);
+    reduce.rows = static_cast<int32_t>(std::min<int64_t>(p.padded_rows, rows_ - row));
+    reduce.padded_rows = p.padded_rows;
+    MARGINFC_TRY(device_.launch(device_.kernels().reduce_negatives, {divide_up(reduce.rows, 256)}, reduce));
+  }
+  return {};
+}
+
+// s > 64: the largest exponent of each row becomes its offset. Its own product, so this path costs 2 BCD more.
+Status CudaPass::find_offsets() {
+  MARGINFC_TRY(launch_negatives(tiles_.negatives_hardest, nullptr, true));
+  MARGINFC_TRY(device_.download(largest_host_.data(), largest_, rows_ * sizeof(float)));
+  MARGINFC_TRY(device_.settle());
+  offsets_.assign(padded_rows_, 0.0f);
+  for (int64_t i = 0; i < rows_; i++)
+    if (std::isfinite(largest_host_[i])) offsets_[i] = largest_host_[i] * factor_;
+  // Padding repeats row 0.
+  std::fill(offsets_.begin() + rows_, offsets_.end(), offsets_[0]);
+  const size_t bytes = offsets_.size() * sizeof(float);
+  MARGINFC_TRY(offsets_memory_.allocate(device_, bytes));
+  return device_.upload(offsets_memory_, offsets_.data(), bytes);
+}
+
+Status CudaPass::negatives(bool, const Negatives& result) try {
+  const Device::Turn turn(device_);
+  MARGINFC_TRY(turn.status());
+  if (cancelled()) return Status::aborted();
+  const bool far = batch_.scale > kMostPlainScale;
+  sums_.assign(rows_, 0.0);
+  largest_host_.assign(rows_, -std::numeric_limits<float>::infinity());
+  int32_t bad_class = INT32_MAX;
+  if (classes_ > 0) {
+    MARGINFC_TRY(sums_memory_.allocate(device_, rows_ * sizeof(double)));
+    if (far || result.hardest) MARGINFC_TRY(largest_.allocate(device_, rows_ * sizeof(float)));
+    if (far) {
+      MARGINFC_TRY(find_offsets());
+      if (cancelled()) return Status::aborted();
+      MARGINFC_TRY(launch_negatives(tiles_.negatives_shifted, offsets_memory_.as<float>(), false));
+    } else {
+      MARGINFC_TRY(
+          launch_negatives(result.hardest ? tiles_.negatives_hardest : tiles_.negatives, nullptr, result.hardest));
+      if (result.hardest)
+        MARGINFC_TRY(device_.download(largest_host_.data(), largest_, largest_host_.size() * sizeof(float)));
+    }
+    MARGINFC_TRY(device_.download(sums_.data(), sums_memory_, sums_.size() * sizeof(double)));
+    if (checked_) MARGINFC_TRY(device_.download(&bad_class, bad_class_, sizeof bad_class));
+    MARGINFC_TRY(device_.settle());
+    // An update may have left weights that are not finite; then no sum is.
+    const auto finite = [](double sum) { return std::isfinite(sum); };
+    if (batch_.check_finite && !checked_ && !std::all_of(sums_.begin(), sums_.end(), finite)) {
+      MARGINFC_TRY(shard_.prepare(kind_, true, bad_class_, &checked_));
+      if (checked_) MARGINFC_TRY(device_.download(&bad_class, bad_class_, sizeof bad_class));
+      MARGINFC_TRY(device_.settle());
+    }
+    MARGINFC_TRY(check_weights(bad_class));
+  }
+  if (cancelled()) return Status::aborted();
+  for (int64_t i = 0; i < batch_.rows; i++) {
+    result.sum[i] = sums_[i];
+    result.offset[i] = far && classes_ > 0 ? offsets_[i] * kLn2 : 0;
+    if (result.hardest) result.hardest[i] = std::max(-2.0f, static_cast<float>(largest_host_[i] / operand_scale_));
+  }
+  return {};
+} catch (const std::bad_alloc&) {
+  return Status::no_workspace();
+}
+
+}  // namespace marginfc::cuda

@@ -1,0 +1,114 @@
+// One batch against one shard on a GPU: phases 0, 1, 2, 4 and 5 of engine.h, all on the device's stream. Nothing of size
+// B x C is ever held: gradients.cc makes the probabilities of a chunk of classes, uses them up and goes on.
+#pragma once
+
+#include <vector>
+
+#include "cuda/shard.h"
+
+namespace marginfc::cuda {
+
+class CudaPass final : public ShardPass {
+ public:
+  CudaPass(CudaShard& shard, const Batch& batch);
+
+  // Phase 0. `must_check`: weights that may hold a NaN are looked through, where the batch asks for it.
+  Status prepare(bool must_check);
+  Status targets(Target* targets) override;
+  Status negatives(bool feature_gradient, const Negatives& result) override;
+  Status reserve(bool feature_gradient, const WeightSink& sink) override;
+  Status gradients(const RowCoefficients& rows, float* feature_gradient, const WeightSink& sink) override;
+  // ClassShard::nearest; after prepare().
+  Status nearest(int64_t k, int32_t* classes, float* cosines);
+
+ private:
+  // A row that owns class `index` of this shard.
+  struct Owner {
+    int32_t index;
+    int32_t row;
+  };
+  // Classes whose P is made and used up together, counted from the shard's first.
+  struct Chunk {
+    int64_t first;
+    int32_t classes;
+    int32_t tiles;
+  };
+  // Phase 4's memory, all taken by reserve().
+  struct GradientMemory {
+    int64_t chunk_tiles = 0;    // of a whole chunk
+    int32_t product_tiles = 0;  // of each split of dX's product
+    OperandRows weighted;       // V, [padded rows, depth]
+    OperandRows probabilities;  // P, [padded rows, chunk]
+    DeviceBuffer raw;           // dW before phase 5, [chunk, width]
+    DeviceBuffer products;      // dX by splits, [splits, padded rows, width]
+    DeviceBuffer total;         // dX, [padded rows, width] float64
+    DeviceBuffer shift;         // [padded rows]
+    DeviceBuffer coefficients;  // [4, rows] float64: factor of V, scale of dX, gamma, radial
+    DeviceBuffer row_numbers;   // [padded rows], the row itself where its class is here, else -1
+    DeviceBuffer features;      // dX, [rows, dim]
+    DeviceBuffer weights[2];    // dW of a chunk on its way to the host, [chunk, dim]
+  };
+
+  Status prepare_features();
+  Status prepare_weights(bool must_check);
+  // Of the batch's data that came back: fails at the first row that is not finite.
+  Status check_features() const;
+  // Fails when weights were looked through and a row is not finite.
+  Status check_weights(int32_t bad_class);
+  Status launch_negatives(const Kernel& kernel, const float* offset, bool hardest);
+  Status find_offsets();
+  const DeviceBuffer& class_rows() const { return borrowed() ? weights_ : shard_.weights(); }
+  const OperandRows& class_operand() const { return borrowed() ? operand_ : shard_.operand(kind_); }
+  bool borrowed() const { return shard_.borrowed() != nullptr; }
+  bool cancelled() const { return batch_.cancel && batch_.cancel->load(std::memory_order_relaxed) != 0; }
+  int64_t class_tiles() const { return padded_rows(classes_) / kTileSide; }
+  int64_t row_tiles() const { return padded_rows_ / kTileSide; }
+  // Blocks of tile kernels that run at the same time.
+  int64_t slots() const;
+  int32_t steps() const { return features_operand_.depth() / kStageDepth; }
+  // The chunk that starts at this class, of at most `tiles`.
+  Chunk chunk_from(int64_t first, int64_t tiles) const;
+
+  Status upload_coefficients(const RowCoefficients& rows, double* unscale);
+  Status launch_probabilities(const Chunk& chunk);
+  Status launch_feature_product(const Chunk& chunk);
+  Status launch_weight_product(const Chunk& chunk);
+  // `to`: where `write` leaves dW of the chunk.
+  Status launch_weight_finish(const Chunk& chunk, const WeightSink& sink, double unscale, const DeviceBuffer& to);
+  Status launch_feature_finish(bool radial);
+  Status run_chunks(bool features, const WeightSink& sink, double unscale);
+
+  CudaShard& shard_;
+  Device& device_;
+  const Batch batch_;
+  const OperandKind kind_;
+  const TileKernels& tiles_;
+  const int64_t classes_;
+  const int32_t dim_;
+  // An empty batch is run as one row of zeros without a class, so that updates need no path of their own.
+  const int32_t rows_;
+  const int32_t padded_rows_;
+  const int32_t width_;
+  float factor_ = 1;          // exponent = accumulator * factor - offset, in log2 units
+  double operand_scale_ = 1;  // accumulator = cosine * operand_scale
+
+  std::vector<Owner> owners_;   // by class, then row
+  std::vector<double> norms_;   // [4, rows]: |x|, then cosine, sine and |w| of the own class
+  std::vector<double> sums_;    // [rows]
+  std::vector<float> offsets_;  // [padded rows], log2 units; only when s > 64
+
+  DeviceBuffer features_;         // [rows, dim]
+  OperandRows features_operand_;  // [padded rows, depth]
+  DeviceBuffer labels_;           // [padded rows], then owner classes and owner rows
+  DeviceBuffer norms_memory_;     // as norms_
+  DeviceBuffer own_rows_;         // [rows, dim], w of the row's own class, as it was in phase 1
+  DeviceBuffer weights_;          // borrowed: [classes, dim] as stored
+  OperandRows operand_;           // borrowed: [padded classes, depth]
+  DeviceBuffer bad_class_;        // [1]
+  bool checked_ = false;          // bad_class_ tells of these weights
+  DeviceBuffer partial_sums_, partial_hardest_, sums_memory_, largest_, offsets_memory_;
+  std::vector<float> largest_host_;
+  GradientMemory memory_;
+};
+
+}  // namespace marginfc::cuda

@@ -1,0 +1,214 @@
+#include "cuda/shard.h"
+
+#include <algorithm>
+#include <cmath>
+#include <new>
+
+#include "cuda/pass.h"
+#include "cuda/plan.h"
+
+namespace marginfc::cuda {
+OperandKind operand_kind(Precision precision) {
+  switch (precision) {
+    case Precision::bfloat16: return OperandKind::bfloat16;
+    case Precision::float16: return OperandKind::float16;
+    case Precision::float32: break;
+  }
+  return OperandKind::split;
+}
+
+StorageKind storage_kind(Precision precision) {
+  switch (precision) {
+    case Precision::bfloat16: return StorageKind::bfloat16;
+    case Precision::float16: return StorageKind::float16;
+    case Precision::float32: break;
+  }
+  return StorageKind::float32;
+}
+
+double weight_scale(OperandKind kind) { return kind == OperandKind::split ? std::ldexp(1.0, kWeightExponent) : 1.0; }
+
+Status OperandRows::allocate(Device& device, int64_t rows, int32_t dim, OperandKind kind, bool apart) {
+  depth_ = static_cast<int32_t>(padded_depth(dim));
+  const int64_t elements = rows * depth_, halves = kind == OperandKind::split ? 2 : 1;
+  low_ = elements;
+  const size_t size = halves * elements * sizeof(uint16_t), slack = kOperandSlack * sizeof(uint16_t);
+  MARGINFC_TRY(apart ? memory_.allocate_apart(device, size + slack) : memory_.allocate(device, size + slack));
+  return device.fill(memory_, 0, slack, size);
+}
+
+Status CudaShard::allocate(const Optimizer& optimizer) {
+  const Device::Turn turn(device_);
+  MARGINFC_TRY(turn.status());
+  optimizer_ = optimizer;
+  const size_t bytes = static_cast<size_t>(classes()) * dim_ * sizeof(float);
+  const auto zeros = [&](DeviceBuffer& buffer) {
+    MARGINFC_TRY(buffer.allocate_apart(device_, bytes));
+    return device_.fill(buffer, 0, bytes);
+  };
+  const bool adamw = optimizer.kind == Optimizer::Kind::adamw;
+  MARGINFC_TRY(zeros(weights_));
+  if (adamw || optimizer.momentum != 0) MARGINFC_TRY(zeros(momentum_));
+  if (adamw) MARGINFC_TRY(zeros(variance_));
+  return {};
+}
+
+Status CudaShard::begin(const Batch& batch, std::unique_ptr<ShardPass>* pass) try {
+  auto begun = std::make_unique<CudaPass>(*this, batch);
+  MARGINFC_TRY(begun->prepare(false));
+  *pass = std::move(begun);
+  return {};
+} catch (const std::bad_alloc&) {
+  return Status::no_workspace();
+}
+
+Status CudaShard::nearest(const Batch& batch, int64_t k, int32_t* classes, float* cosines) try {
+  // No exponential is taken, so the scale is free: one that suits the operands' low halves.
+  Batch scaled = batch;
+  scaled.scale = kMostPlainScale;
+  CudaPass pass(*this, scaled);
+  MARGINFC_TRY(pass.prepare(true));
+  return pass.nearest(k, classes, cosines);
+} catch (const std::bad_alloc&) {
+  return Status::no_workspace();
+}
+
+Status CudaShard::initialize(double std, uint64_t seed) {
+  const Device::Turn turn(device_);
+  MARGINFC_TRY(turn.status());
+  if (classes() == 0) return {};
+  mark_written();
+  InitializeWeightsParameters p;
+  p.weights = weights_.as<float>();
+  p.classes = classes();
+  p.first_class = range_.start;
+  p.std = std;
+  p.seed = seed;
+  p.dim = dim_;
+  const int64_t threads = classes() * divide_up(dim_, 4);
+  const int64_t blocks = std::min<int64_t>(divide_up(threads, 256), 16 * device_.multiprocessors());
+  MARGINFC_TRY(device_.launch(device_.kernels().initialize_weights, {blocks}, p));
+  return device_.settle();
+}
+
+Status CudaShard::write(int64_t first, int64_t count, const float* values) {
+  const Device::Turn turn(device_);
+  MARGINFC_TRY(turn.status());
+  mark_written();
+  const size_t row = dim_ * sizeof(float);
+  MARGINFC_TRY(device_.upload(weights_, values, count * row, (first - range_.start) * row));
+  return device_.settle();
+}
+
+Status CudaShard::read(int64_t first, int64_t count, float* values) const {
+  const Device::Turn turn(device_);
+  MARGINFC_TRY(turn.status());
+  const size_t row = dim_ * sizeof(float);
+  MARGINFC_TRY(device_.download(values, weights_, count * row, (first - range_.start) * row));
+  return device_.settle();
+}
+
+Status CudaShard::prepare(OperandKind kind, bool must_check, const DeviceBuffer& bad_class, bool* checked) {
+  const int k = static_cast<int>(kind);
+  *checked = !valid_[k] || (must_check && !finite_);
+  if (!*checked) return {};
+  if (!operands_[k]) MARGINFC_TRY(operands_[k].allocate(device_, padded_rows(classes()), dim_, kind, true));
+  MARGINFC_TRY(prepare_operand(device_, weights_, storage_, classes(), dim_, kind, operands_[k], bad_class));
+  valid_[k] = true;
+  return {};
+}
+
+Status CudaShard::prepare_operand(Device& device, const DeviceBuffer& weights, Precision storage, int64_t classes,
+                                  int32_t dim, OperandKind kind, const OperandRows& operand,
+                                  const DeviceBuffer& bad_class) {
+  MARGINFC_TRY(device.fill(bad_class, INT32_MAX, sizeof(int32_t)));
+  PrepareWeightsParameters p;
+  p.weights = weights.as<char>();
+  p.operand = operand.values(0);
+  p.low = operand.low();
+  p.classes = classes;
+  p.operand_scale = weight_scale(kind);
+  p.bad_class = bad_class.as<int32_t>();
+  p.dim = dim;
+  p.depth = operand.depth();
+  p.kind = kind;
+  p.storage = storage_kind(storage);
+  return device.launch(device.kernels().prepare_weights, {padded_rows(classes) / kRowWarps}, p);
+}
+
+Status CudaShard::reserve_accumulated() {
+  if (accumulated_) return {};
+  const size_t bytes = static_cast<size_t>(classes()) * dim_ * sizeof(float);
+  MARGINFC_TRY(accumulated_.allocate_apart(device_, bytes));
+  return device_.fill(accumulated_, 0, bytes);
+}
+
+void CudaShard::aim(const WeightSink& sink, int64_t first, OperandKind kind, FinishWeightsParameters* p) const {
+  const int64_t at = first * dim_;
+  p->weights = weights_.as<float>(at);
+  p->storage = storage_kind(storage_);
+  if (accumulated_) p->gradient = accumulated_.as<float>(at);
+  if (sink.kind != WeightSink::Kind::update) {
+    p->sink = SinkKind::accumulate;
+    return;
+  }
+  if (momentum_) p->momentum = momentum_.as<float>(at);
+  if (variance_) p->variance = variance_.as<float>(at);
+  const OperandRows& operand = this->operand(kind);
+  if (valid_[static_cast<int>(kind)]) {
+    p->operand = operand.values(first);
+    p->low = operand.low();
+    p->depth = operand.depth();
+  }
+  p->operand_scale = weight_scale(kind);
+  p->kind = kind;
+  if (optimizer_.kind == Optimizer::Kind::sgd) {
+    p->sink = SinkKind::sgd;
+    p->update.learning_rate = static_cast<float>(sink.learning_rate);
+    p->update.momentum = static_cast<float>(optimizer_.momentum);
+    p->update.weight_decay = static_cast<float>(optimizer_.weight_decay);
+    p->update.nesterov = optimizer_.nesterov;
+    return;
+  }
+  const double t = static_cast<double>(sink.step);
+  p->sink = SinkKind::adamw;
+  p->update.step_size = static_cast<float>(sink.learning_rate / (1 - std::pow(optimizer_.beta1, t)));
+  p->update.beta1 = static_cast<float>(optimizer_.beta1);
+  p->update.beta2 = static_cast<float>(optimizer_.beta2);
+  p->update.root_correction = static_cast<float>(1 / std::sqrt(1 - std::pow(optimizer_.beta2, t)));
+  p->update.epsilon = static_cast<float>(optimizer_.epsilon);
+  p->update.decay = static_cast<float>(1 - sink.learning_rate * optimizer_.weight_decay);
+}
+
+void CudaShard::mark_updated(OperandKind kind) {
+  const bool kept = valid_[static_cast<int>(kind)];
+  mark_written();
+  valid_[static_cast<int>(kind)] = kept;
+}
+
+void CudaShard::mark_written() {
+  for (bool& valid : valid_) valid = false;
+  finite_ = false;
+}
+
+Status CudaShard::apply(const WeightSink& sink) {
+  const Device::Turn turn(device_);
+  MARGINFC_TRY(turn.status());
+  if (classes() == 0) return {};
+  MARGINFC_TRY(reserve_accumulated());
+  // The operand that the last pass used, if any.
+  OperandKind kind = OperandKind::split;
+  for (int k = 0; k < 3; k++)
+    if (valid_[k]) kind = static_cast<OperandKind>(k);
+  FinishWeightsParameters p{};
+  aim(sink, 0, kind, &p);
+  p.classes = static_cast<int32_t>(classes());
+  p.padding = static_cast<int32_t>(padded_rows(classes()) - classes());
+  p.dim = dim_;
+  p.width = static_cast<int32_t>(padded_width(dim_));
+  mark_updated(kind);
+  MARGINFC_TRY(device_.launch(device_.kernels().finish_weights, {row_blocks(classes(), device_.multiprocessors())}, p));
+  return device_.settle();
+}
+
+}  // namespace marginfc::cuda

@@ -1,0 +1,97 @@
+// A range of classes on a GPU: weights of the caller's, which each pass uploads, or its own with the optimiser's state.
+//
+// The products read a copy of the weights' unit rows in their own type (the operand). Owned weights keep it between
+// passes: an update writes the operand of the new rows along with them.
+#pragma once
+
+#include "cuda/cuda_engine.h"
+
+namespace marginfc::cuda {
+
+OperandKind operand_kind(Precision precision);
+StorageKind storage_kind(Precision precision);
+// What weights' operands are multiplied with.
+double weight_scale(OperandKind kind);
+
+// An operand of `rows` unit rows: its memory, and how kernels see it.
+class OperandRows {
+ public:
+  // With the elements behind the last row, which are 0. As it is when it has this size already.
+  // `apart`: see DeviceBuffer.
+  Status allocate(Device& device, int64_t rows, int32_t dim, OperandKind kind, bool apart = false);
+  explicit operator bool() const { return static_cast<bool>(memory_); }
+  Operand from(int64_t row) const { return {values(row), low_, depth_}; }
+  uint16_t* values(int64_t row) const { return memory_.as<uint16_t>(row * depth_); }
+  int64_t low() const { return low_; }
+  int32_t depth() const { return depth_; }
+
+ private:
+  DeviceBuffer memory_;
+  int64_t low_ = 0;
+  int32_t depth_ = 0;
+};
+
+class CudaShard final : public ClassShard {
+ public:
+  // `weights` null: call allocate() before anything else.
+  CudaShard(CudaEngine& engine, ClassRange range, int32_t dim, const void* weights, Precision storage)
+      : engine_(engine), device_(engine.device()), range_(range), dim_(dim), storage_(storage), borrowed_(weights) {}
+
+  Status allocate(const Optimizer& optimizer);
+
+  ClassRange range() const override { return range_; }
+  Worker* worker() override { return &engine_.worker(); }
+  Status begin(const Batch& batch, std::unique_ptr<ShardPass>* pass) override;
+  Status nearest(const Batch& batch, int64_t k, int32_t* classes, float* cosines) override;
+  Status initialize(double std, uint64_t seed) override;
+  Status write(int64_t first, int64_t count, const float* values) override;
+  Status read(int64_t first, int64_t count, float* values) const override;
+  Status apply(const WeightSink& update) override;
+
+  CudaEngine& engine() { return engine_; }
+  int64_t classes() const { return range_.size(); }
+  int32_t dim() const { return dim_; }
+  Precision storage() const { return storage_; }
+  const void* borrowed() const { return borrowed_; }
+
+  // Owned weights; the device's turn is the caller's.
+  const DeviceBuffer& weights() const { return weights_; }
+  // Launches what makes the operand of this kind, unless it is there. `checked`: whether `bad_class` will hold what
+  // prepare_operand() says; with `must_check` it does, unless the weights are known to be finite.
+  Status prepare(OperandKind kind, bool must_check, const DeviceBuffer& bad_class, bool* checked);
+  void mark_finite() { finite_ = true; }
+  const OperandRows& operand(OperandKind kind) const { return operands_[static_cast<int>(kind)]; }
+  Status reserve_accumulated();
+  // What finish_weights needs to accumulate or update classes first .. first + p->classes - 1, whose operand is of this
+  // kind.
+  void aim(const WeightSink& sink, int64_t first, OperandKind kind, FinishWeightsParameters* p) const;
+  // After an update that wrote the operand of this kind: the others are outdated.
+  void mark_updated(OperandKind kind);
+
+  // Launches what makes the operand of weights in device memory. `bad_class` [1] gets the first class with a NaN or
+  // infinite value, or INT32_MAX.
+  static Status prepare_operand(Device& device, const DeviceBuffer& weights, Precision storage, int64_t classes,
+                                int32_t dim, OperandKind kind, const OperandRows& operand,
+                                const DeviceBuffer& bad_class);
+
+ private:
+  // Outdates every operand.
+  void mark_written();
+
+  CudaEngine& engine_;
+  Device& device_;
+  const ClassRange range_;
+  const int32_t dim_;
+  const Precision storage_;
+  const void* const borrowed_;  // in the caller's memory; null for owned weights
+  Optimizer optimizer_;
+  DeviceBuffer weights_;      // [classes, dim]
+  DeviceBuffer momentum_;     // [classes, dim]; sgd with momentum: velocity, adamw: mean
+  DeviceBuffer variance_;     // [classes, dim]; adamw
+  DeviceBuffer accumulated_;  // [classes, dim]; on first use
+  OperandRows operands_[3];   // by OperandKind; on first use
+  bool valid_[3] = {};        // whether they are those of the weights
+  bool finite_ = false;       // whether the weights are known to be
+};
+
+}  // namespace marginfc::cuda

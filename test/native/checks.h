@@ -1,0 +1,282 @@
+// What every engine must do, without Node: results compared with the definition written out in float64, so that a build
+// whose sanitizer sees nothing must still be right.
+#pragma once
+
+#include <cmath>
+#include <cstdio>
+#include <memory>
+#include <vector>
+
+#include "engine/evaluation.h"
+#include "engine/head.h"
+#include "engine/random.h"
+
+namespace marginfc {
+
+inline int passed = 0, failed = 0;
+
+inline void check(bool ok, const char* what) {
+  ok ? passed++ : failed++;
+  if (!ok) std::printf("FAILED: %s\n", what);
+}
+
+struct Size {
+  int64_t rows, dim, classes, shards;
+  double scale;
+};
+
+// Inputs in blocks of exactly their size, so that one float too far is a report.
+struct Problem {
+  std::vector<float> features, weights;
+  std::vector<int32_t> labels;
+};
+
+inline Problem make_problem(const Size& size, uint64_t seed) {
+  Problem problem;
+  uint64_t counter = 0;
+  const auto next = [&] {
+    double a, b;
+    const Random4 random = philox(seed, counter++, 0);
+    normal_pair(random.v[0], random.v[1], &a, &b);
+    return static_cast<float>(a);
+  };
+  for (int64_t i = 0; i < size.rows * size.dim; i++) problem.features.push_back(next());
+  for (int64_t i = 0; i < size.classes * size.dim; i++) problem.weights.push_back(next());
+  // One class out of range for the plain kernels, one without direction.
+  for (int64_t d = 0; d < size.dim && size.classes > 3; d++) {
+    problem.weights[2 * size.dim + d] *= 1e20f;
+    problem.weights[3 * size.dim + d] = 0;
+  }
+  for (int64_t i = 0; i < size.rows; i++)
+    problem.labels.push_back(i % 5 == 4 ? -1 : static_cast<int32_t>((i * 7) % size.classes));
+  return problem;
+}
+
+struct Result {
+  double loss = 0;
+  std::vector<double> feature_gradient, weight_gradient;
+};
+
+// ArcFace with m = 0.5, exact gradient, mean; straight from the definition.
+inline Result reference(const Size& size, const Problem& problem) {
+  const int64_t B = size.rows, D = size.dim, C = size.classes;
+  const auto unit = [D](const std::vector<float>& from, int64_t row, double* norm) {
+    std::vector<double> out(from.begin() + row * D, from.begin() + (row + 1) * D);
+    double total = 0;
+    for (double x : out) total += x * x;
+    *norm = std::max(std::sqrt(total), kNormFloor);
+    for (double& x : out) x /= *norm;
+    return out;
+  };
+  Result result;
+  result.feature_gradient.assign(B * D, 0);
+  result.weight_gradient.assign(C * D, 0);
+  int64_t counted = 0;
+  for (int32_t label : problem.labels) counted += label >= 0;
+  std::vector<std::vector<double>> units(C);
+  std::vector<double> norms(C);
+  for (int64_t j = 0; j < C; j++) units[j] = unit(problem.weights, j, &norms[j]);
+  for (int64_t i = 0; i < B; i++) {
+    const int32_t y = problem.labels[i];
+    if (y < 0) continue;
+    double norm;
+    const std::vector<double> x = unit(problem.features, i, &norm);
+    std::vector<double> cosines(C), logits(C);
+    double largest = -1e300;
+    double slope = 1;
+    for (int64_t j = 0; j < C; j++) {
+      double c = 0;
+      for (int64_t d = 0; d < D; d++) c += x[d] * units[j][d];
+      cosines[j] = std::max(-1.0, std::min(1.0, c));
+      logits[j] = size.scale * cosines[j];
+      if (j == y) {
+        const double sine = std::sqrt(1 - cosines[j] * cosines[j]);
+        logits[j] = size.scale * std::cos(std::acos(cosines[j]) + 0.5);
+        slope = std::sin(std::acos(cosines[j]) + 0.5) / std::max(sine, kSineFloor);
+      }
+      largest = std::max(largest, logits[j]);
+    }
+    double total = 0;
+    for (double z : logits) total += std::exp(z - largest);
+    const double lse = largest + std::log(total);
+    result.loss += (lse - logits[y]) / counted;
+    for (int64_t j = 0; j < C; j++) {
+      const double p = std::exp(logits[j] - lse);
+      const double g = size.scale / counted * (j == y ? (p - 1) * slope : p);
+      for (int64_t d = 0; d < D; d++) {
+        result.feature_gradient[i * D + d] += g * (units[j][d] - cosines[j] * x[d]) / norm;
+        const double own = norms[j] > kNormFloor ? cosines[j] * units[j][d] : 0;
+        result.weight_gradient[j * D + d] += g * (x[d] - own) / norms[j];
+      }
+    }
+  }
+  return result;
+}
+
+// Row-scaled largest error over largest value, as docs/numerics.md.
+inline bool close(const std::vector<float>& got, const std::vector<double>& expected, const std::vector<float>& rows,
+                  int64_t dim, double limit) {
+  double error = 0, largest = 0;
+  for (size_t e = 0; e < expected.size(); e++) {
+    double norm = 0;
+    const size_t row = e / dim;
+    for (int64_t d = 0; d < dim; d++) norm += static_cast<double>(rows[row * dim + d]) * rows[row * dim + d];
+    norm = std::max(std::sqrt(norm), kNormFloor);
+    error = std::max(error, std::fabs(got[e] - expected[e]) * norm);
+    largest = std::max(largest, std::fabs(expected[e]) * norm);
+    if (!std::isfinite(got[e])) return false;
+  }
+  return error <= limit * largest;
+}
+
+inline std::vector<std::unique_ptr<ClassShard>> borrow(const std::vector<Engine*>& engines, const Size& size,
+                                                       const Problem& problem) {
+  std::vector<std::unique_ptr<ClassShard>> shards(size.shards);
+  for (int64_t r = 0; r < size.shards; r++) {
+    const ClassRange range = shard_range(size.classes, size.shards, r);
+    check(engines[r % engines.size()]
+              ->borrow(range, size.dim, problem.weights.data() + range.start * size.dim, Precision::float32, &shards[r])
+              .ok(),
+          "borrow");
+  }
+  return shards;
+}
+
+inline std::vector<ClassShard*> pointers(const std::vector<std::unique_ptr<ClassShard>>& shards) {
+  std::vector<ClassShard*> out;
+  for (const auto& shard : shards) out.push_back(shard.get());
+  return out;
+}
+
+inline Batch make_batch(const Size& size, const Problem& problem, Workspace workspace) {
+  Batch batch;
+  batch.features = problem.features.data();
+  batch.labels = problem.labels.data();
+  batch.rows = size.rows;
+  batch.dim = static_cast<int32_t>(size.dim);
+  batch.scale = size.scale;
+  batch.workspace = workspace;
+  return batch;
+}
+
+inline Margin arcface() {
+  Margin margin;
+  margin.kind = MarginKind::arcface;
+  margin.parameters[0].value = 0.5;
+  return margin;
+}
+
+// Of the loss and of gradients, as docs/numerics.md; twice that, for sizes where s is 128.
+struct Limits {
+  double loss, gradient;
+};
+inline Limits limits_of(Precision operands) {
+  switch (operands) {
+    case Precision::bfloat16: return {2e-2, 12e-2};
+    case Precision::float16: return {2e-3, 12e-3};
+    case Precision::float32: break;
+  }
+  return {8e-6, 4 * 2.4e-7 * 64 * 2};
+}
+
+inline void gradients_match(const std::vector<Engine*>& engines, const Size& size, Workspace workspace,
+                            Precision operands = Precision::float32) {
+  const Limits limits = limits_of(operands);
+  const Problem problem = make_problem(size, 17);
+  const Result expected = reference(size, problem);
+  const auto shards = borrow(engines, size, problem);
+  Batch batch = make_batch(size, problem, workspace);
+  batch.operands = operands;
+  LossOptions options;
+  options.diagnostics = true;
+  Evaluation evaluation(pointers(shards), batch, options);
+  std::vector<float> loss(size.rows), lse(size.rows), cosine(size.rows);
+  std::vector<float> dx(size.rows * size.dim), dw(size.classes * size.dim);
+  ForwardResult result;
+  Gradients gradients;
+  gradients.features = dx.data();
+  gradients.weights.kind = WeightSink::Kind::write;
+  gradients.weights.gradient = dw.data();
+  // Gathered on the way, then once more from scratch by a second evaluation's backward.
+  check(evaluation.forward(arcface(), true, {loss.data(), lse.data(), cosine.data()}, &result).ok(), "forward");
+  check(evaluation.backward(gradients).ok(), "backward");
+  check(std::fabs(result.loss - expected.loss) <= limits.loss * std::max(1.0, std::fabs(expected.loss)), "loss");
+  check(close(dx, expected.feature_gradient, problem.features, size.dim, limits.gradient), "dX");
+  check(close(dw, expected.weight_gradient, problem.weights, size.dim, limits.gradient), "dW");
+  Evaluation apart(pointers(shards), batch, options);
+  check(apart.forward(arcface(), false, {loss.data(), lse.data(), cosine.data()}, &result).ok(), "forward alone");
+  std::vector<float> dx_apart(dx.size());
+  gradients.features = dx_apart.data();
+  check(apart.backward(gradients).ok(), "backward alone");
+  check(close(dx_apart, expected.feature_gradient, problem.features, size.dim, limits.gradient),
+        "dX of backward alone");
+}
+
+// Steps of both optimisers on owned weights, with accumulation and the nearest classes.
+inline void heads_work(const std::vector<Engine*>& engines, Optimizer::Kind kind) {
+  const Size size{33, 37, 131, 3, 64};
+  const Problem problem = make_problem(size, 5);
+  Optimizer optimizer;
+  optimizer.kind = kind;
+  optimizer.momentum = 0.9;
+  optimizer.weight_decay = 5e-4;
+  std::unique_ptr<Head> head;
+  check(Head::create(engines, size.classes, size.dim, size.shards, optimizer, &head).ok(), "create");
+  check(head->initialize(0.01, 3).ok(), "initialize");
+  double first = 0, last = 0;
+  for (int step = 0; step < 8; step++) {
+    Evaluation evaluation(head->shards(), make_batch(size, problem, Workspace::recompute), {});
+    std::vector<float> loss(size.rows), lse(size.rows), cosine(size.rows), dx(size.rows * size.dim);
+    ForwardResult result;
+    check(evaluation.forward(arcface(), true, {loss.data(), lse.data(), cosine.data()}, &result).ok(), "forward");
+    Gradients gradients;
+    gradients.features = dx.data();
+    gradients.weights.kind = step % 2 ? WeightSink::Kind::update : WeightSink::Kind::accumulate;
+    gradients.weights.learning_rate = 0.01;
+    gradients.weights.step = step + 1;
+    check(evaluation.backward(gradients).ok(), "step");
+    if (step % 2 == 0) check(head->apply(0.01).ok(), "apply");
+    (step ? last : first) = result.loss;
+  }
+  check(last < first, "training lowers the loss");
+  std::vector<int32_t> classes(size.rows * 5);
+  std::vector<float> cosines(size.rows * 5);
+  check(head->nearest(make_batch(size, problem, Workspace::recompute), 5, classes.data(), cosines.data()).ok(),
+        "nearest");
+  for (int64_t i = 0; i < size.rows; i++)
+    check(cosines[i * 5] >= cosines[i * 5 + 4] && classes[i * 5] >= 0 && classes[i * 5] < size.classes, "order");
+}
+
+inline void failures_are_values(const std::vector<Engine*>& engines) {
+  const Size size{33, 64, 1009, 2, 64};
+  Problem problem = make_problem(size, 9);
+  std::vector<float> loss(size.rows), lse(size.rows), cosine(size.rows);
+  const RowResults rows{loss.data(), lse.data(), cosine.data()};
+  ForwardResult result;
+  std::atomic<int32_t> cancel{1};
+  {
+    const auto shards = borrow(engines, size, problem);
+    Batch batch = make_batch(size, problem, Workspace::recompute);
+    batch.cancel = &cancel;
+    Evaluation evaluation(pointers(shards), batch, {});
+    check(evaluation.forward(arcface(), true, rows, &result).code == Code::aborted, "cancelled");
+  }
+  problem.weights[700 * size.dim + 3] = NAN;
+  {
+    const auto shards = borrow(engines, size, problem);
+    Evaluation evaluation(pointers(shards), make_batch(size, problem, Workspace::recompute), {});
+    const Status status = evaluation.forward(arcface(), true, rows, &result);
+    check(status.code == Code::not_finite && status.message.find("row 700") != std::string::npos, "NaN in weights");
+  }
+  problem.features[5 * size.dim] = INFINITY;
+  {
+    const auto shards = borrow(engines, size, problem);
+    Evaluation evaluation(pointers(shards), make_batch(size, problem, Workspace::recompute), {});
+    const Status status = evaluation.forward(arcface(), true, rows, &result);
+    check(status.code == Code::not_finite && status.message.find("row 5") != std::string::npos, "Inf in features");
+  }
+  std::unique_ptr<Head> head;
+  check(Head::create(engines, INT32_MAX, INT32_MAX, 1, {}, &head).code == Code::out_of_memory, "out of memory");
+}
+
+}  // namespace marginfc

@@ -1,0 +1,93 @@
+// The CUDA engine without Node, on the GPUs that MARGINFC_LIBCUDA's driver has: the checks of every engine in all operand
+// types, one device and several, and heads that agree with the CPU engine's. Prints "N passed, N failed".
+#include <cstring>
+
+#include "cpu/cpu_engine.h"
+#include "cuda/cuda_engine.h"
+#include "test/native/checks.h"
+
+using namespace marginfc;
+
+namespace {
+
+// Steps on both engines from the same start end at the same weights.
+void heads_agree(const std::vector<Engine*>& engines, Optimizer::Kind kind) {
+  CpuEngine cpu(choose_kernels(), 1);
+  const Size size{33, 37, 300, 3, 64};
+  const Problem problem = make_problem(size, 7);
+  Optimizer optimizer;
+  optimizer.kind = kind;
+  optimizer.momentum = 0.9;
+  optimizer.weight_decay = 5e-4;
+  std::vector<float> weights[2], nearest[2];
+  std::vector<int32_t> ids[2];
+  for (int e = 0; e < 2; e++) {
+    std::unique_ptr<Head> head;
+    check(Head::create(e ? engines : std::vector<Engine*>{&cpu}, size.classes, size.dim, size.shards, optimizer, &head)
+              .ok(),
+          "create");
+    check(head->initialize(0.1, 11).ok(), "initialize");
+    const float* rows = problem.weights.data();
+    check(head->write(40, 100, rows + 40 * size.dim).ok(), "write");
+    for (int step = 0; step < 6; step++) {
+      Evaluation evaluation(head->shards(), make_batch(size, problem, Workspace::recompute), {});
+      std::vector<float> loss(size.rows), lse(size.rows), cosine(size.rows), dx(size.rows * size.dim);
+      ForwardResult result;
+      check(evaluation.forward(arcface(), true, {loss.data(), lse.data(), cosine.data()}, &result).ok(), "forward");
+      Gradients gradients;
+      gradients.features = dx.data();
+      gradients.weights.kind = step % 3 ? WeightSink::Kind::update : WeightSink::Kind::accumulate;
+      gradients.weights.learning_rate = 0.01;
+      gradients.weights.step = step + 1;
+      check(evaluation.backward(gradients).ok(), "backward");
+      if (step % 3 == 0) check(head->apply(0.01).ok(), "apply");
+    }
+    weights[e].resize(size.classes * size.dim);
+    check(head->read(0, size.classes, weights[e].data()).ok(), "read");
+    nearest[e].resize(size.rows * 7);
+    ids[e].resize(size.rows * 7);
+    check(head->nearest(make_batch(size, problem, Workspace::recompute), 7, ids[e].data(), nearest[e].data()).ok(),
+          "nearest");
+  }
+  double error = 0, apart = 0;
+  for (size_t n = 0; n < weights[0].size(); n++)
+    error = std::max<double>(error, std::fabs(weights[0][n] - weights[1][n]));
+  for (size_t n = 0; n < nearest[0].size(); n++)
+    apart = std::max<double>(apart, std::fabs(nearest[0][n] - nearest[1][n]));
+  // AdamW divides by the root of gradients that may be rounding alone.
+  check(error < (kind == Optimizer::Kind::adamw ? 2e-2 : 1e-4), "weights after steps as on the CPU");
+  check(apart < 1e-3, "nearest as on the CPU");
+  if (kind == Optimizer::Kind::sgd) check(ids[0] == ids[1], "nearest classes as on the CPU");
+}
+
+}  // namespace
+
+int main() {
+  std::vector<std::shared_ptr<cuda::CudaEngine>> owned;
+  std::vector<Engine*> all;
+  for (const EngineRow& row : cuda::cuda_devices()) {
+    std::printf("%s: %s\n", row.name.c_str(), (row.available ? row.detail : row.reason).c_str());
+    if (!row.available) return 1;
+    std::shared_ptr<cuda::CudaEngine> engine;
+    check(cuda::CudaEngine::create(static_cast<int32_t>(owned.size()), &engine).ok(), "create");
+    all.push_back(engine.get());
+    owned.push_back(engine);
+  }
+  const std::vector<Engine*> one{all[0]};
+  for (Precision operands : {Precision::float32, Precision::float16, Precision::bfloat16}) {
+    if (!owned[0]->multiplies(operands)) continue;
+    std::printf("operands %d\n", static_cast<int>(operands));
+    for (const Size& size : {Size{1, 1, 1, 1, 64}, Size{2, 31, 33, 2, 30}, Size{33, 65, 131, 3, 64},
+                             Size{131, 33, 300, 1, 64}, Size{5, 40, 1009, 3, 128}, Size{0, 8, 16, 1, 64}})
+      gradients_match(all, size, Workspace::recompute, operands);
+  }
+  std::printf("heads\n");
+  for (Optimizer::Kind kind : {Optimizer::Kind::sgd, Optimizer::Kind::adamw}) {
+    heads_work(all, kind);
+    heads_agree(one, kind);
+  }
+  std::printf("failures\n");
+  failures_are_values(all);
+  std::printf("%d passed, %d failed\n", passed, failed);
+  return failed != 0;
+}
