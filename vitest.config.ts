@@ -15,6 +15,7 @@ export default defineConfig({
           name: 'unit',
           include: ['test/**/*.test.ts'],
           exclude: packaging,
+          globalSetup: ['test/build_gpusim.ts'],
           testTimeout: 120_000,
           hookTimeout: 120_000,
         },

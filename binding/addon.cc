@@ -3,30 +3,53 @@
 #include "binding/evaluation_object.h"
 #include "binding/head_object.h"
 #include "cpu/peak.h"
+#include "cuda/embedded_kernels.h"
 
 namespace marginfc::binding {
 namespace {
 
-EngineRow cpu_row(Napi::Env env, Environment& environment) {
-  if (const char* reason = environment.unavailable()) return {"cpu", false, "", reason};
-  CpuEngine& engine = *environment.engine(env);
-  const int threads = engine.pool().threads();
-  return {
-      "cpu", true,
-      std::string(engine.instruction_set()) + ", " + std::to_string(threads) + (threads == 1 ? " thread" : " threads"),
-      ""};
-}
-
-Napi::Value list_engines(const Napi::CallbackInfo& info) {
-  const Napi::Env env = info.Env();
-  const EngineRow row = cpu_row(env, Environment::of(env));
+Napi::Object row_object(Napi::Env env, const EngineRow& row) {
   Napi::Object object = Napi::Object::New(env);
   object.Set("name", row.name);
   object.Set("available", row.available);
   object.Set(row.available ? "detail" : "reason", row.available ? row.detail : row.reason);
-  Napi::Array rows = Napi::Array::New(env);
-  rows.Set(0u, object);
-  return rows;
+  return object;
+}
+
+Napi::Value list_engines(const Napi::CallbackInfo& info) {
+  const Napi::Env env = info.Env();
+  Napi::Array objects = Napi::Array::New(env);
+  for (const EngineRow& row : Environment::of(env).rows(env)) objects.Set(objects.Length(), row_object(env, row));
+  return objects;
+}
+
+Napi::Value open_gpu(const Napi::CallbackInfo& info) {
+  const Napi::Env env = info.Env();
+  EngineRow row;
+  row.name = info[0].ToString().Utf8Value();
+  std::shared_ptr<cuda::CudaEngine> engine;
+  const Status status = Environment::of(env).gpu(gpu_index(row.name), &engine);
+  row.available = status.ok();
+  row.reason = status.message;
+  if (engine) row.detail = engine->device().description();
+  Napi::Object object = row_object(env, row);
+  if (engine) object.Set("bfloat16", engine->multiplies(Precision::bfloat16));
+  return object;
+}
+
+Napi::Value describe_cuda(const Napi::CallbackInfo& info) {
+  const Napi::Env env = info.Env();
+  Napi::Object object = Napi::Object::New(env);
+  const EmbeddedKernels kernels = embedded_kernels();
+  if (kernels.missing)
+    object.Set("kernelsMissing", kernels.missing);
+  else
+    object.Set("kernels", kernels.contents);
+  const cuda::Driver& driver = cuda::driver();
+  if (driver.version > 0) object.Set("driver", cuda::version_text(driver.version));
+  if (!driver.available()) object.Set("driverMissing", driver.reason);
+  object.Set("devices", driver.devices);
+  return object;
 }
 
 Napi::Value allocate(const Napi::CallbackInfo& info) {
@@ -37,13 +60,13 @@ Napi::Value allocate(const Napi::CallbackInfo& info) {
 
 Napi::Value release_memory(const Napi::CallbackInfo& info) {
   Environment& environment = Environment::of(info.Env());
-  const size_t floats = environment.outputs()->trim() + environment.trim_workspaces();
-  return Napi::Number::New(info.Env(), static_cast<double>(floats * sizeof(float)));
+  const size_t bytes = environment.outputs()->trim() * sizeof(float) + environment.trim_workspaces();
+  return Napi::Number::New(info.Env(), static_cast<double>(bytes));
 }
 
 Napi::Value describe_cpu(const Napi::CallbackInfo& info) {
   const Napi::Env env = info.Env();
-  CpuEngine& engine = *Environment::of(env).engine(env);
+  CpuEngine& engine = *Environment::of(env).cpu(env);
   Napi::Object cpu = Napi::Object::New(env);
   cpu.Set("instructionSet", engine.instruction_set());
   cpu.Set("threads", engine.pool().threads());
@@ -58,7 +81,7 @@ Napi::Value describe_cpu(const Napi::CallbackInfo& info) {
 
 Napi::Value measure_peak(const Napi::CallbackInfo& info) {
   const Napi::Env env = info.Env();
-  CpuEngine& engine = *Environment::of(env).engine(env);
+  CpuEngine& engine = *Environment::of(env).cpu(env);
   const std::string kind = info[0].As<Napi::String>();
   const double seconds = info[1].As<Napi::Number>();
   double peak;
@@ -77,6 +100,8 @@ Napi::Object install(Napi::Env env, Napi::Object exports) {
   EvaluationObject::install(env, exports);
   HeadObject::install(env, exports);
   exports.Set("listEngines", Napi::Function::New<list_engines>(env, "listEngines"));
+  exports.Set("openGpu", Napi::Function::New<open_gpu>(env, "openGpu"));
+  exports.Set("describeCuda", Napi::Function::New<describe_cuda>(env, "describeCuda"));
   exports.Set("allocate", Napi::Function::New<allocate>(env, "allocate"));
   exports.Set("releaseMemory", Napi::Function::New<release_memory>(env, "releaseMemory"));
   exports.Set("describeCpu", Napi::Function::New<describe_cpu>(env, "describeCpu"));

@@ -187,8 +187,6 @@ EvaluationObject::EvaluationObject(const Napi::CallbackInfo& info) : ObjectWrap(
   if (!info[0].IsObject()) throw make_error(env, Status::failure(Code::type, "problem must be an object"));
   const auto problem = info[0].As<Napi::Object>();
   auto state = std::make_shared<EvaluationState>(env);
-  state->engine = Environment::of(env).engine(env);
-  CpuEngine& engine = *state->engine;
 
   const auto keep = [&](const Napi::Value& value) {
     state->kept.push_back(Napi::Persistent(value.As<Napi::Object>()));
@@ -222,8 +220,8 @@ EvaluationObject::EvaluationObject(const Napi::CallbackInfo& info) : ObjectWrap(
     keep(problem.Get("features"));
   } else {
     state->features.resize(features.size);
-    engine.kernels().widen(static_cast<const uint16_t*>(features.data), features.size,
-                           features.storage == Precision::float16, state->features.data());
+    Environment::of(env).cpu(env)->kernels().widen(static_cast<const uint16_t*>(features.data), features.size,
+                                                   features.storage == Precision::float16, state->features.data());
     batch.features = state->features.data();
   }
   state->tolerance = number(problem, "gradientTolerance");
@@ -258,12 +256,14 @@ EvaluationObject::EvaluationObject(const Napi::CallbackInfo& info) : ObjectWrap(
   } else {
     const auto count = static_cast<int64_t>(number(problem, "shards"));
     if (count < 1) throw make_error(env, Status::failure(Code::shape, "shards must be at least 1"));
+    state->engines = Environment::of(env).engines(problem.Get("engines"));
     for (int64_t r = 0; r < count; r++) {
       const ClassRange range = shard_range(state->classes, count, r);
       if (range.size() == 0) break;
       std::unique_ptr<ClassShard> shard;
       const auto* start = static_cast<const char*>(borrowed.data) +
                           range.start * batch.dim * static_cast<int64_t>(byte_size(borrowed.storage));
+      Engine& engine = *state->engines[r % state->engines.size()];
       const Status status = engine.borrow(range, batch.dim, start, borrowed.storage, &shard);
       if (!status.ok()) throw make_error(env, status);
       shards.push_back(shard.get());
@@ -271,7 +271,10 @@ EvaluationObject::EvaluationObject(const Napi::CallbackInfo& info) : ObjectWrap(
     }
   }
   const std::string workspace = text(problem, "workspace");
-  const size_t keep_bytes = engine.keep_bytes(batch.rows, state->classes, batch.operands);
+  // GPUs keep nothing; src/options.ts asks them to recompute.
+  const size_t keep_bytes = workspace == "recompute"
+                                ? 0
+                                : Environment::of(env).cpu(env)->keep_bytes(batch.rows, state->classes, batch.operands);
   const bool fits = keep_bytes <= number(problem, "workspaceBytes");
   state->automatic = workspace == "auto";
   batch.workspace = workspace == "keep" || (workspace == "auto" && fits) ? Workspace::keep : Workspace::recompute;

@@ -7,7 +7,6 @@
 
 #include "binding/held_memory.h"
 #include "binding/job.h"
-#include "cpu/cpu_engine.h"
 #include "engine/evaluation.h"
 #include "engine/head.h"
 
@@ -18,9 +17,9 @@ namespace marginfc::binding {
 struct EvaluationState {
   explicit EvaluationState(Napi::Env env) : held(env) {}
 
-  std::shared_ptr<CpuEngine> engine;  // first, so that it goes last
-  std::vector<int32_t> labels;        // [rows], a checked copy: the caller's may be shared memory
-  std::vector<float> features;        // [rows, dim], only when the caller's are of 16 bits
+  std::vector<std::shared_ptr<Engine>> engines;  // first, so that they go last; of borrowed weights
+  std::vector<int32_t> labels;                   // [rows], a checked copy: the caller's may be shared memory
+  std::vector<float> features;                   // [rows, dim], only when the caller's are of 16 bits
   Batch batch;
   LossOptions options;
   int64_t classes = 0;

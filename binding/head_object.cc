@@ -134,11 +134,13 @@ HeadObject::HeadObject(const Napi::CallbackInfo& info) : ObjectWrap(info), held_
   if (dim < 1 || dim > INT32_MAX || classes < 1 || classes > INT32_MAX || shards < 1)
     throw make_error(env, Status::failure(Code::shape, "dim, classes and shards must be positive"));
   std::unique_ptr<Head> head;
-  const std::shared_ptr<CpuEngine> engine = Environment::of(env).engine(env);
+  const std::vector<std::shared_ptr<Engine>> engines = Environment::of(env).engines(options.Get("engines"));
+  std::vector<Engine*> places;
+  for (const std::shared_ptr<Engine>& engine : engines) places.push_back(engine.get());
   const Optimizer optimizer = read_optimizer(options.Get("optimizer"));
-  require(env, Head::create({engine.get()}, classes, static_cast<int32_t>(dim), shards, optimizer, &head));
-  // The engine goes after the last holder of the head.
-  head_ = std::shared_ptr<Head>(head.release(), [engine](Head* last) { delete last; });
+  require(env, Head::create(places, classes, static_cast<int32_t>(dim), shards, optimizer, &head));
+  // The engines go after the last holder of the head.
+  head_ = std::shared_ptr<Head>(head.release(), [engines](Head* last) { delete last; });
   const int arrays = optimizer.kind == Optimizer::Kind::adamw ? 3 : optimizer.momentum != 0 ? 2 : 1;
   held_.set(arrays * classes * dim * static_cast<int64_t>(sizeof(float)));
 }

@@ -1,8 +1,9 @@
 // The only header that includes napi.h. binding/ turns JavaScript values into engine.h's structs and back; it
-// may include engine/, and of cpu/ the engine to make one, the memory to return results in, and what measures the machine.
+// may include engine/, and of cpu/ and cuda/ the engine to make one; of cpu/ also the memory to return results in, and what
+// measures the machine.
 //
 //   addon              what is exported
-//   environment        one engine and one dispatcher thread per JavaScript environment
+//   environment        the engines and one dispatcher thread per JavaScript environment
 //   output_pool        memory of large results
 //   job                a call's work, run at once or off the main thread
 //   held_memory        native memory that the garbage collector is told of

@@ -6,9 +6,10 @@
 namespace marginfc {
 
 struct EmbeddedKernels {
-  const void* image;  // for cuModuleLoadData; null where there is none
-  size_t size;
-  const char* missing;  // why there is none, else null
+  const void* image;     // a fatbin, for cuModuleLoadData; null where there is none
+  size_t size;           // bytes
+  const char* contents;  // its architectures and its compiler; null where there is none
+  const char* missing;   // why there is none, else null
 };
 
 EmbeddedKernels embedded_kernels();

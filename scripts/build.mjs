@@ -50,7 +50,7 @@ function bringUpToDate(name, { sources, products, make }) {
 
 function buildNative() {
   bringUpToDate('native', {
-    sources: filesIn('CMakeLists.txt', 'engine', 'cpu', 'binding'),
+    sources: filesIn('CMakeLists.txt', 'engine', 'cpu', 'cuda', 'binding', 'scripts/lib'),
     products: ['build/Release/marginfc.node'],
     make: () => compile(root).ok,
   });

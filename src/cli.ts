@@ -3,7 +3,7 @@
 
 import { readFileSync } from 'node:fs';
 import { parseArgs } from 'node:util';
-import { listEngines } from './engines.js';
+import { describeCuda, listEngines } from './engines.js';
 import { MarginFcError } from './errors.js';
 
 const usage = `Usage: marginfc <command>
@@ -59,6 +59,8 @@ function doctor(): number {
       const { name, available } = engine;
       lines.push(row(name, available ? engine.detail : `not available: ${engine.reason}`));
     }
+    const { kernels, driver } = describeCuda();
+    lines.push(row('cuda driver', driver), row('cuda kernels', kernels));
     return print(`${lines.join('\n')}\n`);
   } catch (error) {
     if (!(error instanceof MarginFcError)) throw error;

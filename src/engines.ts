@@ -1,7 +1,7 @@
-/** What can compute here. */
+/** What can compute here, and which of it a call uses. */
 
 import { addon } from './native.js';
-import type { EngineName } from './options.js';
+import type { DeviceName, EngineName, Precision } from './options.js';
 import { mustBe, show } from './validate.js';
 
 /** One engine or device. */
@@ -10,7 +10,7 @@ export type EngineStatus =
       /** `cpu` or `cuda:N`. */
       readonly name: string;
       readonly available: true;
-      /** Instruction set, threads and the like. */
+      /** Instruction set and threads, or the GPU, its compute capability and memory. */
       readonly detail: string;
     }
   | {
@@ -21,7 +21,8 @@ export type EngineStatus =
     };
 
 /**
- * The engines this build knows, with what they run on or why they cannot.
+ * The engines this build knows, with what they run on or why they cannot. Loads the NVIDIA driver where there is one, and
+ * opens each GPU for a moment to see whether it can be used.
  *
  * @throws MarginFcError ERR_NATIVE_LOAD if the addon cannot be loaded.
  */
@@ -33,19 +34,69 @@ export function listEngines(): EngineStatus[] {
     );
 }
 
-/** The engine that will compute, or the reason why the one asked for cannot. Never another one in silence. */
-export function checkEngine(choice: unknown, argument: string): EngineName {
-  if (choice === 'auto' || choice === 'cpu') return 'cpu';
+/** What there is of CUDA, for `marginfc doctor`. */
+export function describeCuda(): { readonly kernels: string; readonly driver: string } {
+  const { kernels, kernelsMissing, driver, driverMissing } = addon().describeCuda();
+  return {
+    kernels: kernels ?? `none in this build: ${kernelsMissing}`,
+    driver: [
+      driver === undefined ? 'none' : `for CUDA ${driver}`,
+      ...(driverMissing === undefined ? [] : [driverMissing]),
+    ].join(': '),
+  };
+}
+
+/** The devices that will compute, or the reason why those asked for cannot. Never another one in silence. */
+export function checkEngine(choice: unknown, argument: string): readonly DeviceName[] {
+  if (choice === 'auto' || choice === 'cpu') return ['cpu'];
   if (typeof choice !== 'string' || !/^cuda(:\d+)?$/.test(choice)) {
     const code = typeof choice === 'string' ? 'ERR_OPTION' : 'ERR_TYPE';
     throw mustBe(code, argument, `'auto', 'cpu', 'cuda' or 'cuda:N'`, show(choice));
   }
-  const status = listEngines().find(({ name }) => name === choice || name.startsWith(`${choice}:`));
-  const reason = status?.available === false ? status.reason : 'this build has no CUDA engine';
+  const names = choice === 'cuda' ? gpuNames() : [choice];
+  const rows = names.map((name) => addon().openGpu(name));
+  const usable = rows.filter(({ available }) => available);
+  if (usable.length > 0) return usable.map(({ name }) => name as DeviceName);
+  const reasons = new Set(rows.map(({ reason }) => reason));
   throw mustBe(
     'ERR_ENGINE_UNAVAILABLE',
     argument,
     'an engine that can run here',
-    `${show(choice)}: ${reason}`,
+    `${show(choice)}: ${[...reasons].join('; ')} (the cpu engine is not affected)`,
   );
+}
+
+/** Every GPU that the driver counts; without any, the name whose failure says why. */
+function gpuNames(): string[] {
+  const { devices } = addon().describeCuda();
+  return Array.from({ length: Math.max(devices, 1) }, (_, index) => `cuda:${index}`);
+}
+
+/** The devices that a head's classes live on. */
+export function checkDevices(devices: unknown, argument: string): readonly DeviceName[] {
+  if (!Array.isArray(devices) || devices.length === 0)
+    throw mustBe('ERR_TYPE', argument, `an array such as ['cpu'] or ['cuda:0', 'cuda:1']`, show(devices));
+  const found = devices.flatMap((device, i) => checkEngine(device, `${argument}[${i}]`));
+  const twice = found.find((name, i) => found.indexOf(name) < i);
+  if (twice !== undefined) throw mustBe('ERR_OPTION', argument, 'different devices', `${twice} twice`);
+  return found;
+}
+
+/** Refuses what a device cannot multiply: bfloat16 before compute capability 8.0. */
+export function checkPrecision(precision: Precision, devices: readonly DeviceName[]): void {
+  if (precision !== 'bfloat16' || devices.every((name) => name === 'cpu')) return;
+  const gpus = devices.filter((name) => name !== 'cpu').map((name) => addon().openGpu(name));
+  const without = gpus.find(({ bfloat16 }) => bfloat16 === false);
+  if (without === undefined) return;
+  throw mustBe(
+    'ERR_PRECISION_UNSUPPORTED',
+    'precision',
+    `'float16' or 'float32' on ${without.name} (${without.detail})`,
+    show(precision),
+  );
+}
+
+/** What computed: shards go round the devices. */
+export function engineName(devices: readonly DeviceName[], shards: number): EngineName {
+  return devices.slice(0, shards).join('+') as EngineName;
 }

@@ -100,6 +100,7 @@ export function planEvaluation(input: PlanInput): Plan {
       workspace: compute.workspace,
       workspaceBytes: compute.workspaceBytes,
       shards: compute.shards,
+      engines: compute.devices,
       checkFinite: compute.checkFinite,
       diagnostics,
     },

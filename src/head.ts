@@ -73,7 +73,8 @@ export class MarginHead {
     const { dim, classes, compute, nativeOptimizer: optimizer } = settings;
     let native: NativeHead | undefined;
     try {
-      native = new (addon().Head)({ dim, classes, shards: compute.shards, optimizer });
+      const { shards, devices: engines } = compute;
+      native = new (addon().Head)({ dim, classes, shards, engines, optimizer });
       await fillWeights(native, settings);
     } catch (error) {
       native?.dispose();

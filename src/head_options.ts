@@ -1,6 +1,6 @@
 /** What a {@link MarginHead} is made from: types, defaults, checks and the filling of its weights. */
 
-import { checkEngine } from './engines.js';
+import { checkDevices } from './engines.js';
 import type { NativeHead, NativeOptimizer } from './native.js';
 import { nativeOptimizer, type Optimizer, sgd } from './optimizers.js';
 import {
@@ -51,7 +51,10 @@ export interface MarginHeadOptions extends LossOptions, ComputeOptions {
   readonly init?: NormalInit | Float32Array | WeightSource | undefined;
   /** Everything random about the head follows from it: an integer in [0, 2^32). Default 0. */
   readonly seed?: number | undefined;
-  /** Where the weights live. Only `['cpu']`, the default, so far. */
+  /**
+   * Where the weights live: shards go round the devices. GPUs as `['cuda:0', 'cuda:1']`, or `['cuda']` for all; on GPUs only
+   * features, labels and dFeatures cross the bus. Default `['cpu']`.
+   */
   readonly devices?: readonly string[] | undefined;
   /** The dtype weights are stored in. Only `float32`, the default, so far. */
   readonly storage?: 'float32' | undefined;
@@ -98,11 +101,20 @@ export function checkHeadOptions(options: MarginHeadOptions): HeadSettings {
   const dim = checkCount(checked.dim, 'dim');
   const classes = checkCount(checked.classes, 'classes');
   checkDefaults(checked);
+  const devices = checkDevices(checked.devices === undefined ? ['cpu'] : checked.devices, 'devices');
+  const compute = checkCompute(checked, devices);
+  if (compute.shards < devices.length)
+    throw mustBe(
+      'ERR_OPTION',
+      'shards',
+      `at least ${devices.length}, one for each device`,
+      String(compute.shards),
+    );
   return {
     dim,
     classes,
     loss: checkLoss(checked),
-    compute: checkCompute(checked),
+    compute,
     optimizer,
     nativeOptimizer: nativeOptimizer(optimizer),
     init: checkInit(init, classes * dim, checkSeed(seed, 'seed')),
@@ -111,20 +123,18 @@ export function checkHeadOptions(options: MarginHeadOptions): HeadSettings {
 
 /** Options that have one value so far. */
 function checkDefaults({
-  devices = ['cpu'],
   storage = 'float32',
   sampleRate = 1,
   group,
   featureGradientScale = 'mean',
 }: Partial<MarginHeadOptions>): void {
-  if (!Array.isArray(devices) || devices.length === 0)
-    throw mustBe('ERR_TYPE', 'devices', `an array such as ['cpu']`, show(devices));
-  devices.forEach((device, i) => {
-    checkEngine(device, `devices[${i}]`);
-  });
-  if (devices.length > 1) throw mustBe('ERR_OPTION', 'devices', `['cpu']`, show(devices));
   if (checkOneOf(storage, ['float32', 'bfloat16', 'float16'], 'storage') !== 'float32')
-    throw mustBe('ERR_PRECISION_UNSUPPORTED', 'storage', `'float32' on the cpu engine`, show(storage));
+    throw mustBe(
+      'ERR_PRECISION_UNSUPPORTED',
+      'storage',
+      `'float32' (other types are not stored yet)`,
+      show(storage),
+    );
   if (sampleRate !== 1)
     throw mustBe('ERR_OPTION', 'sampleRate', '1 (classes are not sampled yet)', show(sampleRate));
   if (group !== undefined)

@@ -1,5 +1,6 @@
 /** What a {@link MarginHead} and the forward passes made on it share, and the types of their results. */
 
+import { engineName } from './engines.js';
 import type { RowResults, SkippedMass } from './evaluation.js';
 import type { HeadSettings } from './head_options.js';
 import type { NativeForwardResult, NativeHead, NativeWeightGradient } from './native.js';
@@ -44,7 +45,8 @@ export function headResult(
   { loss, accuracy, workspace }: NativeForwardResult,
   { compute }: HeadSettings,
 ): HeadResult {
-  return { loss, ...rows, accuracy, engine: 'cpu', precision: compute.precision, workspace };
+  const engine = engineName(compute.devices, compute.shards);
+  return { loss, ...rows, accuracy, engine, precision: compute.precision, workspace };
 }
 
 export function assertOpen({ disposed }: HeadState): void {

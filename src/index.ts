@@ -60,6 +60,7 @@ export { releaseMemory } from './memory.js';
 export { type AdamWOptimizer, adamw, type Optimizer, type SgdOptimizer, sgd } from './optimizers.js';
 export type {
   ComputeOptions,
+  DeviceName,
   EngineChoice,
   EngineName,
   GradientMode,

@@ -1,6 +1,6 @@
 /** The loss as a function of features and weights, with or without gradients. */
 
-import { checkEngine } from './engines.js';
+import { checkEngine, engineName } from './engines.js';
 import {
   forwardPass,
   gradientPass,
@@ -68,7 +68,10 @@ export type ReductionOptions =
     };
 
 interface CallOptions extends LossOptions, ComputeOptions {
-  /** Default `auto`: the cpu engine. An engine that is missing is an error, never replaced by another. */
+  /**
+   * Default `auto`: the cpu engine, also where there is a GPU, because a call with weights in the host's memory pays for their
+   * upload, and because the default precision differs. An engine that is missing is an error, never replaced by another.
+   */
   readonly engine?: EngineChoice | undefined;
   /** Ends the call early with ERR_ABORTED. A Sync call blocks the thread and looks at it only when it starts. */
   readonly signal?: AbortSignal | undefined;
@@ -206,9 +209,9 @@ function checkCall(batch: Batch, options: ForwardOptions): Call {
   checkObject(batch, 'batch');
   const { reduction = 'mean', rowWeights } = options;
   checkOneOf(reduction, ['mean', 'sum', 'none'], 'reduction');
-  const engine = checkEngine(options.engine === undefined ? 'auto' : options.engine, 'engine');
+  const devices = checkEngine(options.engine === undefined ? 'auto' : options.engine, 'engine');
   const loss = checkLoss(options);
-  const compute = checkCompute(options);
+  const compute = checkCompute(options, devices);
   const signal = checkSignal(options.signal);
   const dim = checkCount(batch.dim, 'dim');
   const weights = checkRows(batch.weights, 'weights');
@@ -227,6 +230,7 @@ function checkCall(batch: Batch, options: ForwardOptions): Call {
     rowWeights,
     diagnostics: false,
   });
+  const engine = engineName(devices, Math.min(compute.shards, length / dim));
   const shape = { features: plan.problem.features, weights: weights.array, rows: plan.rows, reduction };
   return { plan, engine, precision: compute.precision, signal, shape };
 }

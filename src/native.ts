@@ -58,6 +58,8 @@ export interface NativeProblem {
   readonly workspaceBytes: number;
   /** Class shards; ignored when a head owns the weights. */
   readonly shards: number;
+  /** `cpu` or `cuda:N`; shard r is on engines[r mod n]. Ignored when a head owns the weights. */
+  readonly engines: readonly string[];
   readonly checkFinite: boolean;
   /** Also find each row's largest negative cosine and the accuracy. */
   readonly diagnostics: boolean;
@@ -165,6 +167,8 @@ export interface NativeHeadOptions {
   readonly dim: number;
   readonly classes: number;
   readonly shards: number;
+  /** As of a NativeProblem. */
+  readonly engines: readonly string[];
   readonly optimizer: NativeOptimizer;
 }
 
@@ -201,6 +205,19 @@ export interface NativeEngineRow {
   readonly reason?: string;
 }
 
+/** What there is of CUDA. */
+export interface NativeCuda {
+  /** Architectures and compiler of the kernels in this build; or `kernelsMissing`, why it has none. */
+  readonly kernels?: string;
+  readonly kernelsMissing?: string;
+  /** The newest CUDA version that the driver serves; absent where it could not be asked. */
+  readonly driver?: string;
+  /** Why there is no driver or device to use. */
+  readonly driverMissing?: string;
+  /** GPUs that the driver counts, whether they can be used or not. */
+  readonly devices: number;
+}
+
 /** What calls run on. */
 export interface NativeCpu {
   /** As MARGINFC_ISA takes it. */
@@ -221,6 +238,13 @@ export interface Addon {
   allocate(length: number): Float32Array;
   /** Gives idle workspaces and result blocks of this environment back to the system; returns their bytes. */
   releaseMemory(): number;
+  /** Opens GPU `cuda:N`, or finds it open, and keeps it. */
+  openGpu(name: string): NativeEngineRow & {
+    /** Whether it multiplies bfloat16; when available. */
+    readonly bfloat16?: boolean;
+  };
+  /** Loads the driver where there is one, and occupies no GPU. */
+  describeCuda(): NativeCuda;
   /** For benchmarks. */
   describeCpu(): NativeCpu;
   /**

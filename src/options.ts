@@ -1,5 +1,6 @@
 /** Options that more than one call takes: their types, defaults and checks. */
 
+import { checkPrecision } from './engines.js';
 import { arcface, checkMargin, type Margin } from './margins.js';
 import {
   checkBoolean,
@@ -23,11 +24,14 @@ export type Reduction = 'mean' | 'sum' | 'none';
 /** Whether the B x C exponentials are kept between the phases or computed twice. */
 export type Workspace = 'keep' | 'recompute' | 'auto';
 
-/** What computes. `cuda` takes any GPU, `cuda:N` the N-th. */
+/** What computes. `auto` is `cpu` so far; `cuda` takes all GPUs that can be used, `cuda:N` the N-th. */
 export type EngineChoice = 'auto' | 'cpu' | 'cuda' | `cuda:${number}`;
 
-/** What computed. */
-export type EngineName = 'cpu' | `cuda:${number}`;
+/** One thing that computes. */
+export type DeviceName = 'cpu' | `cuda:${number}`;
+
+/** What computed: a device, or several joined by `+`, such as `cuda:0+cuda:1`. */
+export type EngineName = DeviceName | `${DeviceName}+${string}`;
 
 /** Operands of the multiplications; sums are always float32 or wider. */
 export type Precision = 'float32' | 'bfloat16' | 'float16';
@@ -52,12 +56,15 @@ export interface LossOptions {
 export interface ComputeOptions {
   /**
    * `recompute` needs little memory, `keep` B x C floats and less work; `auto` keeps while that fits
-   * `workspaceBytes`. The result says which it was. Default `auto`.
+   * `workspaceBytes`. GPUs always recompute. The result says which it was. Default `auto`.
    */
   readonly workspace?: Workspace | undefined;
   /** Bytes for workspace `auto`. Default 2^30. */
   readonly workspaceBytes?: number | undefined;
-  /** Contiguous ranges the classes are split into; the result is the same to rounding. Default 1. */
+  /**
+   * Contiguous ranges the classes are split into, which go round the devices; the result is the same to rounding. Default:
+   * one for each device.
+   */
   readonly shards?: number | undefined;
   /** Whether NaN or infinity in features or weights is an error (ERR_NOT_FINITE) or goes through. Default true. */
   readonly checkFinite?: boolean | undefined;
@@ -69,8 +76,10 @@ export interface ComputeOptions {
    */
   readonly gradientTolerance?: number | undefined;
   /**
-   * What the products multiply; sums are float32 whatever it is. `bfloat16` is up to 1.8 times as fast where the CPU has
-   * AVX512-BF16; elsewhere it, and everywhere `float16`, is float32 arithmetic on rounded operands. Default `float32`.
+   * What the products multiply; sums are float32 whatever it is. On a CPU, `bfloat16` is up to 1.8 times as fast where it has
+   * AVX512-BF16; elsewhere it, and everywhere `float16`, is float32 arithmetic on rounded operands. On a GPU, `float32` costs
+   * three times `float16`, and `bfloat16` needs compute capability 8.0. Default `float32`; where all devices are GPUs
+   * `float16`.
    */
   readonly precision?: Precision | undefined;
 }
@@ -79,7 +88,9 @@ export interface ComputeOptions {
 export type Loss = { readonly [K in keyof LossOptions]-?: Exclude<LossOptions[K], undefined> };
 
 /** ComputeOptions with every default filled in. */
-export type Compute = { readonly [K in keyof ComputeOptions]-?: Exclude<ComputeOptions[K], undefined> };
+export type Compute = { readonly [K in keyof ComputeOptions]-?: Exclude<ComputeOptions[K], undefined> } & {
+  readonly devices: readonly DeviceName[];
+};
 
 export const lossNames = {
   margin: true,
@@ -115,13 +126,14 @@ export function checkLoss(options: LossOptions, defaults: Loss = defaultLoss): L
   return { margin, scale, gradient, onOverflow };
 }
 
-export function checkCompute(options: ComputeOptions): Compute {
+export function checkCompute(options: ComputeOptions, devices: readonly DeviceName[]): Compute {
+  const gpus = devices.filter((name) => name !== 'cpu').length;
   const {
     workspace = 'auto',
     workspaceBytes = 2 ** 30,
-    shards = 1,
+    shards = devices.length,
     checkFinite = true,
-    precision = 'float32',
+    precision = gpus === devices.length ? 'float16' : 'float32',
     gradientTolerance = 0,
   } = options;
   checkOneOf(workspace, ['keep', 'recompute', 'auto'], 'workspace');
@@ -129,6 +141,15 @@ export function checkCompute(options: ComputeOptions): Compute {
   checkInteger(shards, 'shards', { least: 1, most: 65536 });
   checkBoolean(checkFinite, 'checkFinite');
   checkOneOf(precision, ['float32', 'bfloat16', 'float16'], 'precision');
+  checkPrecision(precision, devices);
   checkNumber(gradientTolerance, 'gradientTolerance', { least: 0, below: 1 });
-  return { workspace, workspaceBytes, shards, checkFinite, precision, gradientTolerance };
+  return {
+    workspace: gpus > 0 ? 'recompute' : workspace,
+    workspaceBytes,
+    shards,
+    checkFinite,
+    precision,
+    gradientTolerance,
+    devices,
+  };
 }

@@ -3,6 +3,7 @@
  * reduction, small and large scales, and data from easy to hostile. Pairs of all of these occur together at
  * least once (test/pairwise.ts); what has to be met exactly is written out as a special case.
  */
+import type { Precision } from '../src/index.js';
 import { pairwise } from './pairwise.js';
 import { arrangementNames, labelingNames, makeProblem, type Problem, type Size } from './problems.js';
 import { seeded } from './random.js';
@@ -25,7 +26,7 @@ export interface Execution {
   /** `inside`: every array is a view into a larger buffer filled with NaN, at an odd offset. */
   readonly arrays: 'whole' | 'inside';
   /** Of the operands; float32 when absent. */
-  readonly precision?: 'bfloat16' | 'float16';
+  readonly precision?: Precision;
 }
 
 /** Every way of asking. */

@@ -37,7 +37,7 @@ function paddingIntact(view) {
 }
 
 /** @param {Extract<Request, { kind: 'evaluate' }>} request */
-async function evaluate({ problem, options, customRows, execution }) {
+async function evaluate({ problem, options, customRows, execution, engine: choice }) {
   const inside = execution.arrays === 'inside';
   const input = {
     features: place(problem.features, inside),
@@ -60,7 +60,7 @@ async function evaluate({ problem, options, customRows, execution }) {
           return /** @type {CustomAnswer} */ (customRows[row.row]);
         })
       : margin,
-    engine: 'cpu',
+    engine: choice,
     shards: execution.shards,
     workspace: execution.workspace,
     precision: execution.precision ?? 'float32',
@@ -69,19 +69,19 @@ async function evaluate({ problem, options, customRows, execution }) {
   let result;
   if (execution.call === 'forward and backward') {
     const pass = await forward(input, common);
-    const { rowLoss, logSumExp, targetCosine, workspace } = pass;
+    const { rowLoss, logSumExp, targetCosine, workspace, engine } = pass;
     // With reduction 'none' a loss needs dLoss, which only backward has.
     const loss = options.reduction === 'none' ? undefined : pass.loss;
     const { dFeatures, dWeights } = await pass.backward(dLoss, { out });
     pass.dispose();
-    result = { loss, rowLoss, logSumExp, targetCosine, workspace, dFeatures, dWeights };
+    result = { loss, rowLoss, logSumExp, targetCosine, workspace, engine, dFeatures, dWeights };
   } else {
     const call = execution.call === 'valueAndGrad' ? valueAndGrad : valueAndGradSync;
-    const { loss, rowLoss, logSumExp, targetCosine, workspace, dFeatures, dWeights } = await call(
+    const { loss, rowLoss, logSumExp, targetCosine, workspace, engine, dFeatures, dWeights } = await call(
       input,
       /** @type {import('marginfc').ValueAndGradOptions} */ ({ ...common, dLoss, out }),
     );
-    result = { loss, rowLoss, logSumExp, targetCosine, workspace, dFeatures, dWeights };
+    result = { loss, rowLoss, logSumExp, targetCosine, workspace, engine, dFeatures, dWeights };
   }
   const same = (/** @type {Float32Array | Int32Array} */ a, /** @type {Float32Array | Int32Array} */ b) =>
     Buffer.from(a.buffer, a.byteOffset, a.byteLength).equals(

@@ -1,10 +1,11 @@
 /**
- * The engines this machine has, as rows for describe.each. An engine here is the CPU engine with one
- * instruction set; each runs in child processes, one for every number of threads.
+ * The engines this machine has, as rows for describe.each, and a way to run a problem on one. An engine here is the CPU
+ * engine with one instruction set, or what test/gpus.ts finds; each runs in child processes, one for every environment.
  */
 import { type ChildProcess, fork } from 'node:child_process';
 import { once } from 'node:events';
 import { inspect } from 'node:util';
+import type { EngineName, Precision } from '../src/index.js';
 import type { Execution } from './cases.js';
 import type { Problem } from './problems.js';
 import { type ReferenceMargin, type ReferenceOptions, reference } from './reference.js';
@@ -33,6 +34,7 @@ export type Request =
       readonly options: Omit<ReferenceOptions, 'margin'> & { readonly margin?: ReferenceMargin };
       readonly customRows?: readonly (CustomAnswer | undefined)[];
       readonly execution: Execution;
+      readonly engine: Engine['choice'];
     };
 
 export interface Evaluated {
@@ -42,6 +44,7 @@ export interface Evaluated {
     readonly logSumExp: Float32Array;
     readonly targetCosine: Float32Array;
     readonly workspace: 'keep' | 'recompute';
+    readonly engine: EngineName;
     readonly dFeatures?: Float32Array | undefined;
     readonly dWeights?: Float32Array | undefined;
   };
@@ -91,6 +94,7 @@ class EngineProcess {
   }
 
   async close(): Promise<void> {
+    await this.#last;
     if (this.#child.exitCode !== null || this.#child.signalCode !== null) return;
     const exit = once(this.#child, 'exit');
     this.#child.disconnect();
@@ -98,29 +102,62 @@ class EngineProcess {
   }
 }
 
+/** Enough for every instruction set and number of threads. */
+const mostProcesses = 10;
+/** By environment, the one used last at the end. */
 const processes = new Map<string, EngineProcess>();
+const closing = new Set<Promise<void>>();
 
-function processFor(isa: string, threads: number): EngineProcess {
-  const key = `${isa} ${threads}`;
-  const running = processes.get(key);
-  if (running) return running;
-  const started = new EngineProcess({ MARGINFC_ISA: isa, MARGINFC_THREADS: String(threads) });
-  processes.set(key, started);
-  return started;
+function processFor(environment: Record<string, string>): EngineProcess {
+  const key = JSON.stringify(environment);
+  const child = processes.get(key) ?? new EngineProcess(environment);
+  processes.delete(key);
+  processes.set(key, child);
+  for (const [old, idle] of processes) {
+    if (processes.size <= mostProcesses) break;
+    processes.delete(old);
+    const closed = idle.close().finally(() => closing.delete(closed));
+    closing.add(closed);
+  }
+  return child;
 }
 
 /** Ends every process; for afterAll. */
 export async function closeEngines(): Promise<void> {
   const running = [...processes.values()];
   processes.clear();
-  await Promise.all(running.map((child) => child.close()));
+  await Promise.all([...running.map((child) => child.close()), ...closing]);
 }
 
 export interface Engine {
-  /** The instruction set, as MARGINFC_ISA takes it. */
-  readonly isa: string;
+  /** For titles, such as `cpu avx2`. */
+  readonly name: string;
+  /** What the option `engine` is given. */
+  readonly choice: 'cpu' | 'cuda';
+  /** What makes the process have it. */
+  readonly environment: Readonly<Record<string, string>>;
+  readonly precisions: readonly Precision[];
   /** Why it cannot be tested here. */
   readonly missing?: string;
+}
+
+/** Prints why engines are skipped, and returns the others. */
+export function withoutMissing(engines: readonly Engine[]): Engine[] {
+  for (const { name, missing } of engines)
+    if (missing !== undefined) console.log(`engine ${name} is skipped: ${missing}`);
+  return engines.filter(({ missing }) => missing === undefined);
+}
+
+export interface EngineRow {
+  readonly name: string;
+  readonly available: boolean;
+  readonly detail?: string;
+  readonly reason?: string;
+}
+
+/** What listEngines() says in a process with this environment. */
+export function listEnginesIn(environment: Readonly<Record<string, string>>): Promise<EngineRow[]> {
+  return processFor({ ...environment }).ask<EngineRow[]>({ kind: 'engines' });
 }
 
 export const instructionSets: readonly string[] =
@@ -134,19 +171,20 @@ export const halfInstructionSets = [
 /** Every instruction set of the CPU engine, with the reason where this machine cannot run it. */
 export async function findEngines(sets: readonly string[] = instructionSets): Promise<Engine[]> {
   const engines = await Promise.all(sets.map(findEngine));
-  for (const { isa, missing } of engines)
-    if (missing) console.log(`engine cpu ${isa} is skipped: ${missing}`);
+  withoutMissing(engines);
   return engines;
 }
 
 async function findEngine(isa: string): Promise<Engine> {
-  type Status = { name: string; available: boolean; detail?: string; reason?: string };
-  const list = await processFor(isa, 1).ask<Status[]>({ kind: 'engines' });
+  const environment = { MARGINFC_ISA: isa };
+  const precisions = ['float32', 'bfloat16', 'float16'] as const;
+  const engine: Engine = { name: `cpu ${isa}`, choice: 'cpu', environment, precisions };
+  const list = await listEnginesIn({ ...environment, MARGINFC_THREADS: '1' });
   const cpu = list.find(({ name }) => name === 'cpu');
-  if (!cpu?.available) return { isa, missing: cpu?.reason ?? 'listEngines() names no cpu engine' };
+  if (!cpu?.available) return { ...engine, missing: cpu?.reason ?? 'listEngines() names no cpu engine' };
   if (!cpu.detail?.startsWith(`${isa},`))
     throw new Error(`MARGINFC_ISA=${isa} was asked for, the cpu engine says: ${inspect(cpu)}`);
-  return { isa };
+  return engine;
 }
 
 /** Runs a problem on an engine. */
@@ -157,8 +195,12 @@ export function evaluate(
   execution: Execution,
 ): Promise<Evaluated> {
   const { margin, ...rest } = options;
-  return processFor(engine.isa, execution.threads).ask<Evaluated>({
+  const threads = { MARGINFC_THREADS: String(execution.threads) };
+  return processFor(
+    engine.choice === 'cpu' ? { ...engine.environment, ...threads } : { ...engine.environment },
+  ).ask<Evaluated>({
     kind: 'evaluate',
+    engine: engine.choice,
     problem,
     options: margin.kind === 'custom' ? rest : options,
     ...(margin.kind === 'custom' && { customRows: customAnswers(problem, options).answers }),

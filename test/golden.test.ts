@@ -1,13 +1,16 @@
 /** The golden cases on every engine, within the limits their manifest gives. */
 import { afterAll, describe, expect, test } from 'vitest';
 import { type Execution, executionFactors } from './cases.js';
-import { closeEngines, evaluate, findEngines } from './engines.js';
+import { closeEngines, type Engine, evaluate, findEngines } from './engines.js';
 import { type GoldenCase, goldenCases } from './golden.js';
+import { assignToEach, findGpus, findSoftwareGpus } from './gpus.js';
 import { expectErrorsWithin, gradientError, lossError } from './metrics.js';
 import { pairwise } from './pairwise.js';
 import { NORM_FLOOR } from './reference.js';
 
 const engines = await findEngines();
+const softwareGpus = await findSoftwareGpus();
+const gpus = await findGpus();
 afterAll(closeEngines);
 
 /** Shards and threads in full, the rest as it pairs. */
@@ -41,24 +44,41 @@ function errorsOf({ problem, expected }: GoldenCase, got: Awaited<ReturnType<typ
   };
 }
 
-describe.each(engines.filter(({ missing }) => missing === undefined))('engine cpu $isa', (engine) => {
+async function expectGolden(engine: Engine, golden: GoldenCase, execution: Execution): Promise<void> {
+  const { result } = await evaluate(engine, golden.problem, golden.options, execution);
+  expectErrorsWithin(errorsOf(golden, result), golden.float32);
+  const ignored = [...golden.problem.labels.keys()].filter((i) => golden.problem.labels[i]! < 0);
+  for (const i of ignored) {
+    expect([result.rowLoss[i], result.targetCosine[i]]).toEqual([0, 0]);
+    const row = result.dFeatures!.subarray(i * golden.problem.dim, (i + 1) * golden.problem.dim);
+    expect(row.every((value) => value === 0)).toBe(true);
+  }
+}
+
+describe.each(engines.filter(({ missing }) => missing === undefined))('engine $name', (engine) => {
   describe.each(settings)(
     'shards $shards, threads $threads, $workspace, $call, $arrays arrays',
     (execution) => {
-      test.each(goldenCases)('meets golden case $name', async (golden) => {
-        const { result } = await evaluate(engine, golden.problem, golden.options, execution);
-        expectErrorsWithin(errorsOf(golden, result), golden.float32);
-        const ignored = [...golden.problem.labels.keys()].filter((i) => golden.problem.labels[i]! < 0);
-        for (const i of ignored) {
-          expect([result.rowLoss[i], result.targetCosine[i]]).toEqual([0, 0]);
-          const row = result.dFeatures!.subarray(i * golden.problem.dim, (i + 1) * golden.problem.dim);
-          expect(row.every((value) => value === 0)).toBe(true);
-        }
-      });
+      test.each(goldenCases)('meets golden case $name', (golden) => expectGolden(engine, golden, execution));
     },
   );
 });
 
-describe.each(engines.filter(({ missing }) => missing !== undefined))('engine cpu $isa', ({ missing }) => {
-  test.skip(`is missing: ${missing}`, () => {});
-});
+test.each(
+  assignToEach(goldenCases, softwareGpus, gpus, ['float32']).map(({ entry, engine }, k) => {
+    const execution = settings[k % settings.length] as Execution;
+    return [
+      `${entry.name} on engine ${engine.name}, shards ${execution.shards}`,
+      engine,
+      entry,
+      execution,
+    ] as const;
+  }),
+)('meets golden case %s', (_, engine, golden, execution) => expectGolden(engine, golden, execution));
+
+describe.each([...engines, ...softwareGpus].filter(({ missing }) => missing !== undefined))(
+  'engine $name',
+  ({ missing }) => {
+    test.skip(`is missing: ${missing}`, () => {});
+  },
+);

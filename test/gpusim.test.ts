@@ -1,18 +1,14 @@
 /**
- * The software CUDA device (test/gpusim/): that it builds, exports what a driver exports, and passes its own checks,
+ * The software CUDA device (test/gpusim/, which test/build_gpusim.ts builds): that it exports what a driver exports, and passes its own checks,
  * which are in C++ beside it.
  */
 
 import { execFileSync, spawnSync } from 'node:child_process';
 import { join } from 'node:path';
-import { beforeAll, describe, expect, it } from 'vitest';
+import { describe, expect, it } from 'vitest';
 
 const root = join(import.meta.dirname, '..');
 const folder = join(root, 'build', 'gpusim');
-
-beforeAll(() => {
-  execFileSync(process.execPath, [join(root, 'scripts', 'build.mjs'), 'gpusim'], { stdio: 'inherit' });
-}, 900_000);
 
 /** Parts of `gpusim_check`; test/gpusim/tests/ has one file for each. */
 const parts = [

@@ -4,11 +4,14 @@ import { type HalfArray, MarginFcError, MarginHead, valueAndGradSync } from '../
 import { cases, type Execution } from './cases.js';
 import { closeEngines, evaluate, findEngines, halfInstructionSets } from './engines.js';
 import { goldenCases } from './golden.js';
+import { assignToEach, findGpus, findSoftwareGpus } from './gpus.js';
 import { expectWithinLimits, halfLimits } from './metrics.js';
 import { makeProblem } from './problems.js';
 import { reference } from './reference.js';
 
 const engines = await findEngines(halfInstructionSets);
+const softwareGpus = await findSoftwareGpus();
+const gpus = await findGpus();
 afterAll(closeEngines);
 const available = engines.filter(({ missing }) => missing === undefined);
 
@@ -24,7 +27,7 @@ const table = [...new Map(cases.map((entry) => [entry.name, entry])).values()].f
   ({ name, make }) => /^\d+x\d+x\d+,/.test(name) && make().options.scale <= 64,
 );
 
-describe.each(available)('engine cpu $isa', (engine) => {
+describe.each(available)('engine $name', (engine) => {
   describe.each(precisions)('with %s operands', (precision) => {
     test.each(goldenCases)('meets golden case $name', async ({ problem, options }) => {
       const expected = reference(problem, options);
@@ -40,6 +43,18 @@ describe.each(available)('engine cpu $isa', (engine) => {
       expectWithinLimits(result, reference(problem, options), halfLimits(precision, options));
     });
   });
+});
+
+// test/cases.test.ts has the table on GPUs.
+test.each(
+  assignToEach(goldenCases, softwareGpus, gpus, precisions).map(({ entry, engine, precision }, k) => {
+    const execution = { ...ways[k % ways.length]!, precision };
+    const title = `${entry.name} on engine ${engine.name}, shards ${execution.shards}, ${precision} operands`;
+    return [title, engine, entry, execution] as const;
+  }),
+)('meets golden case %s', async (_, engine, { problem, options }, execution) => {
+  const { result } = await evaluate(engine, problem, options, execution);
+  expectWithinLimits(result, reference(problem, options), halfLimits(execution.precision));
 });
 
 test('bfloat16 operands are rounded alike in hardware and without it', async () => {

@@ -22,7 +22,7 @@ import { reference } from './reference.js';
 const engines = (await findEngines()).filter(({ missing }) => missing === undefined);
 afterAll(closeEngines);
 
-describe.each(engines)('engine cpu $isa', (engine) => {
+describe.each(engines)('engine $name', (engine) => {
   const plain: Execution = {
     shards: 1,
     threads: 1,

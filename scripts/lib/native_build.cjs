@@ -5,6 +5,7 @@ const { spawnSync } = require('node:child_process');
 const fs = require('node:fs');
 const os = require('node:os');
 const path = require('node:path');
+const { prepareKernels } = require('./kernels.cjs');
 
 /** @param {string} program */
 function onPath(program) {
@@ -46,7 +47,7 @@ function loadFailure(root) {
 }
 
 /**
- * Compiles the addon into build/Release with cmake-js.
+ * Compiles the addon into build/Release with cmake-js, with the CUDA kernels that are at hand in it.
  * @param {string} root
  * @param {{ clean?: boolean, quiet?: boolean }} [options] clean: forget an earlier build, perhaps another machine's
  * @returns {{ ok: boolean, log: string }} log is empty unless quiet
@@ -54,6 +55,8 @@ function loadFailure(root) {
 function compile(root, { clean = false, quiet = false } = {}) {
   const build = path.join(root, 'build');
   if (clean || configuredElsewhere(root, build)) fs.rmSync(build, { recursive: true, force: true });
+  const note = prepareKernels(root);
+  if (note !== '' && !quiet) console.log(`marginfc: ${note}`);
   const child = spawnSync(
     process.execPath,
     [

@@ -1,0 +1,49 @@
+// Compiles the CUDA kernels to cuda/kernels.fatbin, which is committed so that nobody needs nvcc, and cuda/kernels.json,
+// which says what it was made of.
+//
+//   node scripts/fatbin.mjs              all architectures; minutes
+//   node scripts/fatbin.mjs --ptx-only   PTX alone, into build/kernels/: enough for the software device, and seconds
+//   node scripts/fatbin.mjs --check      fails unless the committed image is of these sources; where there is the nvcc that
+//                                        made it, also unless it compiles them to the same PTX
+
+import path from 'node:path';
+import kernels from './lib/kernels.cjs';
+
+const root = path.join(import.meta.dirname, '..');
+
+function make(/** @type {boolean} */ ptxOnly) {
+  const nvcc = kernels.findNvcc();
+  if (nvcc === undefined) throw new Error('nvcc is neither on PATH nor in /usr/local/cuda/bin');
+  const [stem, cubins] = ptxOnly ? [kernels.MADE, []] : [kernels.COMMITTED, kernels.CUBINS];
+  const record = kernels.makeImage(root, { nvcc, stem, cubins });
+  return `${stem}.fatbin: ${(record.image.bytes / 1024).toFixed(0)} KiB, ${kernels.describe(record)}`;
+}
+
+function check() {
+  const found = kernels.readImage(root, kernels.COMMITTED);
+  if ('stale' in found) throw new Error(`${found.stale}: run \`npm run build:fatbin\``);
+  const { record } = found;
+  const nvcc = kernels.findNvcc();
+  if (nvcc === undefined)
+    return 'cuda/kernels.fatbin is of these sources (its PTX was not compared: there is no nvcc)';
+  const compiler = kernels.compilerVersion(nvcc);
+  if (compiler !== record.compiler)
+    return `cuda/kernels.fatbin is of these sources (its PTX was not compared: ${record.compiler} made it, this is ${compiler})`;
+  const digests = kernels.ptxDigests(root, nvcc);
+  const other = Object.keys({ ...digests, ...record.ptx }).filter((sm) => digests[sm] !== record.ptx[sm]);
+  if (other.length > 0)
+    throw new Error(`the PTX for ${other.join(', ')} is not what cuda/kernels.fatbin was made of`);
+  return `cuda/kernels.fatbin is of these sources, which ${compiler} compiles to the same PTX`;
+}
+
+const [mode, ...rest] = process.argv.slice(2);
+if (rest.length > 0 || !['--ptx-only', '--check', undefined].includes(mode)) {
+  console.error('usage: node scripts/fatbin.mjs [--ptx-only | --check]');
+  process.exit(2);
+}
+try {
+  console.log(mode === '--check' ? check() : make(mode === '--ptx-only'));
+} catch (error) {
+  console.error(error instanceof Error ? error.message : error);
+  process.exitCode = 1;
+}

@@ -1,0 +1,138 @@
+/**
+ * GPUs as engines (test/engines.ts): the software device with one compute capability, number of devices and schedule, in a
+ * pairwise choice or, with MARGINFC_TEST_CASES=all, in every combination; and the machine's own, where it has one.
+ */
+import { join } from 'node:path';
+import type { Precision } from '../src/index.js';
+import { type Engine, listEnginesIn, withoutMissing } from './engines.js';
+import { pairwise } from './pairwise.js';
+
+/** The driver that implements the software device; test/build_gpusim.ts makes it. */
+export const softwareDriver = join(import.meta.dirname, '..', 'build', 'gpusim', 'libcuda.so.1');
+
+const factors = {
+  sm: [75, 80, 90],
+  devices: [1, 2, 3, 4],
+  seed: [0, 1, 2, 3, 4],
+} as const;
+
+interface Setting {
+  readonly sm: number;
+  readonly devices: number;
+  readonly seed: number;
+}
+
+const everySetting: readonly Setting[] = factors.sm.flatMap((sm) =>
+  factors.devices.flatMap((devices) => factors.seed.map((seed) => ({ sm, devices, seed }))),
+);
+
+/** Whether everything is to be tried in every way. */
+export const everything = process.env.MARGINFC_TEST_CASES === 'all';
+
+export function softwareGpu({ sm, devices, seed }: Setting): Engine {
+  return {
+    name: `cuda sm_${sm} in software, ${devices} device${devices === 1 ? '' : 's'}, seed ${seed}`,
+    choice: 'cuda',
+    environment: {
+      MARGINFC_LIBCUDA: softwareDriver,
+      MARGINFC_THREADS: '1',
+      GPUSIM_SM: String(sm),
+      GPUSIM_DEVICES: String(devices),
+      GPUSIM_SEED: String(seed),
+      // Other test files use the other cores.
+      GPUSIM_THREADS: '1',
+    },
+    precisions: sm < 80 ? ['float32', 'float16'] : ['float32', 'float16', 'bfloat16'],
+  };
+}
+
+/** The software GPUs to test; the reason where this build cannot use them. */
+export async function findSoftwareGpus(): Promise<Engine[]> {
+  const settings = everything ? everySetting : pairwise(factors, 3);
+  const reason = new Map<number, string | undefined>();
+  for (const sm of factors.sm)
+    reason.set(sm, await whyMissing(softwareGpu({ sm, devices: 1, seed: 0 }).environment));
+  const engines = settings.map((setting) => {
+    const missing = reason.get(setting.sm);
+    return { ...softwareGpu(setting), ...(missing !== undefined && { missing }) };
+  });
+  withoutMissing(engines.filter(({ name }) => name.endsWith('1 device, seed 0')));
+  return engines;
+}
+
+async function whyMissing(environment: Readonly<Record<string, string>>): Promise<string | undefined> {
+  const rows = (await listEnginesIn(environment)).filter(({ name }) => name.startsWith('cuda'));
+  if (rows.some(({ available }) => available)) return undefined;
+  return rows[0]?.reason ?? 'listEngines() names no GPU';
+}
+
+/** The GPUs of this machine as one engine; none where it has none, or where MARGINFC_LIBCUDA names another driver. */
+export async function findGpus(): Promise<Engine[]> {
+  if (process.env.MARGINFC_LIBCUDA !== undefined) return [];
+  const rows = (await listEnginesIn({})).filter(
+    ({ name, available }) => name.startsWith('cuda') && available,
+  );
+  if (rows.length === 0) return [];
+  for (const { name, detail } of rows) console.log(`${name} is tested too: ${detail}`);
+  const precisions: Precision[] = ['float32', 'float16'];
+  const capability = /compute capability (\d+)\./.exec(rows[0]?.detail ?? '')?.[1];
+  if (Number(capability) >= 8) precisions.push('bfloat16');
+  return [{ name: 'cuda', choice: 'cuda', environment: {}, precisions }];
+}
+
+/** Something to run on a GPU, and how. */
+export interface Assignment<T, P> {
+  readonly entry: T;
+  readonly engine: Engine;
+  readonly precision: P;
+}
+
+/**
+ * Which entry runs on which GPU with which precision. On the machine's own all on all; on software devices each entry once,
+ * on the next GPU with its next precision, or with MARGINFC_TEST_CASES=all on all. Ordered by GPU, as each needs a process.
+ */
+export function assign<T, P extends Precision>(
+  entries: readonly T[],
+  software: readonly Engine[],
+  gpus: readonly Engine[],
+  precisionsOf: (entry: T) => readonly P[],
+): Assignment<T, P>[] {
+  const usable = software.filter(({ missing }) => missing === undefined);
+  const onAll = (everything ? [...usable, ...gpus] : gpus).flatMap((engine) =>
+    entries.flatMap((entry) =>
+      both(engine, precisionsOf(entry)).map((precision) => ({ entry, engine, precision })),
+    ),
+  );
+  if (everything || usable.length === 0) return onAll;
+  const onNext = entries.flatMap((entry, k) => {
+    const engine = usable[k % usable.length] as Engine;
+    const precisions = both(engine, precisionsOf(entry));
+    // Each time the GPU's turn comes, another one; not the same on all GPUs the first time.
+    const turn = Math.floor(k / usable.length) + (k % usable.length);
+    const precision = precisions[turn % precisions.length];
+    return precision === undefined ? [] : [{ entry, engine, precision }];
+  });
+  return [...usable.flatMap((engine) => onNext.filter((one) => one.engine === engine)), ...onAll];
+}
+
+/** As {@link assign}, but each entry with each precision on each compute capability, on few GPUs. */
+export function assignToEach<T, P extends Precision>(
+  entries: readonly T[],
+  software: readonly Engine[],
+  gpus: readonly Engine[],
+  precisions: readonly P[],
+): Assignment<T, P>[] {
+  if (everything) return assign(entries, software, gpus, () => precisions);
+  const families = [...new Set(software.map(({ environment }) => environment.GPUSIM_SM))];
+  return [
+    ...families.flatMap((sm) => {
+      const family = software.filter(({ environment }) => environment.GPUSIM_SM === sm).slice(0, 2);
+      return precisions.flatMap((precision) => assign(entries, family, [], () => [precision]));
+    }),
+    ...assign(entries, [], gpus, () => precisions),
+  ];
+}
+
+function both<P extends Precision>(engine: Engine, precisions: readonly P[]): P[] {
+  return precisions.filter((precision) => engine.precisions.includes(precision));
+}
