@@ -26,6 +26,9 @@ const everySetting: readonly Setting[] = factors.sm.flatMap((sm) =>
   factors.devices.flatMap((devices) => factors.seed.map((seed) => ({ sm, devices, seed }))),
 );
 
+/** Only GPUs are tested, as the environment has them: `npm run gpu:check`. */
+export const onlyGpus = process.env.MARGINFC_TEST_ENGINES === 'gpu';
+
 /** Whether everything is to be tried in every way. */
 export const everything = process.env.MARGINFC_TEST_CASES === 'all';
 
@@ -48,6 +51,7 @@ export function softwareGpu({ sm, devices, seed }: Setting): Engine {
 
 /** The software GPUs to test; the reason where this build cannot use them. */
 export async function findSoftwareGpus(): Promise<Engine[]> {
+  if (onlyGpus) return [];
   const settings = everything ? everySetting : pairwise(factors, 3);
   const reason = new Map<number, string | undefined>();
   for (const sm of factors.sm)
@@ -68,7 +72,7 @@ async function whyMissing(environment: Readonly<Record<string, string>>): Promis
 
 /** The GPUs of this machine as one engine; none where it has none, or where MARGINFC_LIBCUDA names another driver. */
 export async function findGpus(): Promise<Engine[]> {
-  if (process.env.MARGINFC_LIBCUDA !== undefined) return [];
+  if (process.env.MARGINFC_LIBCUDA !== undefined && !onlyGpus) return [];
   const rows = (await listEnginesIn({})).filter(
     ({ name, available }) => name.startsWith('cuda') && available,
   );
