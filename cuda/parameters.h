@@ -72,13 +72,14 @@ struct NegativesParameters {
 struct ProbabilitiesParameters {
   Operand features;       // as above
   Operand weights;        // of the chunk's first class
-  const int32_t* labels;  // [padded rows], counted from the chunk's first class; anything else for none
+  const int32_t* labels;  // [padded rows], the row's own class counted from the shard's first, -1 for none
   const float* shift;     // [padded rows], log2 S + offset - 15; +inf where P must be 0 (padding, S = 0)
   float factor;
   uint16_t* probabilities;  // [padded rows, stride]; low halves `low` elements behind
   int64_t low;
-  int32_t stride;   // padded classes of a whole chunk
-  int32_t classes;  // of this chunk
+  int32_t stride;       // padded classes of a whole chunk
+  int32_t first_class;  // of this chunk, counted from the shard's first
+  int32_t classes;      // of this chunk
   int32_t steps;
   int32_t tiles_per_split;
 };
@@ -148,6 +149,7 @@ struct TargetsParameters {
   double* cosine;         // [B]; written where the row has a class here
   double* sine;           // [B], |wh - cosine xh|; sqrt(1 - cosine^2) where a row has no direction
   double* weight_norm;    // [B], |w| of the row's class; NaN or infinite if the class row is
+  float* own_rows;        // [B, D], w of the row's class where it has one; nullable
   int32_t rows, dim;
   StorageKind storage;
 };
@@ -177,8 +179,8 @@ struct FinishFeaturesParameters {
   const double* scale;        // [B]
   const float* features;      // [B, D]
   const double* norm;         // [B]
-  const void* weights;        // [C, D] of type storage
-  const int32_t* labels;      // [padded rows], counted from the shard's first class, -1 for none
+  const void* weights;        // [C, D] of type storage; after an update the rows as TargetsParameters kept them, [B, D]
+  const int32_t* labels;      // [padded rows], rows of weights, -1 for none
   const double* cosine;       // [B]
   const double* weight_norm;  // [B]
   const double* gamma;        // [B]

@@ -43,14 +43,16 @@ extern "C" __global__ void __launch_bounds__(kRowThreads)
 // Rows without a class here are left alone.
 //
 //   reads   the rows x_i and w_y, twice (the second time from the cache)
-//   writes  cosine, sine, weight_norm [B]
+//   writes  cosine, sine, weight_norm [B] and, where asked for, own_rows [B, D]: an update must not change w_y before dX
+//           is finished
 //   launch  ceil(B / 8) blocks of 8 warps
 extern "C" __global__ void __launch_bounds__(kRowThreads) targets(const __grid_constant__ TargetsParameters p) {
   const int32_t i = warp_row();
   if (i >= p.rows || p.labels[i] < 0) return;
   const float* x = p.features + static_cast<int64_t>(i) * p.dim;
   const StoredRow w = stored_row(p.weights, p.storage, p.labels[i], p.dim);
-  const bool neighbours = aligned_rows(p.features, p.dim) && aligned_rows(p.weights, p.storage, p.dim);
+  const bool neighbours = aligned_rows(p.features, p.dim) && aligned_rows(p.weights, p.storage, p.dim) &&
+                          aligned_rows(p.own_rows, p.dim);
   with_columns(neighbours, p.dim, [&](auto columns) {
     double squares = 0, product = 0;
 #pragma unroll 1
@@ -61,6 +63,7 @@ extern "C" __global__ void __launch_bounds__(kRowThreads) targets(const __grid_c
         squares += static_cast<double>(b.v[e]) * b.v[e];
         product += static_cast<double>(a.v[e]) * b.v[e];
       }
+      if (p.own_rows) columns.store(p.own_rows + static_cast<int64_t>(i) * p.dim, start, b);
     }
     const double x_norm = p.norm[i], norm = sqrt(warp_sum(squares));
     const double x_inverse = 1 / floored(x_norm), inverse = inverse_of(norm);
