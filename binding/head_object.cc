@@ -136,7 +136,7 @@ HeadObject::HeadObject(const Napi::CallbackInfo& info) : ObjectWrap(info), held_
   std::unique_ptr<Head> head;
   const std::shared_ptr<CpuEngine> engine = Environment::of(env).engine(env);
   const Optimizer optimizer = read_optimizer(options.Get("optimizer"));
-  require(env, Head::create(*engine, classes, static_cast<int32_t>(dim), shards, optimizer, &head));
+  require(env, Head::create({engine.get()}, classes, static_cast<int32_t>(dim), shards, optimizer, &head));
   // The engine goes after the last holder of the head.
   head_ = std::shared_ptr<Head>(head.release(), [engine](Head* last) { delete last; });
   const int arrays = optimizer.kind == Optimizer::Kind::adamw ? 3 : optimizer.momentum != 0 ? 2 : 1;

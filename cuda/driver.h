@@ -3,8 +3,9 @@
 //
 // cuda/ is the engine of engine/engine.h on NVIDIA GPUs; it may include engine/ and the system, nothing else:
 //
-//   driver       the driver's entry points, and what its errors say          <- start reading here
-//   device       one GPU: context, stream, kernels, memory, copies
+//   driver       the driver's entry points, and what its errors say
+//   device       one GPU: context, streams, memory, copies
+//   kernel_table the kernels by name
 //   parameters   what the host hands to each kernel
 //   cuda_engine  the engine of one device, and the list of devices
 //   shard        a class range: weights, operands, optimiser state
@@ -32,7 +33,6 @@ enum class Result : int32_t {
   out_of_memory = 2,
   no_device = 100,
   not_found = 500,
-  not_ready = 600,
 };
 
 // CUdevice_attribute.
@@ -85,12 +85,12 @@ struct DriverFunctions {
   Result (*host_free)(void* memory);
   Result (*copy_to_device)(DevicePointer to, const void* from, size_t bytes, StreamHandle* stream);
   Result (*copy_to_host)(void* to, DevicePointer from, size_t bytes, StreamHandle* stream);
-  Result (*fill_bytes)(DevicePointer to, uint8_t value, size_t count, StreamHandle* stream);
   Result (*fill_words)(DevicePointer to, uint32_t value, size_t count, StreamHandle* stream);
 
   Result (*stream_create)(StreamHandle** stream, uint32_t flags);
   Result (*stream_destroy)(StreamHandle* stream);
   Result (*stream_synchronize)(StreamHandle* stream);
+  Result (*stream_wait)(StreamHandle* stream, EventHandle* event, uint32_t flags);
   Result (*event_create)(EventHandle** event, uint32_t flags);
   Result (*event_destroy)(EventHandle* event);
   Result (*event_record)(EventHandle* event, StreamHandle* stream);
@@ -142,11 +142,11 @@ inline constexpr Entry kEntries[] = {
     {"cuMemFreeHost", offsetof(DriverFunctions, host_free), Need::required},
     {"cuMemcpyHtoDAsync_v2", offsetof(DriverFunctions, copy_to_device), Need::required},
     {"cuMemcpyDtoHAsync_v2", offsetof(DriverFunctions, copy_to_host), Need::required},
-    {"cuMemsetD8Async", offsetof(DriverFunctions, fill_bytes), Need::required},
     {"cuMemsetD32Async", offsetof(DriverFunctions, fill_words), Need::required},
     {"cuStreamCreate", offsetof(DriverFunctions, stream_create), Need::required},
     {"cuStreamDestroy_v2", offsetof(DriverFunctions, stream_destroy), Need::required},
     {"cuStreamSynchronize", offsetof(DriverFunctions, stream_synchronize), Need::required},
+    {"cuStreamWaitEvent", offsetof(DriverFunctions, stream_wait), Need::required},
     {"cuEventCreate", offsetof(DriverFunctions, event_create), Need::required},
     {"cuEventDestroy_v2", offsetof(DriverFunctions, event_destroy), Need::required},
     {"cuEventRecord", offsetof(DriverFunctions, event_record), Need::required},

@@ -98,6 +98,12 @@ struct ProductParameters {
   int32_t steps_per_split;  // of 32
 };
 
+// --- fused update: kernels/update.cuh ---------------------------------------------------------------------------------
+// update_T_W for W in {128, 256, 512}: weights_product and finish_weights in one, for padded_width(D) <= W: the raw product
+// stays in shared memory. Grid: any (one block a multiprocessor), 256 threads; dynamic shared memory: the module's variable
+// update_bytes_T_W (int32); kernel and variable are absent where shared memory is too small.
+struct UpdateParameters;  // below, behind what it holds
+
 // --- row kernels: kernels/features.cu, kernels/weights.cu, kernels/nearest.cu; a warp a row, kRowWarps warps a block ---
 constexpr int kRowWarps = 8;
 
@@ -179,8 +185,8 @@ struct FinishFeaturesParameters {
   const double* scale;        // [B]
   const float* features;      // [B, D]
   const double* norm;         // [B]
-  const void* weights;        // [C, D] of type storage; after an update the rows as TargetsParameters kept them, [B, D]
-  const int32_t* labels;      // [padded rows], rows of weights, -1 for none
+  const void* weights;        // [.., D] of type storage: the shard's, or the own rows of TargetsParameters
+  const int32_t* labels;      // [padded rows], rows of `weights`, -1 for none
   const double* cosine;       // [B]
   const double* weight_norm;  // [B]
   const double* gamma;        // [B]
@@ -230,6 +236,13 @@ struct FinishWeightsParameters {
   OperandKind kind;
   StorageKind storage;
   SinkKind sink;
+};
+
+struct UpdateParameters {
+  Operand left;                    // P of the chunk, [padded rows, classes]
+  Operand right;                   // V, [padded rows, padded depth]
+  int32_t steps;                   // padded rows / 32
+  FinishWeightsParameters finish;  // raw and width are not used
 };
 
 // initialize_weights: std * normal deviates by seed, class and column (engine/random.h). Grid: any, 256 threads.

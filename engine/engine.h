@@ -14,7 +14,8 @@
 //
 // Every pointer below is borrowed for as long as its comment says and never freed by the callee. Calls
 // return when their results are written. A ShardPass may be used by one thread at a time; a ClassShard
-// may serve several passes, but not while it is being updated. No exception leaves these functions.
+// may serve several passes, but not while it is being updated. Shards of different engines may be used at
+// the same time. No exception leaves these functions.
 #pragma once
 
 #include <atomic>
@@ -107,6 +108,8 @@ struct WeightSink {
   double* skipped_mass = nullptr;  // what was left out is added here; nullable
 };
 
+class Worker;
+
 // One batch against one shard.
 class ShardPass {
  public:
@@ -134,6 +137,10 @@ class ClassShard {
   virtual ~ClassShard() = default;
 
   virtual ClassRange range() const = 0;
+
+  // The thread of its engine on which this shard and its passes are best used while other engines' are; null if its
+  // engine has none.
+  virtual Worker* worker() { return nullptr; }
 
   // Phase 0. `batch`'s arrays must live as long as the pass.
   virtual Status begin(const Batch& batch, std::unique_ptr<ShardPass>* pass) = 0;

@@ -36,7 +36,9 @@ double log_total(const std::vector<std::vector<double>>& sums, const std::vector
 }  // namespace
 
 Evaluation::Evaluation(std::vector<ClassShard*> shards, const Batch& batch, const LossOptions& options)
-    : shards_(std::move(shards)), batch_(batch), options_(options) {}
+    : shards_(std::move(shards)), batch_(batch), options_(options) {
+  for (ClassShard* shard : shards_) workers_.push_back(shard->worker());
+}
 
 Evaluation::~Evaluation() = default;
 
@@ -44,9 +46,21 @@ Status Evaluation::targets() try {
   if (!passes_.empty()) return {};
   targets_.assign(batch_.rows, {});
   std::vector<std::unique_ptr<ShardPass>> passes(shards_.size());
-  for (size_t r = 0; r < shards_.size(); r++) {
+  // Shards that run at the same time must not write the same rows; each row has one owner.
+  std::vector<std::vector<Target>> parts(shards_.size(), std::vector<Target>(batch_.rows));
+  MARGINFC_TRY(run_each(workers_, [&](size_t r) {
     MARGINFC_TRY(shards_[r]->begin(batch_, &passes[r]));
-    MARGINFC_TRY(passes[r]->targets(targets_.data()));
+    return passes[r]->targets(parts[r].data());
+  }));
+  for (size_t r = 0; r < shards_.size(); r++) {
+    const ClassRange range = shards_[r]->range();
+    for (int64_t i = 0; i < batch_.rows; i++) {
+      const int32_t label = batch_.labels[i];
+      if (label >= range.start && label < range.end)
+        targets_[i] = parts[r][i];
+      else if (r == 0)
+        targets_[i].feature_norm = parts[r][i].feature_norm;
+    }
   }
   passes_ = std::move(passes);
   return {};
@@ -61,10 +75,10 @@ Status Evaluation::forward(const Margin& margin, bool feature_gradient, const Ro
   sums_.assign(shards, std::vector<double>(batch_.rows));
   offsets_.assign(shards, std::vector<double>(batch_.rows));
   if (options_.diagnostics) hardest_.assign(shards, std::vector<float>(batch_.rows));
-  for (size_t r = 0; r < shards; r++) {
+  MARGINFC_TRY(run_each(workers_, [&](size_t r) {
     float* hardest = options_.diagnostics ? hardest_[r].data() : nullptr;
-    MARGINFC_TRY(passes_[r]->negatives(feature_gradient, {sums_[r].data(), offsets_[r].data(), hardest}));
-  }
+    return passes_[r]->negatives(feature_gradient, {sums_[r].data(), offsets_[r].data(), hardest});
+  }));
   return epilogue(margin, rows, result);
 } catch (const std::bad_alloc&) {
   return Status::no_workspace();
@@ -141,49 +155,85 @@ Status Evaluation::epilogue(const Margin& margin, const RowResults& rows, Forwar
   return {};
 }
 
-Status Evaluation::backward(const Gradients& gradients, double* skipped_mass) try {
-  const int64_t count = batch_.rows, dim = batch_.dim;
-  std::vector<double> kappa(count), gamma(count), radial;
-  if (!norm_derivative_.empty()) radial.assign(count, 0);
-
-  // dLoss/dcos of a row before its probabilities: 0 for ignored rows.
-  std::vector<double> weight(count);
-  double largest_weight = 0, total_weight = 0;
-  for (int64_t i = 0; i < count; i++) {
+std::vector<double> Evaluation::row_gradients(const Gradients& gradients) const {
+  std::vector<double> weight(batch_.rows);
+  for (int64_t i = 0; i < batch_.rows; i++) {
     const double outer = gradients.row_loss_gradient ? gradients.row_loss_gradient[i] : gradients.loss_gradient;
     weight[i] = batch_.labels[i] < 0 ? 0.0 : outer * row_scale_[i] * batch_.scale;
-    largest_weight = std::max(largest_weight, std::fabs(weight[i]));
-    total_weight += std::fabs(weight[i]);
+  }
+  return weight;
+}
+
+void Evaluation::coefficients(size_t r, const std::vector<double>& weight, Coefficients* rows) const {
+  for (int64_t i = 0; i < batch_.rows; i++) {
+    // An exact 0 where there is nothing to multiply: exp(offset - lse) may be infinite there.
+    const bool counts = weight[i] != 0 && sums_[r][i] != 0;
+    rows->kappa[i] = !counts ? 0.0 : weight[i] * std::exp(offsets_[r][i] - log_sum_exp_[i]);
+    rows->gamma[i] = -weight[i] * shortfall_[i] * derivative_[i];
+    if (!rows->radial.empty()) rows->radial[i] = -weight[i] * shortfall_[i] * norm_derivative_[i];
+  }
+}
+
+Status Evaluation::backward(const Gradients& gradients, double* skipped_mass) try {
+  const int64_t count = batch_.rows, dim = batch_.dim;
+  const std::vector<double> weight = row_gradients(gradients);
+  double largest_weight = 0, total_weight = 0;
+  for (const double w : weight) {
+    largest_weight = std::max(largest_weight, std::fabs(w));
+    total_weight += std::fabs(w);
   }
   int64_t classes = 0;
   for (const ClassShard* shard : shards_) classes += shard->range().size();
-  double skipped = 0;
-  WeightSink sink = gradients.weights;
-  sink.skipped_mass_per_class = gradients.tolerance * total_weight / static_cast<double>(classes);
-  sink.skipped_mass = &skipped;
-  std::vector<float> part;
-  if (gradients.features && shards_.size() > 1) part.resize(count * dim);
+
+  // A shard's own: several may run at the same time.
+  struct Part {
+    Coefficients rows;
+    WeightSink sink;
+    std::vector<float> features;  // [rows, dim]
+    double skipped_mass = 0;
+  };
+  std::vector<Part> parts(shards_.size());
+  for (size_t r = 0; r < shards_.size(); r++) {
+    Part& part = parts[r];
+    part.rows.kappa.resize(count);
+    part.rows.gamma.resize(count);
+    part.rows.radial.resize(norm_derivative_.empty() ? 0 : count);
+    part.sink = gradients.weights;
+    part.sink.skipped_mass_per_class = gradients.tolerance * total_weight / static_cast<double>(classes);
+    part.sink.skipped_mass = &part.skipped_mass;
+    if (part.sink.kind == WeightSink::Kind::write) part.sink.gradient += shards_[r]->range().start * dim;
+  }
+  // The first shard writes to the result and the others' parts are added to it: at once where shards run one after the
+  // other and one part is enough, else at the end. Either way in the order of the shards.
+  const bool together = run_together(workers_);
+  const auto part_of = [&](size_t r) -> std::vector<float>& { return parts[together ? r : 1].features; };
+  const auto add = [&](const std::vector<float>& part) {
+    for (size_t e = 0; e < part.size(); e++) gradients.features[e] += part[e];
+  };
+  if (gradients.features)
+    for (size_t r = 1; r < (together ? parts.size() : std::min<size_t>(parts.size(), 2)); r++)
+      parts[r].features.resize(count * dim);
   // The last point where an update can still fail or be cancelled: from here every shard makes its own.
-  for (const auto& pass : passes_) MARGINFC_TRY(pass->reserve(gradients.features != nullptr, sink));
+  MARGINFC_TRY(
+      run_each(workers_, [&](size_t r) { return passes_[r]->reserve(gradients.features != nullptr, parts[r].sink); }));
   if (batch_.cancel && batch_.cancel->load(std::memory_order_relaxed)) return Status::aborted();
 
   if (gradients.features && shards_.empty()) std::fill_n(gradients.features, count * dim, 0.0f);
-  for (size_t r = 0; r < shards_.size(); r++) {
-    for (int64_t i = 0; i < count; i++) {
-      // An exact 0 where there is nothing to multiply: exp(offset - lse) may be infinite there.
-      const bool counts = weight[i] != 0 && sums_[r][i] != 0;
-      kappa[i] = !counts ? 0.0 : weight[i] * std::exp(offsets_[r][i] - log_sum_exp_[i]);
-      gamma[i] = -weight[i] * shortfall_[i] * derivative_[i];
-      if (!radial.empty()) radial[i] = -weight[i] * shortfall_[i] * norm_derivative_[i];
-    }
-    if (sink.kind == WeightSink::Kind::write)
-      sink.gradient = gradients.weights.gradient + shards_[r]->range().start * dim;
-    float* destination = gradients.features && r > 0 ? part.data() : gradients.features;
-    const RowCoefficients coefficients{kappa.data(), gamma.data(), radial.empty() ? nullptr : radial.data(),
-                                       largest_weight};
-    MARGINFC_TRY(passes_[r]->gradients(coefficients, destination, sink));
-    if (gradients.features && r > 0)
-      for (int64_t e = 0; e < count * dim; e++) gradients.features[e] += part[e];
+  MARGINFC_TRY(run_each(workers_, [&](size_t r) {
+    Part& part = parts[r];
+    coefficients(r, weight, &part.rows);
+    float* features = gradients.features && r > 0 ? part_of(r).data() : gradients.features;
+    const Coefficients& rows = part.rows;
+    const double* radial = rows.radial.empty() ? nullptr : rows.radial.data();
+    MARGINFC_TRY(
+        passes_[r]->gradients({rows.kappa.data(), rows.gamma.data(), radial, largest_weight}, features, part.sink));
+    if (!together && r > 0) add(part_of(r));
+    return Status{};
+  }));
+  double skipped = 0;
+  for (const Part& part : parts) {
+    if (together) add(part.features);
+    skipped += part.skipped_mass;
   }
   if (skipped_mass) *skipped_mass = total_weight > 0 ? skipped / total_weight : 0;
   return {};

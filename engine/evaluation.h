@@ -6,6 +6,7 @@
 
 #include "engine/engine.h"
 #include "engine/margin.h"
+#include "engine/worker.h"
 
 namespace marginfc {
 
@@ -75,8 +76,16 @@ class Evaluation {
 
  private:
   Status epilogue(const Margin& margin, const RowResults& rows, ForwardResult* result);
+  // dLoss/dcos of every row before its probabilities, 0 for ignored rows.
+  std::vector<double> row_gradients(const Gradients& gradients) const;
+  // What shard r multiplies with; `weight` as row_gradients() gives it.
+  struct Coefficients {
+    std::vector<double> kappa, gamma, radial;
+  };
+  void coefficients(size_t r, const std::vector<double>& weight, Coefficients* rows) const;
 
   const std::vector<ClassShard*> shards_;
+  std::vector<Worker*> workers_;  // [shards]
   const Batch batch_;
   const LossOptions options_;
   std::vector<std::unique_ptr<ShardPass>> passes_;

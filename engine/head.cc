@@ -5,12 +5,15 @@
 
 namespace marginfc {
 
-Status Head::create(Engine& engine, int64_t classes, int32_t dim, int64_t shards, const Optimizer& optimizer,
-                    std::unique_ptr<Head>* head) try {
+Status Head::create(const std::vector<Engine*>& engines, int64_t classes, int32_t dim, int64_t shards,
+                    const Optimizer& optimizer, std::unique_ptr<Head>* head) try {
   std::unique_ptr<Head> created(new Head(classes, dim));
   created->shards_.resize(shards);
-  for (int64_t r = 0; r < shards; r++)
+  for (int64_t r = 0; r < shards; r++) {
+    Engine& engine = *engines[r % engines.size()];
     MARGINFC_TRY(engine.own(shard_range(classes, shards, r), dim, optimizer, &created->shards_[r]));
+    created->workers_.push_back(created->shards_[r]->worker());
+  }
   *head = std::move(created);
   return {};
 } catch (const std::bad_alloc&) {
@@ -24,8 +27,7 @@ std::vector<ClassShard*> Head::shards() const {
 }
 
 Status Head::initialize(double std, uint64_t seed) {
-  for (const auto& shard : shards_) MARGINFC_TRY(shard->initialize(std, seed));
-  return {};
+  return run_each(workers_, [&](size_t r) { return shards_[r]->initialize(std, seed); });
 }
 
 Status Head::write(int64_t first, int64_t count, const float* values) {
@@ -55,10 +57,12 @@ Status Head::nearest(const Batch& batch, int64_t k, int32_t* classes, float* cos
   std::vector<List> lists;
   for (const auto& shard : shards_) {
     const int64_t own = std::min(k, shard->range().size());
-    if (own == 0) continue;
     lists.push_back({own, std::vector<int32_t>(batch.rows * own), std::vector<float>(batch.rows * own)});
-    MARGINFC_TRY(shard->nearest(batch, own, lists.back().classes.data(), lists.back().cosines.data()));
   }
+  MARGINFC_TRY(run_each(workers_, [&](size_t r) {
+    List& list = lists[r];
+    return list.k == 0 ? Status{} : shards_[r]->nearest(batch, list.k, list.classes.data(), list.cosines.data());
+  }));
   std::vector<int64_t> next(lists.size());
   for (int64_t i = 0; i < batch.rows; i++) {
     std::fill(next.begin(), next.end(), 0);
@@ -85,7 +89,7 @@ Status Head::apply(double learning_rate) {
   sink.kind = WeightSink::Kind::update;
   sink.learning_rate = learning_rate;
   sink.step = step_count_ + 1;
-  for (const auto& shard : shards_) MARGINFC_TRY(shard->apply(sink));
+  MARGINFC_TRY(run_each(workers_, [&](size_t r) { return shards_[r]->apply(sink); }));
   accumulated_ = false;
   step_count_++;
   return {};

@@ -6,13 +6,15 @@
 #include <vector>
 
 #include "engine/engine.h"
+#include "engine/worker.h"
 
 namespace marginfc {
 
 class Head {
  public:
-  static Status create(Engine& engine, int64_t classes, int32_t dim, int64_t shards, const Optimizer& optimizer,
-                       std::unique_ptr<Head>* head);
+  // Shards go round the engines, which outlive the head.
+  static Status create(const std::vector<Engine*>& engines, int64_t classes, int32_t dim, int64_t shards,
+                       const Optimizer& optimizer, std::unique_ptr<Head>* head);
 
   int64_t classes() const { return classes_; }
   int32_t dim() const { return dim_; }
@@ -39,6 +41,7 @@ class Head {
   const int64_t classes_;
   const int32_t dim_;
   std::vector<std::unique_ptr<ClassShard>> shards_;
+  std::vector<Worker*> workers_;        // [shards]
   std::atomic<int64_t> step_count_{0};  // read while a step runs
   bool accumulated_ = false;
 };

@@ -43,8 +43,7 @@ extern "C" __global__ void __launch_bounds__(kRowThreads)
 // Rows without a class here are left alone.
 //
 //   reads   the rows x_i and w_y, twice (the second time from the cache)
-//   writes  cosine, sine, weight_norm [B] and, where asked for, own_rows [B, D]: an update must not change w_y before dX
-//           is finished
+//   writes  cosine, sine, weight_norm [B], own_rows [B, D]
 //   launch  ceil(B / 8) blocks of 8 warps
 extern "C" __global__ void __launch_bounds__(kRowThreads) targets(const __grid_constant__ TargetsParameters p) {
   const int32_t i = warp_row();
@@ -58,12 +57,12 @@ extern "C" __global__ void __launch_bounds__(kRowThreads) targets(const __grid_c
 #pragma unroll 1
     for (int32_t start = 0; start < p.dim; start += kColumns) {
       const Four<float> a = columns.load(x, start), b = columns.load(w, start);
+      if (p.own_rows) columns.store(p.own_rows + static_cast<int64_t>(i) * p.dim, start, b);
 #pragma unroll
       for (int e = 0; e < kPerLane; e++) {
         squares += static_cast<double>(b.v[e]) * b.v[e];
         product += static_cast<double>(a.v[e]) * b.v[e];
       }
-      if (p.own_rows) columns.store(p.own_rows + static_cast<int64_t>(i) * p.dim, start, b);
     }
     const double x_norm = p.norm[i], norm = sqrt(warp_sum(squares));
     const double x_inverse = 1 / floored(x_norm), inverse = inverse_of(norm);

@@ -18,17 +18,38 @@ __device__ __forceinline__ float exp2_fast(float x) {
   return y;
 }
 
-// Four 8 x 8 matrices of 16-bit elements; lane l holds the address of row l % 8 of matrix l / 8.
+// Calls body(integral constant) for 0 .. kCount - 1: where an instruction wants its offset as a constant.
+template <int kIndex>
+struct Index {
+  static constexpr int value = kIndex;
+};
+template <int kCount, int kFrom = 0, class Body>
+__device__ __forceinline__ void unroll(const Body& body) {
+  if constexpr (kFrom < kCount) {
+    body(Index<kFrom>());
+    unroll<kCount, kFrom + 1>(body);
+  }
+}
+
+// A value that is kept in its register: computing it anew in a loop would cost more.
+__device__ __forceinline__ uint32_t keep(uint32_t value) {
+  asm volatile("" : "+r"(value));
+  return value;
+}
+
+// Four 8 x 8 matrices of 16-bit elements; lane l holds the address of row l % 8 of matrix l / 8, `kOffset` bytes short.
+template <int kOffset>
 __device__ __forceinline__ void load_matrices(uint32_t (&r)[4], uint32_t address) {
-  asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4 + %5];"
                : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
-               : "r"(address)
+               : "r"(address), "n"(kOffset)
                : "memory");
 }
+template <int kOffset>
 __device__ __forceinline__ void load_matrices_transposed(uint32_t (&r)[4], uint32_t address) {
-  asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4 + %5];"
                : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
-               : "r"(address)
+               : "r"(address), "n"(kOffset)
                : "memory");
 }
 
@@ -78,10 +99,11 @@ struct Bfloat16 {
 };
 #endif
 
-// Copies 16 bytes from global to shared memory. Both addresses are multiples of 16.
+// Copies 16 bytes from global to shared memory, to `to` + kOffset. Both addresses are multiples of 16.
 #if __CUDA_ARCH__ >= 800
+template <int kOffset>
 __device__ __forceinline__ void copy_async(uint32_t to, const void* from) {
-  asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(to), "l"(from) : "memory");
+  asm volatile("cp.async.cg.shared.global [%0 + %1], [%2], 16;" ::"r"(to), "n"(kOffset), "l"(from) : "memory");
 }
 // Closes the group of copies issued since the last call.
 __device__ __forceinline__ void commit_copies() { asm volatile("cp.async.commit_group;" ::: "memory"); }

@@ -2,4 +2,5 @@
 #include "cuda/kernels/features.cuh"
 #include "cuda/kernels/nearest.cuh"
 #include "cuda/kernels/tile_kernels.cuh"
+#include "cuda/kernels/update.cuh"
 #include "cuda/kernels/weights.cuh"

@@ -138,8 +138,7 @@ extern "C" __global__ void __launch_bounds__(kSelectThreads)
   int32_t* next_class = p.next_class + best;
   Candidates candidates{
       p.best_class + best, p.best_cosine + best, p.cosines + row * p.stride, p.found, p.classes, p.first_class, 0};
-  const int64_t there = static_cast<int64_t>(p.found) + p.classes;
-  const auto count = static_cast<int32_t>(min(there, static_cast<int64_t>(p.k)));
+  const int32_t there = p.found + p.classes, count = min(there, p.k);
   if (p.found == p.k) candidates.floor = candidate_key(candidates.best_cosine[p.k - 1], candidates.best_class[p.k - 1]);
   const uint64_t threshold = count < there ? threshold_of(shared, candidates, static_cast<uint32_t>(count)) : 0;
 

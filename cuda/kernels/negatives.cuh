@@ -15,28 +15,46 @@ namespace marginfc {
 
 enum class NegativesMode { sums, hardest, shifted };
 
-// Whether a tile holds a class that one of the warp's rows owns. `labels` are of the block's rows, `first` is the tile's
-// first class. Uniform over the warp; labels stay in the first-level cache, which leaves shared memory to the stages.
-template <class T>
-__device__ __forceinline__ bool holds_own_class(const int32_t* labels, int32_t first) {
+// Sets the sums of padding classes and of the rows' own classes to -infinity, whose exponential is 0. `labels` are of
+// the block's rows, `first` is the tile's first class. Most tiles hold neither, which costs a warp two loads (labels stay
+// in the first-level cache; shared memory is left to the stages) and a vote.
+template <class Shape>
+__device__ __forceinline__ void mask_tile(TileSums<Shape>& sums, const int32_t* labels, int32_t first,
+                                          int32_t classes) {
   bool own = false;
 #pragma unroll
-  for (int r = 0; r < TileShape<T>::warp_rows; r += 32)
-    own |= static_cast<uint32_t>(__ldg(labels + TileSums<T>::warp_row() + r + (threadIdx.x & 31)) - first) < kTileSide;
-  return __any_sync(0xffffffff, own);
+  for (int r = 0; r < Shape::warp_rows; r += 32)
+    own |= static_cast<uint32_t>(__ldg(labels + TileSums<Shape>::warp_row() + r + (threadIdx.x & 31)) - first) <
+           kTileSide;
+  const int32_t left = classes - first;  // classes of this tile, or more
+  if (!__any_sync(0xffffffff, own) && left >= kTileSide) return;
+#pragma unroll
+  for (int i = 0; i < TileSums<Shape>::kFragments; i++)
+#pragma unroll
+    for (int h = 0; h < 2; h++) {
+      const int32_t label = __ldg(labels + TileSums<Shape>::row(i, h)) - first;
+#pragma unroll
+      for (int j = 0; j < 8; j++)
+#pragma unroll
+        for (int e = 0; e < 2; e++) {
+          const int32_t column = TileSums<Shape>::template column<true>(j) + e;
+          if (column == label || column >= left) sums.value[i][j][2 * h + e] = -INFINITY;
+        }
+    }
 }
 
 template <class T, NegativesMode kMode>
 __device__ __forceinline__ void negatives(const NegativesParameters& p) {
   extern __shared__ __align__(1024) uint8_t stages[];
-  constexpr int kFragments = TileSums<T>::kFragments;
+  using Sums = TileSums<TileShape<T>>;
+  constexpr int kFragments = Sums::kFragments;
 
   const int tiles = (p.classes + kTileSide - 1) / kTileSide;
   const int first = blockIdx.x * p.tiles_per_split, count = min(p.tiles_per_split, tiles - first);
   const int32_t row0 = blockIdx.y * kTileSide;
   const int32_t* labels = p.labels + row0;
 
-  TileLoop<T, Along::inner, Along::inner, true> loop(
+  TileLoop<TileShape<T>, Along::inner, Along::inner, true> loop(
       p.features.values + static_cast<int64_t>(row0) * p.features.stride, p.features.low, p.features.stride,
       p.weights.values + static_cast<int64_t>(first) * kTileSide * p.weights.stride, p.weights.low, p.weights.stride,
       p.steps, count, stages);
@@ -45,28 +63,16 @@ __device__ __forceinline__ void negatives(const NegativesParameters& p) {
 #pragma unroll
   for (int i = 0; i < kFragments; i++) largest[i][0] = largest[i][1] = -INFINITY;
   for (int t = 0; t < count; t++) {
-    TileSums<T> sums;
+    Sums sums;
     loop.run(sums);
-    const int32_t class0 = (first + t) * kTileSide;
-    const int32_t left = p.classes - class0;  // classes of this tile, or more
-    const bool masked = holds_own_class<T>(labels, class0) || left < kTileSide;
+    mask_tile(sums, labels, (first + t) * kTileSide, p.classes);
 #pragma unroll
     for (int i = 0; i < kFragments; i++)
 #pragma unroll
       for (int h = 0; h < 2; h++) {
-        if (masked) {
-          const int32_t label = __ldg(labels + TileSums<T>::row(i, h)) - class0;
-#pragma unroll
-          for (int j = 0; j < 8; j++)
-#pragma unroll
-            for (int e = 0; e < 2; e++) {
-              const int32_t column = TileSums<T>::template column<true>(j) + e;
-              if (column == label || column >= left) sums.value[i][j][2 * h + e] = -INFINITY;
-            }
-        }
         // The tile's own sum first, then the running one: fewer roundings in a row.
         float part = 0;
-        const float offset = kMode == NegativesMode::shifted ? __ldg(p.offset + row0 + TileSums<T>::row(i, h)) : 0;
+        const float offset = kMode == NegativesMode::shifted ? __ldg(p.offset + row0 + Sums::row(i, h)) : 0;
 #pragma unroll
         for (int j = 0; j < 8; j++)
 #pragma unroll
@@ -80,7 +86,7 @@ __device__ __forceinline__ void negatives(const NegativesParameters& p) {
   }
 
   // Four neighbouring lanes share a row.
-  const int64_t partial = static_cast<int64_t>(blockIdx.x * 2 + (TileSums<T>::warp() & 1)) * p.padded_rows + row0;
+  const int64_t partial = static_cast<int64_t>(blockIdx.x * 2 + Sums::warp_column() / 64) * p.padded_rows + row0;
 #pragma unroll
   for (int i = 0; i < kFragments; i++)
 #pragma unroll
@@ -92,8 +98,8 @@ __device__ __forceinline__ void negatives(const NegativesParameters& p) {
           largest[i][h] = fmaxf(largest[i][h], __shfl_xor_sync(0xffffffff, largest[i][h], distance));
       }
       if ((threadIdx.x & 3) == 0) {
-        p.sums[partial + TileSums<T>::row(i, h)] = total[i][h];
-        if constexpr (kMode == NegativesMode::hardest) p.hardest[partial + TileSums<T>::row(i, h)] = largest[i][h];
+        p.sums[partial + Sums::row(i, h)] = total[i][h];
+        if constexpr (kMode == NegativesMode::hardest) p.hardest[partial + Sums::row(i, h)] = largest[i][h];
       }
     }
 }

@@ -31,6 +31,7 @@ __device__ __forceinline__ void store_probabilities(const float (&values)[8], ui
 
 template <class T>
 __device__ __forceinline__ void probabilities(const ProbabilitiesParameters& p) {
+  using Sums = TileSums<TileShape<T>>;
   extern __shared__ __align__(1024) uint8_t stages[];
 
   const int tiles = (p.classes + kTileSide - 1) / kTileSide;
@@ -38,34 +39,30 @@ __device__ __forceinline__ void probabilities(const ProbabilitiesParameters& p) 
   const int32_t row0 = blockIdx.y * kTileSide;
   const int32_t* labels = p.labels + row0;
 
-  TileLoop<T, Along::inner, Along::inner, true> loop(
+  TileLoop<TileShape<T>, Along::inner, Along::inner, true> loop(
       p.features.values + static_cast<int64_t>(row0) * p.features.stride, p.features.low, p.features.stride,
       p.weights.values + static_cast<int64_t>(first) * kTileSide * p.weights.stride, p.weights.low, p.weights.stride,
       p.steps, count, stages);
 
   for (int t = 0; t < count; t++) {
-    TileSums<T> sums;
+    Sums sums;
     loop.run(sums);
     const int32_t class0 = (first + t) * kTileSide;
-    const int32_t left = p.classes - class0;
-    const bool masked = holds_own_class<T>(labels, class0) || left < kTileSide;
+    mask_tile(sums, labels, p.first_class + class0, p.first_class + p.classes);
 #pragma unroll
-    for (int i = 0; i < TileSums<T>::kFragments; i++)
+    for (int i = 0; i < Sums::kFragments; i++)
 #pragma unroll
       for (int h = 0; h < 2; h++) {
-        const int row = TileSums<T>::row(i, h);
+        const int row = Sums::row(i, h);
         const float shift = __ldg(p.shift + row0 + row);
-        const int32_t label = __ldg(labels + row) - class0;
         uint16_t* to = p.probabilities + static_cast<int64_t>(row0 + row) * p.stride + class0;
 #pragma unroll
         for (int g = 0; g < 2; g++) {
-          const int column = TileSums<T>::template column<true>(4 * g);
+          const int column = Sums::template column<true>(4 * g);
           float values[8];
 #pragma unroll
-          for (int k = 0; k < 8; k++) {
+          for (int k = 0; k < 8; k++)
             values[k] = exp2_fast(fmaf(sums.value[i][4 * g + k / 2][2 * h + k % 2], p.factor, -shift));
-            if (masked && (column + k == label || column + k >= left)) values[k] = 0;
-          }
           store_probabilities<T>(values, to + column, p.low);
         }
       }
@@ -74,31 +71,29 @@ __device__ __forceinline__ void probabilities(const ProbabilitiesParameters& p) 
 
 template <class T>
 __device__ __forceinline__ void cosines(const CosinesParameters& p) {
+  using Sums = TileSums<TileShape<T>>;
   extern __shared__ __align__(1024) uint8_t stages[];
   const int tiles = (p.classes + kTileSide - 1) / kTileSide;
   const int first = blockIdx.x * p.tiles_per_split, count = min(p.tiles_per_split, tiles - first);
   const int32_t row0 = blockIdx.y * kTileSide;
 
-  TileLoop<T, Along::inner, Along::inner, true> loop(
+  TileLoop<TileShape<T>, Along::inner, Along::inner, false> loop(
       p.features.values + static_cast<int64_t>(row0) * p.features.stride, p.features.low, p.features.stride,
       p.weights.values + static_cast<int64_t>(first) * kTileSide * p.weights.stride, p.weights.low, p.weights.stride,
       p.steps, count, stages);
 
   for (int t = 0; t < count; t++) {
-    TileSums<T> sums;
+    Sums sums;
     loop.run(sums);
 #pragma unroll
-    for (int i = 0; i < TileSums<T>::kFragments; i++)
+    for (int i = 0; i < Sums::kFragments; i++)
 #pragma unroll
       for (int h = 0; h < 2; h++) {
-        float* to = p.cosines + static_cast<int64_t>(row0 + TileSums<T>::row(i, h)) * p.stride +
-                    (first + t) * kTileSide;
+        float* to = p.cosines + static_cast<int64_t>(row0 + Sums::row(i, h)) * p.stride + (first + t) * kTileSide;
 #pragma unroll
-        for (int j = 0; j < 8; j += 2) {
-          const float *a = &sums.value[i][j][2 * h], *b = &sums.value[i][j + 1][2 * h];
-          __stcg(reinterpret_cast<float4*>(to + TileSums<T>::template column<true>(j)),
-                 make_float4(a[0], a[1], b[0], b[1]));
-        }
+        for (int j = 0; j < 8; j++)
+          __stcg(reinterpret_cast<float2*>(to + Sums::template column<false>(j)),
+                 make_float2(sums.value[i][j][2 * h], sums.value[i][j][2 * h + 1]));
       }
   }
 }

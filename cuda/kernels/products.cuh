@@ -14,6 +14,7 @@ namespace marginfc {
 
 template <class T, Along kLeft>
 __device__ __forceinline__ void product(const ProductParameters& p) {
+  using Sums = TileSums<TileShape<T>>;
   extern __shared__ __align__(1024) uint8_t stages[];
   const int64_t row0 = static_cast<int64_t>(blockIdx.y) * kTileSide, column0 = blockIdx.x * kTileSide;
   const int64_t step0 = static_cast<int64_t>(blockIdx.z) * p.steps_per_split, inner0 = step0 * kStageDepth;
@@ -21,21 +22,21 @@ __device__ __forceinline__ void product(const ProductParameters& p) {
   const uint16_t* left = p.left.values +
                          (kLeft == Along::inner ? row0 * p.left.stride + inner0 : inner0 * p.left.stride + row0);
 
-  TileLoop<T, kLeft, Along::outer, false> loop(left, p.left.low, p.left.stride,
-                                               p.right.values + inner0 * p.right.stride + column0, p.right.low,
-                                               p.right.stride, steps, 1, stages);
-  TileSums<T> sums;
+  TileLoop<TileShape<T>, kLeft, Along::outer, false> loop(left, p.left.low, p.left.stride,
+                                                          p.right.values + inner0 * p.right.stride + column0,
+                                                          p.right.low, p.right.stride, steps, 1, stages);
+  Sums sums;
   loop.run(sums);
 
   float* out = p.out + blockIdx.z * p.split_stride + row0 * p.width + column0;
 #pragma unroll
-  for (int i = 0; i < TileSums<T>::kFragments; i++)
+  for (int i = 0; i < Sums::kFragments; i++)
 #pragma unroll
     for (int h = 0; h < 2; h++)
 #pragma unroll
       for (int j = 0; j < 8; j++)
-        __stcg(reinterpret_cast<float2*>(out + static_cast<int64_t>(TileSums<T>::row(i, h)) * p.width +
-                                         TileSums<T>::template column<false>(j)),
+        __stcg(reinterpret_cast<float2*>(out + static_cast<int64_t>(Sums::row(i, h)) * p.width +
+                                         Sums::template column<false>(j)),
                make_float2(sums.value[i][j][2 * h], sums.value[i][j][2 * h + 1]));
 }
 

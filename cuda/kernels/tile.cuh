@@ -1,18 +1,18 @@
-// The main loop that every product shares: a block's 128 x 128 tile of left . right^T, summed over steps of 32 along the
-// inner dimension.
+// The main loop that every product shares: a block's tile of left . right^T, 128 x 128 but for the update of weights,
+// summed over steps of 32 along the inner dimension.
 //
-// A stage of shared memory holds 128 x 32 of each operand, twice with two float16 halves. Operands whose rows run along
-// the inner dimension (`Along::inner`) lie there as 128 rows of 64 bytes, others (`Along::outer`: rows of 128 elements
-// across it) as 32 rows of 256 bytes and are transposed by ldmatrix. 16-byte chunks are permuted inside a row so that
-// neither cp.async nor ldmatrix meets a bank twice:
+// A stage of shared memory holds 32 of the inner dimension of each operand, twice with two float16 halves. Operands whose
+// rows run along it (`Along::inner`) lie there as rows of 64 bytes, others (`Along::outer`: rows across it, as long as the
+// tile's side) as 32 rows and are transposed by ldmatrix. 16-byte chunks are permuted inside a row so that neither
+// cp.async nor ldmatrix meets a bank twice:
 //
-//   inner  chunk ^ (row >> 1 & 3), with permuted columns chunk ^ ((row >> 1 ^ row >> 3) & 3)
-//   outer  chunk ^ (row & 7)
+//   rows of 64 bytes    chunk ^ (row >> 1 & 3), with permuted columns chunk ^ ((row >> 1 ^ row >> 3) & 3)
+//   rows of 128 and up  chunk ^ (row & 7)
 //
 // `kPermuted` deals out the right operand's rows so that a thread ends up with eight neighbouring columns instead of
 // pairs eight apart, which lets 16-bit results leave as stores of 16 bytes; column() says which.
 //
-// A warp makes 64 x 64 (4 warps), or 32 x 64 (8 warps) with two halves, where a second set of sums takes the running one
+// A warp makes 64 x 64, or 32 x 64 with two halves, where a second set of sums takes the running one
 // every 64 elements: tensor cores truncate when they add, and a short chain loses little (docs/numerics.md). One step:
 // fragments of its second half are loaded, its first half is multiplied, then the wait, the one barrier, and the copy
 // into the stage that everybody has just left; meanwhile the second half is multiplied. 4 stages where two blocks of
@@ -44,30 +44,35 @@ constexpr int kStages = 4;
 constexpr int kStages = 2;
 #endif
 
-constexpr int kOperandBytes = kTileSide * kStageDepth * 2;  // of one half of an operand in a stage
-
-template <class T>
+template <class T, int kTileRows = kTileSide, int kTileColumns = kTileSide, int kWarpRows = 64 / Halves<T>::count,
+          int kStageCount = kStages>
 struct TileShape {
+  using Type = T;
   static constexpr int halves = Halves<T>::count;
-  static constexpr int warps = 4 * halves;
-  static constexpr int threads = 32 * warps;
-  static constexpr int warp_rows = 64 / halves;  // of the tile's 128, by 64 columns
-  static constexpr int blocks_per_processor = 2 / halves;
-  static constexpr int stage_bytes = 2 * halves * kOperandBytes;
-  static constexpr int bytes = kStages * stage_bytes;
+  static constexpr int rows = kTileRows, columns = kTileColumns;
+  static constexpr int warp_rows = kWarpRows, warps_across = kTileColumns / 64;  // a warp has 64 columns
+  static constexpr int threads = 32 * (kTileRows / kWarpRows) * warps_across;
+  static constexpr int blocks_per_processor = threads == 128 ? 2 : 1;
+  static constexpr int left_bytes = kTileRows * kStageDepth * 2, right_bytes = kTileColumns * kStageDepth * 2;
+  static constexpr int stages = kStageCount;
+  static constexpr int stage_bytes = halves * (left_bytes + right_bytes);
+  static constexpr int bytes = stages * stage_bytes;
 };
 
 enum class Along { inner, outer };
 
 // One operand's way from global memory into the stages and from there into fragments.
-template <class T, Along kAlong, bool kPermuted>
+// `kSide` is the tile's along this operand.
+template <class Shape, int kSide, Along kAlong, bool kPermuted>
 class OperandPath {
-  using Shape = TileShape<T>;
-  static constexpr int kChunks = kAlong == Along::inner ? 4 : 16;  // of 16 bytes, in a row of a stage
+  static constexpr int kHalfBytes = kSide * kStageDepth * 2;              // of one half, in a stage
+  static constexpr int kChunks = kAlong == Along::inner ? 4 : kSide / 8;  // of 16 bytes, in a row of a stage
   static constexpr int kRowBytes = 16 * kChunks;
-  static constexpr int kRows = kAlong == Along::inner ? kTileSide : kStageDepth;
+  static constexpr int kRows = kAlong == Along::inner ? kSide : kStageDepth;
   static constexpr int kRowsPerPass = Shape::threads / kChunks;
-  static constexpr int kPasses = kRows / kRowsPerPass;
+  static constexpr int kPasses = (kRows + kRowsPerPass - 1) / kRowsPerPass;
+  static constexpr bool kAllCopy = kRows >= kRowsPerPass;  // else some threads have nothing to copy
+  static constexpr int kAddresses = kAlong == Along::inner ? 1 : 4;
 
  public:
   // `rows` is the tile's first element, `base` where the operand lies in stage 0. `first` is the tile's first row (or
@@ -77,8 +82,9 @@ class OperandPath {
       : low_(low), pass_(static_cast<int64_t>(kRowsPerPass) * stride) {
     const int thread = threadIdx.x, lane = thread & 31;
     const int row = thread / kChunks, chunk = thread % kChunks;
+    copies_ = kAllCopy || row < kRows;
     from_ = rows + static_cast<int64_t>(row) * stride + chunk * 8;
-    to_ = base + place(row, chunk);
+    to_ = keep(base + place(row, chunk));
     if constexpr (kAlong == Along::inner) {
       // Matrices of a 16 x 16 fragment: left (rows, k): 0 (0, 0), 1 (8, 0), 2 (0, 8), 3 (8, 8); right: 1 and 2 change
       // places, so that a register pair is one 16 x 8 operand.
@@ -86,13 +92,13 @@ class OperandPath {
       const int fragment_row = left         ? first + r + (q & 1) * 8
                                : !kPermuted ? first + r + (q >> 1) * 8
                                             : first + (r >> 1) * 8 + (r & 1) + (q >> 1) * 2;
-      address_[0] = base + place(fragment_row, left ? q >> 1 : q & 1);
+      address_[0] = keep(base + place(fragment_row, left ? q >> 1 : q & 1));
     } else {
       // Rows of a stage run along k; a matrix is 8 of them and one chunk.
       const int r = lane & 7, q = lane >> 3;
       const int k = r + (left ? q >> 1 : q & 1) * 8, piece = first / 8 + (left ? q & 1 : q >> 1);
 #pragma unroll
-      for (int i = 0; i < 4; i++) address_[i] = base + place(k, piece + 2 * i);
+      for (int i = 0; i < kAddresses; i++) address_[i] = keep(base + place(k, piece + 2 * i));
     }
   }
 
@@ -102,11 +108,14 @@ class OperandPath {
 #if __CUDA_ARCH__ >= 800
   __device__ __forceinline__ void begin_copy() {}
   __device__ __forceinline__ void end_copy(uint32_t stage) const {
-#pragma unroll
-    for (int half = 0; half < Shape::halves; half++)
-#pragma unroll
-      for (int i = 0; i < kPasses; i++)
-        copy_async(to_ + stage + half * kOperandBytes + i * kRowsPerPass * kRowBytes, from_ + half * low_ + i * pass_);
+    if (!kAllCopy && !copies_) return;
+    const uint32_t to = to_ + stage;
+    unroll<Shape::halves>([&](auto half) {
+      unroll<kPasses>([&](auto i) {
+        copy_async<half.value * kHalfBytes + i.value * kRowsPerPass * kRowBytes>(
+            to, from_ + half.value * low_ + i.value * pass_);
+      });
+    });
   }
 #else
   __device__ __forceinline__ void begin_copy() {
@@ -121,26 +130,33 @@ class OperandPath {
     for (int half = 0; half < Shape::halves; half++)
 #pragma unroll
       for (int i = 0; i < kPasses; i++)
-        store_shared(to_ + stage + half * kOperandBytes + i * kRowsPerPass * kRowBytes, held_[half][i]);
+        store_shared(to_ + stage + half * kHalfBytes + i * kRowsPerPass * kRowBytes, held_[half][i]);
   }
 #endif
 
-  // Fragment `i` (16 rows or columns) of the stage's k 0-15 or 16-31.
-  __device__ __forceinline__ void load(uint32_t (&fragment)[4], int i, int k16, int half, uint32_t stage) const {
-    const uint32_t origin = stage + half * kOperandBytes;
-    if constexpr (kAlong == Along::inner) {
-      // k16 is bit 1 of the chunk; so is bit 2 (permuted: through the swizzle) or no bit of the row.
-      const bool flip = kPermuted ? (k16 ^ i) & 1 : k16;
-      const int rows = kPermuted ? (i >> 1) * 32 + (i & 1) * 4 : i * 16;
-      load_matrices(fragment, (flip ? address_[0] ^ 32 : address_[0]) + origin + rows * kRowBytes);
-    } else {
-      load_matrices_transposed(fragment, address_[i] + origin + k16 * 16 * kRowBytes);
-    }
+  // All fragments (16 rows or columns each) of the stage's k 0-15 or 16-31.
+  template <int kFragments, int kK16>
+  __device__ __forceinline__ void load(uint32_t (&fragments)[Shape::halves][kFragments][4], uint32_t stage) const {
+    unroll<Shape::halves>([&](auto half) {
+      unroll<kFragments>([&](auto index) {
+        constexpr int i = decltype(index)::value, origin = decltype(half)::value * kHalfBytes;
+        uint32_t (&to)[4] = fragments[decltype(half)::value][i];
+        if constexpr (kAlong == Along::inner) {
+          // k16 is bit 1 of the chunk; so is bit 2 (permuted: through the swizzle) or no bit of the row.
+          constexpr bool flip = kPermuted ? (kK16 ^ i) & 1 : kK16;
+          constexpr int rows = kPermuted ? (i >> 1) * 32 + (i & 1) * 4 : i * 16;
+          const uint32_t address = address_[0] + stage;
+          load_matrices<origin + rows * kRowBytes>(to, flip ? address ^ 32 : address);
+        } else {
+          load_matrices_transposed<origin + kK16 * 16 * kRowBytes>(to, address_[i] + stage);
+        }
+      });
+    });
   }
 
  private:
   static __device__ __forceinline__ uint32_t place(int row, int chunk) {
-    const int swizzle = kAlong == Along::outer ? row & 7 : kPermuted ? ((row >> 1) ^ (row >> 3)) & 3 : (row >> 1) & 3;
+    const int swizzle = kChunks >= 8 ? row & 7 : kPermuted ? ((row >> 1) ^ (row >> 3)) & 3 : (row >> 1) & 3;
     return row * kRowBytes + (chunk ^ swizzle) * 16;
   }
 
@@ -148,21 +164,23 @@ class OperandPath {
   const int64_t low_;     // elements to the low half
   const int64_t pass_;    // elements between the rows this thread copies
   uint32_t to_;
-  uint32_t address_[kAlong == Along::inner ? 1 : 4];
+  uint32_t address_[kAddresses];
+  bool copies_;
 #if __CUDA_ARCH__ < 800
   uint4 held_[Shape::halves][kPasses];
 #endif
 };
 
 // A thread's place in the tile, and its sums.
-template <class T>
+template <class Shape>
 struct TileSums {
-  static constexpr int kFragments = TileShape<T>::warp_rows / 16;
+  static constexpr int kFragments = Shape::warp_rows / 16;
   float value[kFragments][8][4];
 
-  static __device__ __forceinline__ int warp() { return threadIdx.x >> 5; }
-  static __device__ __forceinline__ int warp_row() { return (warp() >> 1) * TileShape<T>::warp_rows; }
-  static __device__ __forceinline__ int warp_column() { return (warp() & 1) * 64; }
+  static __device__ __forceinline__ int warp_row() {
+    return (threadIdx.x >> 5) / Shape::warps_across * Shape::warp_rows;
+  }
+  static __device__ __forceinline__ int warp_column() { return (threadIdx.x >> 5) % Shape::warps_across * 64; }
   // Row of value[i][..][2 * h] and [2 * h + 1], counted from the tile's first.
   static __device__ __forceinline__ int row(int i, int h) {
     return warp_row() + i * 16 + h * 8 + ((threadIdx.x & 31) >> 2);
@@ -175,13 +193,13 @@ struct TileSums {
   }
 };
 
-template <class T, Along kLeft, Along kRight, bool kPermuted>
+template <class Shape, Along kLeft, Along kRight, bool kPermuted>
 class TileLoop {
-  using Shape = TileShape<T>;
-  static constexpr int kFragments = TileSums<T>::kFragments;
+  using Sums = TileSums<Shape>;
+  static constexpr int kFragments = Sums::kFragments;
   static constexpr int kHalves = Shape::halves;
   // Fragments are loaded while the ones before are multiplied, where registers allow.
-  static constexpr bool kAhead = kHalves == 1 && kStages > 2;
+  static constexpr bool kAhead = kHalves == 1 && Shape::stages > 2;
 
   struct Fragments {
     uint32_t left[kHalves][kFragments][4];
@@ -194,40 +212,41 @@ class TileLoop {
   __device__ __forceinline__ TileLoop(const uint16_t* left, int64_t left_low, int32_t left_stride,
                                       const uint16_t* right, int64_t right_low, int32_t right_stride, int steps,
                                       int tiles, uint8_t* shared)
-      : left_(left, left_low, left_stride, shared_address(shared), TileSums<T>::warp_row(), true),
-        right_(right, right_low, right_stride, shared_address(shared) + kHalves * kOperandBytes,
-               TileSums<T>::warp_column(), false),
+      : left_(left, left_low, left_stride, shared_address(shared), Sums::warp_row(), true),
+        right_(right, right_low, right_stride, shared_address(shared) + kHalves * Shape::left_bytes,
+               Sums::warp_column(), false),
         left_step_(kLeft == Along::inner ? kStageDepth : static_cast<int64_t>(kStageDepth) * left_stride),
         right_step_(kRight == Along::inner ? kStageDepth : static_cast<int64_t>(kStageDepth) * right_stride),
-        right_tile_(static_cast<int64_t>(kTileSide) * right_stride),
+        right_tile_(static_cast<int64_t>(Shape::columns) * right_stride),
         steps_(steps),
-        tiles_(tiles) {
+        tiles_(tiles),
+        remaining_(steps * tiles) {
 #pragma unroll
-    for (int s = 0; s < kStages; s++) {
+    for (int s = 0; s < Shape::stages; s++) {
       begin_copy();
       end_copy(s * Shape::stage_bytes);
     }
-    await<kStages - 1>();
+    await<Shape::stages - 1>();
     __syncthreads();  // stage 0 is there for all warps
-    if constexpr (kAhead) load(fragments_[0], 0, 0);
+    if constexpr (kAhead) load<0>(fragments_[0], 0);
   }
 
   // One tile. Calls after the last one are not allowed.
-  __device__ __forceinline__ void run(TileSums<T>& sums) {
+  __device__ __forceinline__ void run(Sums& sums) {
     clear(sums);
     if constexpr (kAhead) {
       for (int s = 0; s < steps_; s++) {
-        load(fragments_[1], 1, stage_);
+        load<1>(fragments_[1], stage_);
         multiply(sums, fragments_[0]);
         turn();
-        load(fragments_[0], 0, stage_);
+        load<0>(fragments_[0], stage_);
         multiply(sums, fragments_[1]);
       }
     } else if constexpr (kHalves == 1) {
       for (int s = 0; s < steps_; s++) step(sums);
     } else {
       for (int s = 0; s < steps_; s += 2) {
-        TileSums<T> chain;
+        Sums chain;
         clear(chain);
         step(chain);
         if (s + 1 < steps_) step(chain);
@@ -242,7 +261,7 @@ class TileLoop {
   }
 
  private:
-  static __device__ __forceinline__ void clear(TileSums<T>& sums) {
+  static __device__ __forceinline__ void clear(Sums& sums) {
 #pragma unroll
     for (int i = 0; i < kFragments; i++)
 #pragma unroll
@@ -258,51 +277,50 @@ class TileLoop {
 #endif
   }
 
-  // Fills a stage with the next step that is not under way yet.
+  // Fills a stage with the next step that is not under way yet, if there is one.
   __device__ __forceinline__ void begin_copy() {
+    if (tiles_ == 0) return;
     left_.begin_copy();
     right_.begin_copy();
   }
   __device__ __forceinline__ void end_copy(uint32_t stage) {
-    left_.end_copy(stage);
-    right_.end_copy(stage);
-#if __CUDA_ARCH__ >= 800
-    commit_copies();
-#endif
-    // Behind the last tile the same one is read again and not used: no test in the loop, no read out of bounds.
-    if (++copied_ == steps_) {
-      copied_ = 0;
-      left_.advance(left_step_ * (1 - steps_));
-      const bool more = tiles_ > 1;
-      if (more) tiles_--;
-      right_.advance(right_step_ * (1 - steps_) + (more ? right_tile_ : 0));
-    } else {
-      left_.advance(left_step_);
-      right_.advance(right_step_);
+    if (tiles_ > 0) {
+      left_.end_copy(stage);
+      right_.end_copy(stage);
+      if (++copied_ == steps_) {
+        copied_ = 0;
+        tiles_--;
+        left_.advance(left_step_ * (1 - steps_));
+        right_.advance(right_step_ * (1 - steps_) + right_tile_);
+      } else {
+        left_.advance(left_step_);
+        right_.advance(right_step_);
+      }
     }
+#if __CUDA_ARCH__ >= 800
+    commit_copies();  // also without a copy: what is awaited is counted in groups
+#endif
   }
 
   // From one stage to the next.
   __device__ __forceinline__ void turn() {
     begin_copy();
-    await<kStages - 2>();
+    await<Shape::stages - 2>();
     __syncthreads();  // the next stage is there for all warps, and all have loaded the last of this one
     end_copy(stage_);
-    stage_ = stage_ == (kStages - 1) * Shape::stage_bytes ? 0 : stage_ + Shape::stage_bytes;
+    // Behind the last step the stage stays: what is loaded ahead from it is not used.
+    const uint32_t next = stage_ == (Shape::stages - 1) * Shape::stage_bytes ? 0 : stage_ + Shape::stage_bytes;
+    if (--remaining_ > 0) stage_ = next;
   }
 
-  __device__ __forceinline__ void load(Fragments& to, int k16, uint32_t stage) const {
-#pragma unroll
-    for (int half = 0; half < kHalves; half++) {
-#pragma unroll
-      for (int i = 0; i < kFragments; i++) left_.load(to.left[half][i], i, k16, half, stage);
-#pragma unroll
-      for (int i = 0; i < 4; i++) right_.load(to.right[half][i], i, k16, half, stage);
-    }
+  template <int kK16>
+  __device__ __forceinline__ void load(Fragments& to, uint32_t stage) const {
+    left_.template load<kFragments, kK16>(to.left, stage);
+    right_.template load<4, kK16>(to.right, stage);
   }
 
   // Halves: low high, high low, high high.
-  static __device__ __forceinline__ void multiply(TileSums<T>& sums, const Fragments& from) {
+  static __device__ __forceinline__ void multiply(Sums& sums, const Fragments& from) {
 #pragma unroll
     for (int term = 0; term < 2 * kHalves - 1; term++) {
       const int left = kHalves == 2 && term == 0, right = kHalves == 2 && term == 1;
@@ -311,26 +329,26 @@ class TileLoop {
 #pragma unroll
         for (int j = 0; j < 8; j++) {
           const uint32_t* columns = &from.right[right][j / 2][j % 2 * 2];
-          T::multiply(sums.value[i][j], from.left[left][i], columns[0], columns[1], sums.value[i][j]);
+          Shape::Type::multiply(sums.value[i][j], from.left[left][i], columns[0], columns[1], sums.value[i][j]);
         }
     }
   }
 
   // A step with one set of fragments, where there are no registers for two.
-  __device__ __forceinline__ void step(TileSums<T>& sums) {
-#pragma unroll
-    for (int k16 = 0; k16 < 2; k16++) {
-      load(fragments_[0], k16, stage_);
-      if (k16 == 1) turn();
-      multiply(sums, fragments_[0]);
-    }
+  __device__ __forceinline__ void step(Sums& sums) {
+    load<0>(fragments_[0], stage_);
+    multiply(sums, fragments_[0]);
+    load<1>(fragments_[0], stage_);
+    turn();
+    multiply(sums, fragments_[0]);
   }
 
-  OperandPath<T, kLeft, false> left_;
-  OperandPath<T, kRight, kPermuted> right_;
+  OperandPath<Shape, Shape::rows, kLeft, false> left_;
+  OperandPath<Shape, Shape::columns, kRight, kPermuted> right_;
   const int64_t left_step_, right_step_, right_tile_;
   const int steps_;
   int tiles_;           // that are still to be copied, the one under way included
+  int remaining_;       // steps to multiply, of all tiles
   int copied_ = 0;      // steps of that tile
   uint32_t stage_ = 0;  // bytes to the stage being multiplied
   Fragments fragments_[kAhead ? 2 : 1];

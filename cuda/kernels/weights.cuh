@@ -184,11 +184,12 @@ __device__ inline void adamw(const UpdateConstants& step, const Columns& columns
   columns.store(variance, start, v);
 }
 
+// `raw`: the class's row of the product, or null where the gradient is there already.
 template <typename Columns>
-__device__ inline void finish_class(const FinishWeightsParameters& p, const Columns& columns, int32_t c) {
+__device__ inline void finish_class(const FinishWeightsParameters& p, const Columns& columns, int32_t c,
+                                    const float* raw) {
   const StoredRow row = stored_row(p.weights, p.storage, c, p.dim);
   const int64_t base = static_cast<int64_t>(c) * p.dim;
-  const float* raw = p.raw ? p.raw + static_cast<int64_t>(c) * p.width : nullptr;
   const int32_t index = p.first_class + c;
   OwnRows own = raw ? find_own_rows(p, columns, index) : OwnRows{};
   const bool owned = own.owner < own.end;
@@ -247,6 +248,12 @@ __device__ inline void finish_class(const FinishWeightsParameters& p, const Colu
                  c == p.classes - 1 ? p.padding : 0);
 }
 
+// Whether all rows that finish_class touches are aligned_rows; null ones are, and rows of the product are padded.
+__device__ inline bool whole_fours(const FinishWeightsParameters& p) {
+  return aligned_rows(p.weights, p.storage, p.dim) && aligned_rows(p.gradient, p.dim) &&
+         aligned_rows(p.momentum, p.dim) && aligned_rows(p.variance, p.dim) && aligned_rows(p.features, p.dim);
+}
+
 // dW of a chunk's classes from the raw product, then its sink; the formula is FinishWeightsParameters'. The own rows'
 // term is formed in float64 and added after the projection: projected with the rest it would leave an error of gamma's
 // size at the poles.
@@ -258,13 +265,10 @@ __device__ inline void finish_class(const FinishWeightsParameters& p, const Colu
 //   launch  any number of blocks of 8 warps, a warp a class in a strided loop: a row's sums need no other warp
 extern "C" __global__ void __launch_bounds__(kRowThreads, kFinishBlocks)
     finish_weights(const __grid_constant__ FinishWeightsParameters p) {
-  // Those that are null are aligned; raw's rows are padded, so its base decides.
-  const bool neighbours = aligned_rows(p.weights, p.storage, p.dim) && aligned_rows(p.gradient, p.dim) &&
-                          aligned_rows(p.momentum, p.dim) && aligned_rows(p.variance, p.dim) &&
-                          aligned_rows(p.features, p.dim) && aligned_rows(p.raw, p.dim);
-  with_columns(neighbours, p.dim, [&](auto columns) {
+  with_columns(whole_fours(p), p.dim, [&](auto columns) {
     const auto warps = static_cast<int32_t>(gridDim.x * kRowWarps);
-    for (int32_t c = warp_row(); c < p.classes; c += warps) finish_class(p, columns, c);
+    for (int32_t c = warp_row(); c < p.classes; c += warps)
+      finish_class(p, columns, c, p.raw ? p.raw + static_cast<int64_t>(c) * p.width : nullptr);
   });
 }
 

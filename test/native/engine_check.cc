@@ -206,7 +206,7 @@ void heads_work(Engine& engine, Optimizer::Kind kind) {
   optimizer.momentum = 0.9;
   optimizer.weight_decay = 5e-4;
   std::unique_ptr<Head> head;
-  check(Head::create(engine, size.classes, size.dim, size.shards, optimizer, &head).ok(), "create");
+  check(Head::create({&engine}, size.classes, size.dim, size.shards, optimizer, &head).ok(), "create");
   check(head->initialize(0.01, 3).ok(), "initialize");
   double first = 0, last = 0;
   for (int step = 0; step < 8; step++) {
@@ -261,7 +261,7 @@ void failures_are_values(Engine& engine) {
     check(status.code == Code::not_finite && status.message.find("row 5") != std::string::npos, "Inf in features");
   }
   std::unique_ptr<Head> head;
-  check(Head::create(engine, INT32_MAX, INT32_MAX, 1, {}, &head).code == Code::out_of_memory, "out of memory");
+  check(Head::create({&engine}, INT32_MAX, INT32_MAX, 1, {}, &head).code == Code::out_of_memory, "out of memory");
 }
 
 }  // namespace

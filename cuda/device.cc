@@ -1,0 +1,425 @@
+#include "cuda/device.h"
+
+#include <algorithm>
+#include <cstring>
+#include <new>
+#include <utility>
+
+#include "cuda/embedded_kernels.h"
+
+namespace marginfc::cuda {
+namespace {
+
+constexpr int32_t kOldestCapability = 75;
+// Pinned memory between pageable memory and the device: enough slots that the host copies one while the bus is busy
+// with another.
+constexpr size_t kSlots = 4;
+constexpr size_t kSlotBytes = size_t{4} << 20;
+// Calls of pace() that may be under way.
+constexpr size_t kPaces = 3;
+// Idle memory that the pool keeps at most.
+constexpr size_t kMostIdle = size_t{1} << 30;
+constexpr size_t kPage = size_t{2} << 20;  // what the driver maps memory in
+constexpr size_t kLine = 512;
+
+size_t round_to(size_t bytes, size_t unit) { return (bytes + unit - 1) / unit * unit; }
+
+// Errors after which no call in this context can succeed; the rest concern one call.
+bool loses_device(Result result) {
+  const auto code = static_cast<int32_t>(result);
+  switch (code) {
+    case 4:    // driver shut down
+    case 46:   // device unavailable
+    case 201:  // invalid context
+    case 214:  // uncorrectable memory error
+    case 220:  // uncorrectable NVLink error
+    case 700:  // illegal address
+    case 702:  // launch timed out
+    case 999: return true;
+    default: return (code >= 709 && code <= 711) || (code >= 714 && code <= 719);
+  }
+}
+
+}  // namespace
+
+DeviceBuffer& DeviceBuffer::operator=(DeviceBuffer&& other) noexcept {
+  if (this == &other) return *this;
+  release();
+  device_ = std::exchange(other.device_, nullptr);
+  address_ = std::exchange(other.address_, 0);
+  bytes_ = std::exchange(other.bytes_, 0);
+  pooled_ = other.pooled_;
+  return *this;
+}
+
+Status DeviceBuffer::allocate(Device& device, size_t bytes) {
+  if (address_ && bytes_ >= bytes) return {};
+  release();
+  Device::Block block;
+  MARGINFC_TRY(device.take_pooled(bytes, &block));
+  device_ = &device;
+  address_ = block.address;
+  bytes_ = block.bytes;
+  pooled_ = true;
+  return {};
+}
+
+Status DeviceBuffer::allocate_apart(Device& device, size_t bytes) {
+  release();
+  bytes = std::max<size_t>(bytes, 1);
+  MARGINFC_TRY(device.take(bytes, &address_));
+  device_ = &device;
+  bytes_ = bytes;
+  pooled_ = false;
+  return {};
+}
+
+void DeviceBuffer::release() {
+  if (!address_) return;
+  const Device::Turn turn(*device_);
+  if (pooled_)
+    device_->give({address_, bytes_});
+  else
+    device_->free(address_);
+  address_ = 0;
+  bytes_ = 0;
+}
+
+Device::Turn::Turn(Device& device) : device_(device), lock_(device.mutex_) {
+  device.turns_++;
+  if (device.lost_.ok()) {
+    status_ = device.check(device.driver_->context_push(device.context_), "cuCtxPushCurrent");
+    pushed_ = status_.ok();
+  }
+  if (!device.lost_.ok()) status_ = device.lost_;
+}
+
+Device::Turn::~Turn() {
+  if (--device_.turns_ == 0) device_.drop_downloads();
+  ContextHandle* popped;
+  if (pushed_) device_.driver_->context_pop(&popped);
+}
+
+Status Device::open(int32_t index, std::unique_ptr<Device>* device) try {
+  const Driver& driver = cuda::driver();
+  if (!driver.available()) return Status::failure(Code::unavailable, driver.reason);
+  if (index < 0 || index >= driver.devices)
+    return Status::failure(Code::unavailable, "the driver has " + std::to_string(driver.devices) +
+                                                  (driver.devices == 1 ? " GPU" : " GPUs") + ", counted from 0");
+  std::unique_ptr<Device> opened(new Device(index, driver));
+  MARGINFC_TRY(opened->start());
+  *device = std::move(opened);
+  return {};
+} catch (const std::bad_alloc&) {
+  return Status::no_workspace();
+}
+
+Status Device::start() {
+  name_ = "cuda:" + std::to_string(index_);
+  const auto need = [this](Result result, const char* what) {
+    const Status status = check(result, what);
+    return status.ok() ? status : Status::failure(Code::unavailable, status.message);
+  };
+  const auto attribute = [&](DeviceAttribute which, int32_t* value) {
+    return need(driver_->device_attribute(value, which, ordinal_), "cuDeviceGetAttribute");
+  };
+  MARGINFC_TRY(need(driver_->device_get(&ordinal_, index_), "cuDeviceGet"));
+  int32_t major, minor, l2_bytes;
+  MARGINFC_TRY(attribute(DeviceAttribute::major, &major));
+  MARGINFC_TRY(attribute(DeviceAttribute::minor, &minor));
+  MARGINFC_TRY(attribute(DeviceAttribute::multiprocessors, &multiprocessors_));
+  MARGINFC_TRY(attribute(DeviceAttribute::l2_bytes, &l2_bytes));
+  capability_ = 10 * major + minor;
+  l2_bytes_ = l2_bytes;
+  if (capability_ < kOldestCapability)
+    return Status::failure(Code::unavailable, name_ + " has compute capability " + std::to_string(major) + "." +
+                                                  std::to_string(minor) + ", needed is 7.5 or newer");
+  MARGINFC_TRY(need(driver_->context_retain(&context_, ordinal_), "cuDevicePrimaryCtxRetain"));
+  const Turn turn(*this);
+  MARGINFC_TRY(turn.status());
+  MARGINFC_TRY(need(driver_->stream_create(&stream_, kStreamNonBlocking), "cuStreamCreate"));
+  MARGINFC_TRY(need(driver_->stream_create(&downloads_, kStreamNonBlocking), "cuStreamCreate"));
+  for (Handover& handover : handovers_) {
+    MARGINFC_TRY(need(driver_->event_create(&handover.written, kEventDisableTiming), "cuEventCreate"));
+    MARGINFC_TRY(need(driver_->event_create(&handover.read, kEventDisableTiming), "cuEventCreate"));
+  }
+  slots_.resize(kSlots);
+  for (Slot& slot : slots_) {
+    void* memory;
+    MARGINFC_TRY(need(driver_->event_create(&slot.event, kEventDisableTiming), "cuEventCreate"));
+    MARGINFC_TRY(need(driver_->host_allocate(&memory, kSlotBytes, 0), "cuMemHostAlloc"));
+    slot.memory = static_cast<char*>(memory);
+  }
+  paces_.resize(kPaces);
+  for (EventHandle*& event : paces_) {
+    MARGINFC_TRY(need(driver_->event_create(&event, kEventDisableTiming), "cuEventCreate"));
+    MARGINFC_TRY(need(driver_->event_record(event, stream_), "cuEventRecord"));
+  }
+  return load_kernels();
+}
+
+Device::~Device() {
+  if (!context_) return;
+  {
+    const Turn turn(*this);
+    // Of a lost device nothing can be given back but the context.
+    if (turn.status().ok()) {
+      if (stream_) driver_->stream_synchronize(stream_);
+      if (downloads_) driver_->stream_synchronize(downloads_);
+      trim();
+      for (const Slot& slot : slots_) {
+        if (slot.memory) driver_->host_free(slot.memory);
+        if (slot.event) driver_->event_destroy(slot.event);
+      }
+      for (EventHandle* event : paces_)
+        if (event) driver_->event_destroy(event);
+      for (const Handover& handover : handovers_) {
+        if (handover.written) driver_->event_destroy(handover.written);
+        if (handover.read) driver_->event_destroy(handover.read);
+      }
+      if (module_) driver_->module_unload(module_);
+      if (downloads_) driver_->stream_destroy(downloads_);
+      if (stream_) driver_->stream_destroy(stream_);
+    }
+  }
+  driver_->context_release(ordinal_);
+}
+
+Status Device::load_kernels() {
+  const auto unavailable = [this](const std::string& why) {
+    return Status::failure(Code::unavailable, "the kernels could not be loaded on " + name_ + ": " + why);
+  };
+  const EmbeddedKernels image = embedded_kernels();
+  if (image.missing) return Status::failure(Code::unavailable, image.missing);
+  // The compiler's own words, where the driver has to compile.
+  char log[1024] = "";
+  const JitOption options[] = {JitOption::error_log, JitOption::error_log_bytes};
+  void* values[] = {log, reinterpret_cast<void*>(sizeof log)};
+  const Result result = driver_->module_load(&module_, image.image, 2, options, values);
+  if (result != Result::success) {
+    log[sizeof log - 1] = 0;
+    return unavailable("cuModuleLoadDataEx said " + driver_.describe(result) + (*log ? std::string(": ") + log : "") +
+                       " (compute capability " + std::to_string(capability_ / 10) + "." +
+                       std::to_string(capability_ % 10) + ", driver for CUDA " + version_text(driver_.version) + ")");
+  }
+
+  std::string missing;
+  const auto find = [&](const std::string& name, Kernel* kernel) {
+    const Result found = driver_->module_function(&kernel->function, module_, name.c_str());
+    if (found != Result::success && missing.empty())
+      missing = "cuModuleGetFunction(" + name + ") said " + driver_.describe(found);
+    return found == Result::success;
+  };
+  const struct {
+    const char* name;
+    Kernel KernelTable::* kernel;
+  } row_kernels[] = {
+      {"prepare_features", &KernelTable::prepare_features},     {"weight_features", &KernelTable::weight_features},
+      {"prepare_weights", &KernelTable::prepare_weights},       {"targets", &KernelTable::targets},
+      {"reduce_negatives", &KernelTable::reduce_negatives},     {"add_products", &KernelTable::add_products},
+      {"finish_features", &KernelTable::finish_features},       {"finish_weights", &KernelTable::finish_weights},
+      {"initialize_weights", &KernelTable::initialize_weights}, {"select_nearest", &KernelTable::select_nearest},
+  };
+  for (const auto& row : row_kernels) {
+    find(row.name, &(kernels_.*row.kernel));
+    (kernels_.*row.kernel).threads = 32 * kRowWarps;
+  }
+
+  const struct {
+    const char* name;
+    Kernel TileKernels::* kernel;
+  } tile_kernels[] = {
+      {"negatives_", &TileKernels::negatives},
+      {"negatives_hardest_", &TileKernels::negatives_hardest},
+      {"negatives_shifted_", &TileKernels::negatives_shifted},
+      {"probabilities_", &TileKernels::probabilities},
+      {"cosines_", &TileKernels::cosines},
+      {"features_product_", &TileKernels::features_product},
+      {"weights_product_", &TileKernels::weights_product},
+  };
+  const char* kinds[] = {"float16", "bfloat16", "float32"};  // by OperandKind
+  for (int kind = 0; kind < 3; kind++) {
+    if (static_cast<OperandKind>(kind) == OperandKind::bfloat16 && capability_ < 80) continue;
+    TileKernels& tiles = kernels_.tiles[kind];
+    const auto variable = [&](const std::string& name, int32_t* value) {
+      DevicePointer address;
+      size_t bytes;
+      Result found = driver_->module_variable(&address, &bytes, module_, name.c_str());
+      if (found == Result::success) found = driver_->copy_to_host(value, address, sizeof *value, stream_);
+      if (found == Result::success) found = driver_->stream_synchronize(stream_);
+      if (found != Result::success && missing.empty())
+        missing = "cuModuleGetGlobal(" + name + ") said " + driver_.describe(found);
+    };
+    int32_t threads = 0, bytes = 0;
+    variable(std::string("tile_threads_") + kinds[kind], &threads);
+    variable(std::string("tile_bytes_") + kinds[kind], &bytes);
+    for (const auto& tile : tile_kernels) {
+      Kernel& kernel = tiles.*tile.kernel;
+      kernel.threads = static_cast<uint32_t>(threads);
+      kernel.shared_bytes = static_cast<uint32_t>(bytes);
+      if (!find(tile.name + std::string(kinds[kind]), &kernel)) continue;
+      const Result set = driver_->set_function_attribute(kernel.function, FunctionAttribute::max_dynamic_shared_bytes,
+                                                         bytes);
+      if (set != Result::success && missing.empty())
+        missing = tile.name + std::string(kinds[kind]) + " needs " + std::to_string(bytes) +
+                  " bytes of shared memory: cuFuncSetAttribute said " + driver_.describe(set);
+    }
+    if (!missing.empty()) break;
+    int32_t blocks = 0;
+    driver_->blocks_per_multiprocessor(&blocks, tiles.negatives.function, threads, bytes);
+    tiles.blocks_per_multiprocessor = std::max(blocks, 1);
+  }
+  return missing.empty() ? Status{} : unavailable(missing);
+}
+
+Status Device::check(Result result, const char* what) {
+  if (result == Result::success) return {};
+  const std::string said = what + (" said " + driver_.describe(result));
+  if (result == Result::out_of_memory)
+    return Status::failure(Code::out_of_memory, "not enough memory on " + name_ + ": " + said);
+  if (!loses_device(result)) return Status::failure(Code::internal, name_ + ": " + said);
+  if (lost_.ok()) lost_ = Status::failure(Code::unavailable, name_ + " was lost: " + said);
+  return lost_;
+}
+
+Status Device::launch(const Kernel& kernel, Grid grid, const void* parameters) {
+  void* arguments[] = {const_cast<void*>(parameters)};
+  return check(driver_->launch(kernel.function, static_cast<uint32_t>(grid.x), static_cast<uint32_t>(grid.y),
+                               static_cast<uint32_t>(grid.z), kernel.threads, 1, 1, kernel.shared_bytes, stream_,
+                               arguments, nullptr),
+               "cuLaunchKernel");
+}
+
+Status Device::finish(Slot& slot) {
+  if (!slot.busy) return {};
+  slot.busy = false;
+  void* to = std::exchange(slot.to, nullptr);
+  MARGINFC_TRY(check(driver_->event_synchronize(slot.event), "cuEventSynchronize"));
+  if (to) std::memcpy(to, slot.memory, slot.bytes);
+  return {};
+}
+
+Status Device::free_slot(Slot** slot) {
+  *slot = &slots_[next_slot_];
+  next_slot_ = (next_slot_ + 1) % slots_.size();
+  return finish(**slot);
+}
+
+void Device::drop_downloads() {
+  for (Slot& slot : slots_) slot.to = nullptr;
+}
+
+Status Device::upload(const DeviceBuffer& to, const void* from, size_t bytes, size_t offset) {
+  const DevicePointer address = to.address() + offset;
+  for (size_t at = 0; at < bytes; at += kSlotBytes) {
+    Slot* slot;
+    MARGINFC_TRY(free_slot(&slot));
+    const size_t count = std::min(kSlotBytes, bytes - at);
+    std::memcpy(slot->memory, static_cast<const char*>(from) + at, count);
+    MARGINFC_TRY(check(driver_->copy_to_device(address + at, slot->memory, count, stream_), "cuMemcpyHtoDAsync"));
+    MARGINFC_TRY(check(driver_->event_record(slot->event, stream_), "cuEventRecord"));
+    slot->busy = true;
+  }
+  return {};
+}
+
+Status Device::download(void* to, const DeviceBuffer& from, size_t bytes, size_t offset) {
+  const Handover& handover = handovers_[2];
+  MARGINFC_TRY(check(driver_->event_record(handover.written, stream_), "cuEventRecord"));
+  return download_after(handover, to, from.address() + offset, bytes);
+}
+
+Status Device::download_after(const Handover& handover, void* to, DevicePointer from, size_t bytes) {
+  MARGINFC_TRY(check(driver_->stream_wait(downloads_, handover.written, 0), "cuStreamWaitEvent"));
+  for (size_t at = 0; at < bytes; at += kSlotBytes) {
+    Slot* slot;
+    MARGINFC_TRY(free_slot(&slot));
+    const size_t count = std::min(kSlotBytes, bytes - at);
+    MARGINFC_TRY(check(driver_->copy_to_host(slot->memory, from + at, count, downloads_), "cuMemcpyDtoHAsync"));
+    MARGINFC_TRY(check(driver_->event_record(slot->event, downloads_), "cuEventRecord"));
+    slot->busy = true;
+    slot->to = static_cast<char*>(to) + at;
+    slot->bytes = count;
+  }
+  return check(driver_->event_record(handover.read, downloads_), "cuEventRecord");
+}
+
+Status Device::ready(int buffer) {
+  return check(driver_->event_record(handovers_[buffer].written, stream_), "cuEventRecord");
+}
+
+Status Device::writable(int buffer) {
+  return check(driver_->stream_wait(stream_, handovers_[buffer].read, 0), "cuStreamWaitEvent");
+}
+
+Status Device::download_ready(int buffer, void* to, const DeviceBuffer& from, size_t bytes) {
+  return download_after(handovers_[buffer], to, from.address(), bytes);
+}
+
+Status Device::settle() {
+  for (size_t n = 0; n < slots_.size(); n++) MARGINFC_TRY(finish(slots_[(next_slot_ + n) % slots_.size()]));
+  return check(driver_->stream_synchronize(stream_), "cuStreamSynchronize");
+}
+
+Status Device::fill(const DeviceBuffer& at, uint32_t word, size_t bytes, size_t offset) {
+  if (bytes == 0) return {};
+  return check(driver_->fill_words(at.address() + offset, word, bytes / sizeof word, stream_), "cuMemsetD32Async");
+}
+
+Status Device::pace() {
+  EventHandle* event = paces_[next_pace_];
+  next_pace_ = (next_pace_ + 1) % paces_.size();
+  MARGINFC_TRY(check(driver_->event_synchronize(event), "cuEventSynchronize"));
+  return check(driver_->event_record(event, stream_), "cuEventRecord");
+}
+
+Status Device::take(size_t bytes, DevicePointer* address) {
+  Result result = driver_->memory_allocate(address, bytes);
+  if (result == Result::out_of_memory && trim() > 0) result = driver_->memory_allocate(address, bytes);
+  if (result != Result::success) *address = 0;
+  return check(result, "cuMemAlloc");
+}
+
+Status Device::take_pooled(size_t bytes, Block* block) {
+  // In steps, so that a slightly different problem finds the block too.
+  bytes = round_to(std::max<size_t>(bytes, 1), bytes >= kPage ? kPage : kLine);
+  auto best = idle_.end();
+  for (auto it = idle_.begin(); it != idle_.end(); ++it)
+    if (it->bytes >= bytes && it->bytes <= bytes + bytes / 2 && (best == idle_.end() || it->bytes <= best->bytes))
+      best = it;
+  if (best != idle_.end()) {
+    *block = *best;
+    idle_.erase(best);
+    return {};
+  }
+  block->bytes = bytes;
+  return take(bytes, &block->address);
+}
+
+// The next user of the block comes later on the same stream, so what was launched before may still run.
+void Device::give(Block block) {
+  idle_.push_back(block);
+  size_t total = 0;
+  for (const Block& idle : idle_) total += idle.bytes;
+  for (; total > kMostIdle; idle_.erase(idle_.begin())) {
+    total -= idle_.front().bytes;
+    free(idle_.front().address);
+  }
+}
+
+void Device::free(DevicePointer address) {
+  // Of a lost device nothing is left to free.
+  if (lost_.ok()) (void)check(driver_->memory_free(address), "cuMemFree");
+}
+
+size_t Device::trim() {
+  size_t total = 0;
+  for (const Block& idle : idle_) {
+    total += idle.bytes;
+    free(idle.address);
+  }
+  idle_.clear();
+  return total;
+}
+
+}  // namespace marginfc::cuda

@@ -1,0 +1,174 @@
+// One GPU: its context, two streams, the kernels, memory and copies.
+//
+// Everything runs in order on one stream; a second one only carries results to the host while the next chunk is
+// computed. A failure that leaves the context useless (an access fault, a launch that timed out, a GPU that fell off the
+// bus) marks the device as lost: every later call says so with the driver's words, and nothing else is touched.
+#pragma once
+
+#include <memory>
+#include <mutex>
+#include <string>
+#include <vector>
+
+#include "cuda/driver.h"
+#include "cuda/kernel_table.h"
+#include "engine/status.h"
+
+namespace marginfc::cuda {
+
+class Device;
+
+// Device memory of any contents, back in the device's pool when this goes.
+class DeviceBuffer {
+ public:
+  DeviceBuffer() = default;
+  ~DeviceBuffer() { release(); }
+  DeviceBuffer(DeviceBuffer&& other) noexcept { *this = std::move(other); }
+  DeviceBuffer& operator=(DeviceBuffer&& other) noexcept;
+
+  // At least `bytes`; as it is when it has them already.
+  Status allocate(Device& device, size_t bytes);
+  // Exactly `bytes`, for what lives long: goes back to the driver, not to the pool.
+  Status allocate_apart(Device& device, size_t bytes);
+  void release();
+
+  explicit operator bool() const { return address_ != 0; }
+  DevicePointer address() const { return address_; }
+  size_t bytes() const { return bytes_; }
+  // For a kernel's parameters; not for the host to follow.
+  template <class T>
+  T* as(int64_t index = 0) const {
+    return reinterpret_cast<T*>(address_) + index;
+  }
+
+ private:
+  friend class Device;
+  Device* device_ = nullptr;
+  DevicePointer address_ = 0;
+  size_t bytes_ = 0;
+  bool pooled_ = false;
+};
+
+struct Grid {
+  int64_t x = 1;
+  int64_t y = 1;
+  int64_t z = 1;
+};
+
+class Device {
+ public:
+  // Fails with Code::unavailable and the reason: no driver, no such device, too old a device, no kernels for it.
+  static Status open(int32_t index, std::unique_ptr<Device>* device);
+  ~Device();
+  Device(const Device&) = delete;
+  Device& operator=(const Device&) = delete;
+
+  // One caller at a time, with the device's context on the calling thread. Everything below needs one.
+  class Turn {
+   public:
+    explicit Turn(Device& device);
+    ~Turn();
+    Turn(const Turn&) = delete;
+    Turn& operator=(const Turn&) = delete;
+    // Fails when the device was lost.
+    Status status() const { return status_; }
+
+   private:
+    Device& device_;
+    const std::lock_guard<std::recursive_mutex> lock_;
+    Status status_;
+    bool pushed_ = false;  // the context is current
+  };
+
+  const std::string& name() const { return name_; }  // "cuda:0"
+  const KernelTable& kernels() const { return kernels_; }
+  int32_t compute_capability() const { return capability_; }  // 10 * major + minor
+  int32_t multiprocessors() const { return multiprocessors_; }
+  int64_t l2_bytes() const { return l2_bytes_; }
+
+  // Launches in stream order. `parameters` are read before this returns.
+  template <class Parameters>
+  Status launch(const Kernel& kernel, Grid grid, const Parameters& parameters) {
+    return launch(kernel, grid, static_cast<const void*>(&parameters));
+  }
+
+  // From pageable memory, which may change when this returns; in stream order.
+  Status upload(const DeviceBuffer& to, const void* from, size_t bytes, size_t offset = 0);
+  // To pageable memory, which is complete after settle(); behind what was launched before.
+  Status download(void* to, const DeviceBuffer& from, size_t bytes, size_t offset = 0);
+  // Waits until everything is done, downloads too. Downloads that no settle() followed in a turn are dropped with it.
+  Status settle();
+  Status fill(const DeviceBuffer& at, uint32_t word, size_t bytes, size_t offset = 0);
+
+  // Large results on their way to the host while the next ones are computed, in two buffers by turns. What was launched
+  // before ready(n) has written buffer n; what is launched after writable(n) may write it again.
+  Status ready(int buffer);
+  Status writable(int buffer);
+  Status download_ready(int buffer, void* to, const DeviceBuffer& from, size_t bytes);
+
+  // Waits until all but the last few calls of this are done: bounds what is queued, so that a caller who gives up is
+  // heard soon.
+  Status pace();
+
+  // Gives idle memory back to the driver; returns how many bytes it was.
+  size_t trim();
+
+ private:
+  friend class DeviceBuffer;
+  // A piece of pinned memory on its way from or to pageable memory.
+  struct Slot {
+    char* memory = nullptr;
+    EventHandle* event = nullptr;
+    bool busy = false;   // the event was recorded and not waited for
+    void* to = nullptr;  // of a download
+    size_t bytes = 0;
+  };
+  // Between the two streams.
+  struct Handover {
+    EventHandle* written = nullptr;
+    EventHandle* read = nullptr;
+  };
+  struct Block {
+    DevicePointer address;
+    size_t bytes;
+  };
+
+  Device(int32_t index, const Driver& driver) : driver_(driver), index_(index) {}
+  Status start();
+  Status launch(const Kernel& kernel, Grid grid, const void* parameters);
+  Status load_kernels();
+  // `what` is the driver's entry point.
+  Status check(Result result, const char* what);
+  Status download_after(const Handover& handover, void* to, DevicePointer from, size_t bytes);
+  Status free_slot(Slot** slot);
+  Status finish(Slot& slot);
+  void drop_downloads();
+  Status take(size_t bytes, DevicePointer* address);
+  Status take_pooled(size_t bytes, Block* block);
+  void give(Block block);
+  void free(DevicePointer address);
+
+  const Driver& driver_;
+  const int32_t index_;
+  DeviceOrdinal ordinal_ = 0;
+  std::string name_;
+  int32_t capability_ = 0;
+  int32_t multiprocessors_ = 0;
+  int64_t l2_bytes_ = 0;
+  std::recursive_mutex mutex_;  // one turn at a time
+  int turns_ = 0;               // of the thread that has the mutex, one in another
+  ContextHandle* context_ = nullptr;
+  StreamHandle* stream_ = nullptr;
+  StreamHandle* downloads_ = nullptr;
+  Handover handovers_[3];  // of the two buffers, and of all other downloads
+  ModuleHandle* module_ = nullptr;
+  KernelTable kernels_;
+  std::vector<Slot> slots_;
+  size_t next_slot_ = 0;
+  std::vector<EventHandle*> paces_;
+  size_t next_pace_ = 0;
+  std::vector<Block> idle_;  // oldest first
+  Status lost_;
+};
+
+}  // namespace marginfc::cuda
