@@ -23,7 +23,7 @@ namespace marginfc {
 
 constexpr int kTileSide = 128;      // rows and classes of a block's tile
 constexpr int kStageDepth = 32;     // of the products' inner dimension
-constexpr int kOperandSlack = 128;  // elements
+constexpr int kOperandSlack = 256;  // elements
 constexpr double kLog2E = 1.4426950408889634;
 // Up to this s exponents need no offset; above it operands are scaled as if s were this.
 constexpr double kMostPlainScale = 64;
