@@ -272,7 +272,8 @@ Handler from(Type s, bool low_bits) {
 
 Handler choose(Type d, Type s, bool low_bits) {
   using K = Type::Kind;
-  if (d.kind == K::f) return d.bits == 64 ? from<double>(s, low_bits) : d.bits == 32 ? from<float>(s, low_bits) : from<F16>(s, low_bits);
+  if (d.kind == K::f)
+    return d.bits == 64 ? from<double>(s, low_bits) : d.bits == 32 ? from<float>(s, low_bits) : from<F16>(s, low_bits);
   if (d.kind == K::bf) return from<Bf16>(s, low_bits);
   const bool is_signed = d.kind == K::s;
   switch (d.bits) {

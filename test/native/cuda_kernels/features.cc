@@ -59,7 +59,8 @@ void check_prepare_features(const Device& device) {
       p.depth = operand.depth;
       p.kind = kind;
       device.launch("prepare_features", p, operand.rows / kRowWarps, 32 * kRowWarps);
-      Values norms(size_text("norms", rows, dim)), values(size_text("prepare_features", rows, dim) + name_of(kind));
+      Values norms(size_text("norms", rows, dim)),
+          values(size_text("prepare_features", rows, dim) + ", " + name_of(kind));
       const std::vector<double> got = norm.read();
       for (int64_t i = 0; i < rows; i++) norms.near(got[i], want[i], 1e-14 * want[i], i);
       const OperandValues operands(operand);
@@ -108,7 +109,7 @@ void check_weight_features(const Device& device) {
       p.depth = operand.depth;
       p.kind = kind;
       device.launch("weight_features", p, operand.rows / kRowWarps, 32 * kRowWarps);
-      Values values(size_text("weight_features", rows, dim) + name_of(kind));
+      Values values(size_text("weight_features", rows, dim) + ", " + name_of(kind));
       const OperandValues operands(operand);
       for (int64_t i = 0; i < rows; i++)
         operands.compare(values, i, scaled(x.data() + i * dim, dim, factors[i] / floored(norms[i])));
@@ -175,7 +176,7 @@ void check_targets(const Device& device) {
       p.storage = storage;
       device.launch("targets", p, (rows + kRowWarps - 1) / kRowWarps, 32 * kRowWarps);
 
-      Values values(size_text("targets", rows, dim) + name_of(storage));
+      Values values(size_text("targets", rows, dim) + ", " + name_of(storage));
       const std::vector<double> cosines = cosine.read(), sines = sine.read(), weight_norms = weight_norm.read();
       const std::vector<float> kept = own_rows.read();
       for (int64_t i = 0; i < rows; i++) {
@@ -315,7 +316,7 @@ void check_finish_features(const Device& device) {
       p.storage = storage;
       device.launch("finish_features", p, (rows + kRowWarps - 1) / kRowWarps, 32 * kRowWarps);
 
-      Values values(size_text("finish_features", rows, dim) + name_of(storage));
+      Values values(size_text("finish_features", rows, dim) + ", " + name_of(storage));
       const std::vector<float> got = gradient.read();
       for (int64_t i = 0; i < rows; i++) {
         const float *x = problem.x.data() + i * dim, *w = problem.class_of(problem.labels[i] < 0 ? 0 : i);

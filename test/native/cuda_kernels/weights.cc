@@ -209,23 +209,23 @@ constexpr Step kSteps[] = {
     {"adamw", SinkKind::adamw, true, {0, 0, 0, 0, 0.01f, 0.9f, 0.999f, 31.6f, 1e-8f, 0.99f}},
 };
 
-// One element of an update, in float64, from the gradient in float32.
+// One element of an update, in float64, from the gradient in float32; *_size is what rounding errors are measured by.
 struct Element {
-  double w, momentum, variance, size;
+  double w, momentum, variance, w_size, momentum_size;
 };
 Element update(const Step& step, double g, double w, double momentum, double variance) {
   const UpdateConstants& u = step.constants;
   if (step.sink == SinkKind::adamw) {
     const double m = momentum + (1.0f - u.beta1) * (g - momentum), v = u.beta2 * variance + (1.0f - u.beta2) * g * g;
-    const double change = u.step_size * m / (std::sqrt(v) * u.root_correction + u.epsilon);
-    return {w * u.decay - change, m, v,
-            std::fabs(w) +
-                u.step_size * (std::fabs(g) + std::fabs(momentum)) / (std::sqrt(v) * u.root_correction + u.epsilon)};
+    const double rate = u.step_size / (std::sqrt(v) * u.root_correction + u.epsilon);
+    const double size = std::fabs(g) + std::fabs(momentum);
+    return {w * u.decay - rate * m, m, v, std::fabs(w) + rate * size, size};
   }
   g += u.weight_decay * w;
   const double v = step.momentum ? u.momentum * momentum + g : 0;
   const double moved = !step.momentum ? g : u.nesterov ? g + u.momentum * v : v;
-  return {w - u.learning_rate * moved, v, 0, std::fabs(w) + std::fabs(g) + std::fabs(momentum)};
+  const double size = std::fabs(g) + u.weight_decay * std::fabs(w) + std::fabs(momentum);
+  return {w - u.learning_rate * moved, v, 0, std::fabs(w) + u.learning_rate * size, size};
 }
 
 // The update of a step, from the raw product or (apply) from its gradient, which the write sink left.
@@ -266,8 +266,8 @@ void check_step(const Device& device, const WeightProblem& problem, const Weight
   for (int64_t e = 0; e < classes * dim; e++) {
     const int64_t c = e / dim, d = e % dim;
     const Element want = update(step, gradients[e], problem.weights[e], momenta[e], variances[e]);
-    values.near(got[e], want.w, 5e-7 * want.size, c, d);
-    if (step.momentum) values.near(got_momentum[e], want.momentum, 5e-7 * want.size, c, d);
+    values.near(got[e], want.w, 5e-7 * want.w_size, c, d);
+    if (step.momentum) values.near(got_momentum[e], want.momentum, 5e-7 * want.momentum_size, c, d);
     if (p.variance) values.near(got_variance[e], want.variance, 5e-7 * want.variance, c, d);
     if (apply) values.equal(left[e], 0, c, d);
   }
