@@ -7,7 +7,7 @@ namespace marginfc::check {
 namespace {
 
 constexpr int64_t kRows[] = {1, 2, 31, 33, 131};
-constexpr int64_t kDims[] = {1, 2, 31, 33, 131, 512, 1009};
+constexpr int64_t kDims[] = {1, 2, 31, 33, 131, 132, 512, 1009};
 // Addresses of features: as an allocation gives them, and aligned to one float only.
 constexpr int64_t kSkews[] = {0, 1};
 
@@ -195,6 +195,7 @@ void check_targets(const Device& device) {
           want_sine = direction ? std::sqrt(distance) : std::sqrt(1 - want_cosine * want_cosine);
         }
         values.near(cosines[i], want_cosine, 1e-14, i, 0);
+        if (problem.labels[i] >= 0) values.equal(std::fabs(cosines[i]) > 1, false, i, 0);
         values.near(sines[i], want_sine, 1e-13, i, 1);
         values.near(weight_norms[i], want_norm, 1e-14 * want_norm, i, 2);
         for (int64_t d = 0; d < dim; d++)

@@ -6,7 +6,7 @@
 namespace marginfc::check {
 namespace {
 
-constexpr int64_t kDims[] = {1, 2, 31, 33, 131, 512, 1009};
+constexpr int64_t kDims[] = {1, 2, 31, 33, 131, 132, 512, 1009};
 constexpr int32_t kThreads = 32 * kRowWarps;
 
 std::string size_text(const char* kernel, int64_t rows, int64_t dim) {
@@ -112,7 +112,8 @@ struct WeightProblem {
       const int64_t c = label - first_class;
       if (c < 0 || c >= classes) continue;
       const float* own = w.values.data() + c * dim;
-      // Every second one at its pole.
+      // Every second one at its pole, where a large gamma shows what is not cancelled.
+      if (row % 2) gammas[row] *= 1e5;
       for (int64_t d = 0; d < dim && row % 2; d++) x[row * dim + d] = own[d] * 0.5f;
       norms[row] = norm_of(x.data() + row * dim, dim);
       cosines[row] = dot(own, x.data() + row * dim, dim) / floored(norms[row]) / floored(norm_of(own, dim));
