@@ -76,11 +76,7 @@ Status DeviceBuffer::allocate_apart(Device& device, size_t bytes) {
 
 void DeviceBuffer::release() {
   if (!address_) return;
-  const Device::Turn turn(*device_);
-  if (pooled_)
-    device_->give({address_, bytes_});
-  else
-    device_->free(address_);
+  device_->give({address_, bytes_}, pooled_);
   address_ = 0;
   bytes_ = 0;
 }
@@ -95,7 +91,10 @@ Device::Turn::Turn(Device& device) : device_(device), lock_(device.mutex_) {
 }
 
 Device::Turn::~Turn() {
-  if (--device_.turns_ == 0) device_.drop_downloads();
+  if (--device_.turns_ == 0) {
+    device_.drop_downloads();
+    device_.free_all(&Device::unused_);
+  }
   ContextHandle* popped;
   if (pushed_) device_.driver_->context_pop(&popped);
 }
@@ -334,43 +333,59 @@ Status Device::take(size_t bytes, DevicePointer* address) {
 Status Device::take_pooled(size_t bytes, Block* block) {
   // In steps, so that a slightly different problem finds the block too.
   bytes = round_to(std::max<size_t>(bytes, 1), bytes >= kPage ? kPage : kLine);
-  auto best = idle_.end();
-  for (auto it = idle_.begin(); it != idle_.end(); ++it)
-    if (it->bytes >= bytes && it->bytes <= bytes + bytes / 2 && (best == idle_.end() || it->bytes <= best->bytes))
-      best = it;
-  if (best != idle_.end()) {
-    *block = *best;
-    idle_.erase(best);
-    return {};
-  }
+  if (find_idle(bytes, block)) return {};
   block->bytes = bytes;
   return take(bytes, &block->address);
 }
 
-// The next user of the block comes later on the same stream, so what was launched before may still run.
-void Device::give(Block block) {
-  idle_.push_back(block);
-  size_t total = 0;
-  for (const Block& idle : idle_) total += idle.bytes;
-  for (; total > kMostIdle; idle_.erase(idle_.begin())) {
-    total -= idle_.front().bytes;
-    free(idle_.front().address);
-  }
+// One that is not much larger.
+bool Device::find_idle(size_t bytes, Block* block) {
+  const std::lock_guard<std::mutex> lock(pool_mutex_);
+  auto best = idle_.end();
+  for (auto it = idle_.begin(); it != idle_.end(); ++it)
+    if (it->bytes >= bytes && it->bytes <= bytes + bytes / 2 && (best == idle_.end() || it->bytes <= best->bytes))
+      best = it;
+  if (best == idle_.end()) return false;
+  *block = *best;
+  idle_.erase(best);
+  return true;
 }
 
-void Device::free(DevicePointer address) {
-  // Of a lost device nothing is left to free.
-  if (lost_.ok()) (void)check(driver_->memory_free(address), "cuMemFree");
+// The next user of a pooled block comes later on the same stream, so what was launched before may still run.
+void Device::give(Block block, bool pooled) {
+  {
+    const std::lock_guard<std::mutex> lock(pool_mutex_);
+    (pooled ? idle_ : unused_).push_back(block);
+    size_t total = 0;
+    for (const Block& idle : idle_) total += idle.bytes;
+    for (; total > kMostIdle; idle_.erase(idle_.begin())) {
+      total -= idle_.front().bytes;
+      unused_.push_back(idle_.front());
+    }
+    if (unused_.empty()) return;
+  }
+  if (!mutex_.try_lock()) return;  // whoever has the turn will free them
+  {
+    const Turn turn(*this);
+  }
+  mutex_.unlock();
 }
 
-size_t Device::trim() {
-  size_t total = 0;
-  for (const Block& idle : idle_) {
-    total += idle.bytes;
-    free(idle.address);
+size_t Device::free_all(std::vector<Block> Device::* blocks) {
+  std::vector<Block> freed;
+  {
+    const std::lock_guard<std::mutex> lock(pool_mutex_);
+    freed.swap(this->*blocks);
   }
-  idle_.clear();
+  size_t total = 0;
+  for (const Block& block : freed) {
+    total += block.bytes;
+    // Of a lost device nothing is left to free.
+    if (lost_.ok()) (void)check(driver_->memory_free(block.address), "cuMemFree");
+  }
   return total;
 }
+
+size_t Device::trim() { return free_all(&Device::idle_) + free_all(&Device::unused_); }
 
 }  // namespace marginfc::cuda

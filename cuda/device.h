@@ -168,8 +168,10 @@ class Device {
   void drop_downloads();
   Status take(size_t bytes, DevicePointer* address);
   Status take_pooled(size_t bytes, Block* block);
-  void give(Block block);
-  void free(DevicePointer address);
+  bool find_idle(size_t bytes, Block* block);
+  // Needs no turn and waits for none: a garbage collector must not wait for a batch.
+  void give(Block block, bool pooled);
+  size_t free_all(std::vector<Block> Device::* blocks);
 
   const Driver& driver_;
   const int32_t index_;
@@ -192,7 +194,9 @@ class Device {
   std::vector<EventHandle*> paces_;
   size_t next_pace_ = 0;
   std::unique_ptr<Timing> timing_;  // while launches are timed
-  std::vector<Block> idle_;         // oldest first
+  std::mutex pool_mutex_;
+  std::vector<Block> idle_;    // guarded by pool_mutex_; oldest first
+  std::vector<Block> unused_;  // guarded by pool_mutex_; go back to the driver when a turn ends
   Status lost_;
 };
 
