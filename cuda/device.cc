@@ -214,73 +214,8 @@ Status Device::load_kernels() {
                        " (" + description_ + ")");
   }
 
-  std::string missing;
-  const auto find = [&](const std::string& name, Kernel* kernel) {
-    const Result found = driver_->module_function(&kernel->function, module_, name.c_str());
-    if (found != Result::success && missing.empty())
-      missing = "cuModuleGetFunction(" + name + ") said " + driver_.describe(found);
-    return found == Result::success;
-  };
-  const struct {
-    const char* name;
-    Kernel KernelTable::* kernel;
-  } row_kernels[] = {
-      {"prepare_features", &KernelTable::prepare_features},     {"weight_features", &KernelTable::weight_features},
-      {"prepare_weights", &KernelTable::prepare_weights},       {"targets", &KernelTable::targets},
-      {"reduce_negatives", &KernelTable::reduce_negatives},     {"add_products", &KernelTable::add_products},
-      {"finish_features", &KernelTable::finish_features},       {"finish_weights", &KernelTable::finish_weights},
-      {"initialize_weights", &KernelTable::initialize_weights}, {"select_nearest", &KernelTable::select_nearest},
-  };
-  for (const auto& row : row_kernels) {
-    find(row.name, &(kernels_.*row.kernel));
-    (kernels_.*row.kernel).threads = 32 * kRowWarps;
-  }
-
-  const struct {
-    const char* name;
-    Kernel TileKernels::* kernel;
-  } tile_kernels[] = {
-      {"negatives_", &TileKernels::negatives},
-      {"negatives_hardest_", &TileKernels::negatives_hardest},
-      {"negatives_shifted_", &TileKernels::negatives_shifted},
-      {"probabilities_", &TileKernels::probabilities},
-      {"cosines_", &TileKernels::cosines},
-      {"features_product_", &TileKernels::features_product},
-      {"weights_product_", &TileKernels::weights_product},
-  };
-  const char* kinds[] = {"float16", "bfloat16", "float32"};  // by OperandKind
-  for (int kind = 0; kind < 3; kind++) {
-    if (static_cast<OperandKind>(kind) == OperandKind::bfloat16 && capability_ < 80) continue;
-    TileKernels& tiles = kernels_.tiles[kind];
-    const auto variable = [&](const std::string& name, int32_t* value) {
-      DevicePointer address;
-      size_t bytes;
-      Result found = driver_->module_variable(&address, &bytes, module_, name.c_str());
-      if (found == Result::success) found = driver_->copy_to_host(value, address, sizeof *value, stream_);
-      if (found == Result::success) found = driver_->stream_synchronize(stream_);
-      if (found != Result::success && missing.empty())
-        missing = "cuModuleGetGlobal(" + name + ") said " + driver_.describe(found);
-    };
-    int32_t threads = 0, bytes = 0;
-    variable(std::string("tile_threads_") + kinds[kind], &threads);
-    variable(std::string("tile_bytes_") + kinds[kind], &bytes);
-    for (const auto& tile : tile_kernels) {
-      Kernel& kernel = tiles.*tile.kernel;
-      kernel.threads = static_cast<uint32_t>(threads);
-      kernel.shared_bytes = static_cast<uint32_t>(bytes);
-      if (!find(tile.name + std::string(kinds[kind]), &kernel)) continue;
-      const Result set = driver_->set_function_attribute(kernel.function, FunctionAttribute::max_dynamic_shared_bytes,
-                                                         bytes);
-      if (set != Result::success && missing.empty())
-        missing = tile.name + std::string(kinds[kind]) + " needs " + std::to_string(bytes) +
-                  " bytes of shared memory: cuFuncSetAttribute said " + driver_.describe(set);
-    }
-    if (!missing.empty()) break;
-    int32_t blocks = 0;
-    driver_->blocks_per_multiprocessor(&blocks, tiles.negatives.function, threads, bytes);
-    tiles.blocks_per_multiprocessor = std::max(blocks, 1);
-  }
-  return missing.empty() ? Status{} : unavailable(missing);
+  const std::string wrong = find_kernels(driver_, module_, stream_, capability_, &kernels_);
+  return wrong.empty() ? Status{} : unavailable(wrong);
 }
 
 Status Device::check(Result result, const char* what) {

@@ -86,7 +86,9 @@ class Device {
   const KernelTable& kernels() const { return kernels_; }
   int32_t compute_capability() const { return capability_; }  // 10 * major + minor
   int32_t multiprocessors() const { return multiprocessors_; }
+  // What chunks of classes are made to fit; checks make it small, so that there are many.
   int64_t l2_bytes() const { return l2_bytes_; }
+  void assume_l2_bytes(int64_t bytes) { l2_bytes_ = bytes; }
 
   // Launches in stream order. `parameters` are read before this returns.
   template <class Parameters>

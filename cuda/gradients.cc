@@ -19,7 +19,7 @@ namespace marginfc::cuda {
 Status CudaPass::reserve(bool feature_gradient, const WeightSink& sink) try {
   const Device::Turn turn(device_);
   MARGINFC_TRY(turn.status());
-  const bool weights = sink.kind != WeightSink::Kind::none;
+  const bool weights = sink.kind != WeightSink::Kind::none, raw = weights && !tiles_.update(width_);
   if (classes_ == 0 || !(weights || feature_gradient)) return {};
   // As they were in phase 2, unless the weights were written since.
   if (!borrowed()) MARGINFC_TRY(prepare_weights(false));
@@ -30,15 +30,13 @@ Status CudaPass::reserve(bool feature_gradient, const WeightSink& sink) try {
   const int64_t product_bytes = static_cast<int64_t>(padded_rows_) * width_ * sizeof(float);
   const int64_t raw_bytes = static_cast<int64_t>(kTileSide) * width_ * sizeof(float);  // of a tile
   const int64_t p_bytes = static_cast<int64_t>(padded_rows_) * kTileSide * halves * sizeof(uint16_t);
-  m.chunk_tiles = tiles_per_chunk(class_tiles(), row_tiles(), slots(), p_bytes + (weights ? raw_bytes : 0),
+  m.chunk_tiles = tiles_per_chunk(class_tiles(), row_tiles(), slots(), p_bytes + (raw ? raw_bytes : 0),
                                   device_.l2_bytes());
   MARGINFC_TRY(m.probabilities.allocate(device_, padded_rows_, static_cast<int32_t>(m.chunk_tiles * kTileSide), kind_));
   MARGINFC_TRY(m.shift.allocate(device_, padded_rows_ * sizeof(float)));
   MARGINFC_TRY(m.coefficients.allocate(device_, 4 * rows_ * sizeof(double)));
-  if (weights) {
-    MARGINFC_TRY(m.weighted.allocate(device_, padded_rows_, dim_, kind_));
-    MARGINFC_TRY(m.raw.allocate(device_, m.chunk_tiles * raw_bytes));
-  }
+  if (weights) MARGINFC_TRY(m.weighted.allocate(device_, padded_rows_, dim_, kind_));
+  if (raw) MARGINFC_TRY(m.raw.allocate(device_, m.chunk_tiles * raw_bytes));
   if (sink.kind == WeightSink::Kind::write)
     for (DeviceBuffer& buffer : m.weights)
       MARGINFC_TRY(buffer.allocate(device_, m.chunk_tiles * kTileSide * dim_ * sizeof(float)));
@@ -104,7 +102,7 @@ Status CudaPass::upload_coefficients(const RowCoefficients& rows, double* unscal
     for (const Owner& owner : owners_) numbers[owner.row] = owner.row;
     MARGINFC_TRY(device_.upload(m.row_numbers, numbers.data(), numbers.size() * sizeof(int32_t)));
   }
-  if (!m.raw) return {};
+  if (!m.weighted) return {};
   WeightFeaturesParameters p;
   p.features = features_.as<float>();
   p.norm = norms_memory_.as<double>();
@@ -141,9 +139,8 @@ Status CudaPass::run_chunks(bool features, const WeightSink& sink, double unscal
     MARGINFC_TRY(launch_probabilities(chunk));
     if (features) MARGINFC_TRY(launch_feature_product(chunk));
     if (weights) {
-      MARGINFC_TRY(launch_weight_product(chunk));
       if (write) MARGINFC_TRY(device_.writable(buffer));
-      MARGINFC_TRY(launch_weight_finish(chunk, sink, unscale, m.weights[buffer]));
+      MARGINFC_TRY(launch_weights(chunk, sink, unscale, m.weights[buffer]));
     }
     if (!write) continue;
     MARGINFC_TRY(device_.ready(buffer));
@@ -207,8 +204,24 @@ Status CudaPass::launch_weight_product(const Chunk& chunk) {
   return device_.launch(tiles_.weights_product, {width_ / kTileSide, chunk.tiles}, p);
 }
 
-Status CudaPass::launch_weight_finish(const Chunk& chunk, const WeightSink& sink, double unscale,
-                                      const DeviceBuffer& to) {
+Status CudaPass::launch_weights(const Chunk& chunk, const WeightSink& sink, double unscale, const DeviceBuffer& to) {
+  if (const Kernel* fused = tiles_.update(width_)) {
+    UpdateParameters p;
+    p.left = memory_.probabilities.from(0);
+    p.right = memory_.weighted.from(0);
+    p.steps = padded_rows_ / kStageDepth;
+    p.finish = weight_finish(chunk, sink, unscale, to);
+    return device_.launch(*fused, {device_.multiprocessors()}, p);
+  }
+  MARGINFC_TRY(launch_weight_product(chunk));
+  FinishWeightsParameters p = weight_finish(chunk, sink, unscale, to);
+  p.raw = memory_.raw.as<float>();
+  const int64_t blocks = row_blocks(chunk.classes, device_.multiprocessors());
+  return device_.launch(device_.kernels().finish_weights, {blocks}, p);
+}
+
+FinishWeightsParameters CudaPass::weight_finish(const Chunk& chunk, const WeightSink& sink, double unscale,
+                                                const DeviceBuffer& to) const {
   FinishWeightsParameters p{};
   if (sink.kind == WeightSink::Kind::write) {
     p.sink = SinkKind::write;
@@ -218,7 +231,6 @@ Status CudaPass::launch_weight_finish(const Chunk& chunk, const WeightSink& sink
   } else {
     shard_.aim(sink, chunk.first, kind_, &p);
   }
-  p.raw = memory_.raw.as<float>();
   p.unscale = unscale;
   p.owners = static_cast<int32_t>(owners_.size());
   p.owner_class = labels_.as<int32_t>(padded_rows_);
@@ -232,7 +244,7 @@ Status CudaPass::launch_weight_finish(const Chunk& chunk, const WeightSink& sink
   p.padding = chunk.tiles * kTileSide - chunk.classes;
   p.dim = dim_;
   p.width = width_;
-  return device_.launch(device_.kernels().finish_weights, {row_blocks(chunk.classes, device_.multiprocessors())}, p);
+  return p;
 }
 
 Status CudaPass::launch_feature_finish(bool radial) {

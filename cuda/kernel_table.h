@@ -3,12 +3,19 @@
 #pragma once
 
 #include <cstdint>
+#include <string>
 
 #include "cuda/parameters.h"
 
 namespace marginfc::cuda {
 
+struct Driver;
 struct FunctionHandle;
+struct ModuleHandle;
+struct StreamHandle;
+
+// 10 * major + minor from which devices multiply bfloat16.
+constexpr int32_t kBfloat16Capability = 80;
 
 // A kernel and the shape of its blocks.
 struct Kernel {
@@ -17,12 +24,22 @@ struct Kernel {
   uint32_t shared_bytes = 0;  // dynamic
 };
 
+// Rows of D that the fused update is there for.
+constexpr int32_t kUpdateWidths[] = {128, 256, 512};
+
 // Of one operand kind; no functions where the device has none (bfloat16 before compute capability 8.0).
 struct TileKernels {
   Kernel negatives, negatives_hardest, negatives_shifted, probabilities, cosines, features_product, weights_product;
   int32_t blocks_per_multiprocessor = 1;
+  Kernel updates[3];  // by kUpdateWidths; none where shared memory is too small
 
   bool available() const { return negatives.function != nullptr; }
+  // The fused update for rows of this padded width, or null.
+  const Kernel* update(int32_t width) const {
+    for (int n = 0; n < 3; n++)
+      if (width <= kUpdateWidths[n]) return updates[n].function ? &updates[n] : nullptr;
+    return nullptr;
+  }
 };
 
 struct KernelTable {
@@ -32,5 +49,9 @@ struct KernelTable {
 
   const TileKernels& of(OperandKind kind) const { return tiles[static_cast<int>(kind)]; }
 };
+
+// Fills the table from a loaded module; returns what is wrong with the module, or an empty string.
+std::string find_kernels(const Driver& driver, ModuleHandle* module, StreamHandle* stream, int32_t capability,
+                         KernelTable* table);
 
 }  // namespace marginfc::cuda

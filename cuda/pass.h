@@ -39,7 +39,7 @@ class CudaPass final : public ShardPass {
     int32_t product_tiles = 0;  // of each split of dX's product
     OperandRows weighted;       // V, [padded rows, depth]
     OperandRows probabilities;  // P, [padded rows, chunk]
-    DeviceBuffer raw;           // dW before phase 5, [chunk, width]
+    DeviceBuffer raw;           // dW before phase 5, [chunk, width]; not where the update is fused
     DeviceBuffer products;      // dX by splits, [splits, padded rows, width]
     DeviceBuffer total;         // dX, [padded rows, width] float64
     DeviceBuffer shift;         // [padded rows]
@@ -72,9 +72,11 @@ class CudaPass final : public ShardPass {
   Status upload_coefficients(const RowCoefficients& rows, double* unscale);
   Status launch_probabilities(const Chunk& chunk);
   Status launch_feature_product(const Chunk& chunk);
+  // dW of a chunk to its sink; `to`: where `write` leaves it.
+  Status launch_weights(const Chunk& chunk, const WeightSink& sink, double unscale, const DeviceBuffer& to);
   Status launch_weight_product(const Chunk& chunk);
-  // `to`: where `write` leaves dW of the chunk.
-  Status launch_weight_finish(const Chunk& chunk, const WeightSink& sink, double unscale, const DeviceBuffer& to);
+  FinishWeightsParameters weight_finish(const Chunk& chunk, const WeightSink& sink, double unscale,
+                                        const DeviceBuffer& to) const;
   Status launch_feature_finish(bool radial);
   Status run_chunks(bool features, const WeightSink& sink, double unscale);
 

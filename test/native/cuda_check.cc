@@ -13,7 +13,7 @@ namespace {
 // Steps on both engines from the same start end at the same weights.
 void heads_agree(const std::vector<Engine*>& engines, Optimizer::Kind kind) {
   CpuEngine cpu(choose_kernels(), 1);
-  const Size size{33, 37, 300, 3, 64};
+  const Size size{33, 37, 700, 3, 64};
   const Problem problem = make_problem(size, 7);
   Optimizer optimizer;
   optimizer.kind = kind;
@@ -81,6 +81,15 @@ int main() {
                              Size{131, 33, 300, 1, 64}, Size{5, 40, 1009, 3, 128}, Size{0, 8, 16, 1, 64}})
       gradients_match(all, size, Workspace::recompute, operands);
   }
+  // A cache of a few tiles: many chunks, whose last is not whole.
+  const int64_t l2_bytes = owned[0]->device().l2_bytes();
+  for (const auto& engine : owned) engine->device().assume_l2_bytes(1 << 17);
+  std::printf("chunks\n");
+  for (Precision operands : {Precision::float32, Precision::float16})
+    for (const Size& size : {Size{40, 130, 1500, 1, 64}, Size{140, 24, 1025, 2, 100}})
+      gradients_match(all, size, Workspace::recompute, operands);
+  for (Optimizer::Kind kind : {Optimizer::Kind::sgd, Optimizer::Kind::adamw}) heads_agree(one, kind);
+  for (const auto& engine : owned) engine->device().assume_l2_bytes(l2_bytes);
   std::printf("heads\n");
   for (Optimizer::Kind kind : {Optimizer::Kind::sgd, Optimizer::Kind::adamw}) {
     heads_work(all, kind);

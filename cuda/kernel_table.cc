@@ -1,0 +1,118 @@
+#include "cuda/kernel_table.h"
+
+#include <algorithm>
+
+#include "cuda/driver.h"
+
+namespace marginfc::cuda {
+namespace {
+
+constexpr const char* kKindNames[] = {"float16", "bfloat16", "float32"};  // by OperandKind
+
+struct RowKernelName {
+  const char* name;
+  Kernel KernelTable::* kernel;
+};
+constexpr RowKernelName kRowKernels[] = {
+    {"prepare_features", &KernelTable::prepare_features},     {"weight_features", &KernelTable::weight_features},
+    {"prepare_weights", &KernelTable::prepare_weights},       {"targets", &KernelTable::targets},
+    {"reduce_negatives", &KernelTable::reduce_negatives},     {"add_products", &KernelTable::add_products},
+    {"finish_features", &KernelTable::finish_features},       {"finish_weights", &KernelTable::finish_weights},
+    {"initialize_weights", &KernelTable::initialize_weights}, {"select_nearest", &KernelTable::select_nearest},
+};
+
+struct TileKernelName {
+  const char* name;  // _T
+  Kernel TileKernels::* kernel;
+};
+constexpr TileKernelName kTileKernels[] = {
+    {"negatives_", &TileKernels::negatives},
+    {"negatives_hardest_", &TileKernels::negatives_hardest},
+    {"negatives_shifted_", &TileKernels::negatives_shifted},
+    {"probabilities_", &TileKernels::probabilities},
+    {"cosines_", &TileKernels::cosines},
+    {"features_product_", &TileKernels::features_product},
+    {"weights_product_", &TileKernels::weights_product},
+};
+
+// The functions and variables of a module; keeps what was wrong with the first that did not do.
+class Names {
+ public:
+  Names(const Driver& driver, ModuleHandle* module, StreamHandle* stream)
+      : driver_(driver), module_(module), stream_(stream) {}
+
+  bool find(const std::string& name, Kernel* kernel) {
+    return keep(name, driver_->module_function(&kernel->function, module_, name.c_str()));
+  }
+  bool has(const std::string& name) {
+    FunctionHandle* function;
+    return driver_->module_function(&function, module_, name.c_str()) == Result::success;
+  }
+  bool read(const std::string& name, uint32_t* value) {
+    DevicePointer address;
+    size_t bytes;
+    Result result = driver_->module_variable(&address, &bytes, module_, name.c_str());
+    if (result == Result::success) result = driver_->copy_to_host(value, address, sizeof *value, stream_);
+    if (result == Result::success) result = driver_->stream_synchronize(stream_);
+    return keep(name, result);
+  }
+  // Dynamic shared memory beyond 48 KiB has to be asked for.
+  bool allow_shared(const std::string& name, const Kernel& kernel) {
+    return keep(name, driver_->set_function_attribute(kernel.function, FunctionAttribute::max_dynamic_shared_bytes,
+                                                      static_cast<int32_t>(kernel.shared_bytes)));
+  }
+  const std::string& wrong() const { return wrong_; }
+
+ private:
+  bool keep(const std::string& name, Result result) {
+    if (result != Result::success && wrong_.empty()) wrong_ = name + ": " + driver_.describe(result);
+    return result == Result::success;
+  }
+
+  const Driver& driver_;
+  ModuleHandle* const module_;
+  StreamHandle* const stream_;
+  std::string wrong_;
+};
+
+void find_tiles(Names& names, const Driver& driver, const std::string& kind, TileKernels* tiles) {
+  uint32_t threads, bytes;
+  if (!names.read("tile_threads_" + kind, &threads) || !names.read("tile_bytes_" + kind, &bytes)) return;
+  for (const TileKernelName& tile : kTileKernels) {
+    Kernel& kernel = tiles->*tile.kernel;
+    kernel.threads = threads;
+    kernel.shared_bytes = bytes;
+    const std::string name = tile.name + kind;
+    if (!names.find(name, &kernel) || !names.allow_shared(name, kernel)) return;
+  }
+  int32_t blocks = 0;
+  driver->blocks_per_multiprocessor(&blocks, tiles->negatives.function, static_cast<int32_t>(threads), bytes);
+  tiles->blocks_per_multiprocessor = std::max(blocks, 1);
+
+  for (int n = 0; n < 3; n++) {
+    const std::string of = kind + "_" + std::to_string(kUpdateWidths[n]), name = "update_" + of;
+    Kernel& kernel = tiles->updates[n];
+    kernel.threads = 32 * kRowWarps;
+    if (!names.has(name)) continue;
+    if (!names.read("update_bytes_" + of, &kernel.shared_bytes) || !names.find(name, &kernel) ||
+        !names.allow_shared(name, kernel))
+      return;
+  }
+}
+
+}  // namespace
+
+std::string find_kernels(const Driver& driver, ModuleHandle* module, StreamHandle* stream, int32_t capability,
+                         KernelTable* table) {
+  Names names(driver, module, stream);
+  for (const RowKernelName& row : kRowKernels) {
+    (table->*row.kernel).threads = 32 * kRowWarps;
+    if (!names.find(row.name, &(table->*row.kernel))) return names.wrong();
+  }
+  for (int kind = 0; kind < 3; kind++)
+    if (static_cast<OperandKind>(kind) != OperandKind::bfloat16 || capability >= kBfloat16Capability)
+      find_tiles(names, driver, kKindNames[kind], &table->tiles[kind]);
+  return names.wrong();
+}
+
+}  // namespace marginfc::cuda
