@@ -9,10 +9,17 @@
 
 namespace marginfc {
 
+// Blocks of finish_weights a multiprocessor holds: 64 registers a thread do, but on sm_100, where they would spill.
+#if __CUDA_ARCH__ == 1000
+constexpr int kFinishBlocks = 3;
+#else
+constexpr int kFinishBlocks = 4;
+#endif
+
 // Squared norms between which float32 squares and the inverse norm lose nothing.
 constexpr double kShortestPlainSquare = 1e-20, kLongestPlainSquare = 1e30;
 // Factors that float32 holds with room for what they multiply.
-constexpr double kLeastPlainFactor = 1e-30, kMostPlainFactor = 1e30;
+constexpr float kLeastPlainFactor = 1e-30f, kMostPlainFactor = 1e30f;
 
 // w . w and raw . w; `raw` may be null. Number is what a lane adds in.
 struct ClassSums {
@@ -189,12 +196,11 @@ __device__ inline void finish_class(const FinishWeightsParameters& p, const Colu
 
   // Of a gradient that is there already nothing is projected, so nothing is measured.
   const ClassSums sums = raw ? measure(columns, row, raw, owned) : ClassSums{1, 0};
-  const UnitRow unit(sums.squares);
+  UnitRow unit(sums.squares);
   const bool has_direction = !(unit.norm < kNormFloor);
   const auto beta = static_cast<float>(has_direction ? sums.product * unit.inverse : 0.0);
-  const double factor = p.unscale * unit.inverse;
-  const bool plain = unit.plain && fabs(factor) >= kLeastPlainFactor && fabs(factor) <= kMostPlainFactor;
-  const auto plain_factor = static_cast<float>(factor);
+  const auto factor = static_cast<float>(p.unscale * unit.inverse);
+  unit.plain = unit.plain && fabsf(factor) >= kLeastPlainFactor && fabsf(factor) <= kMostPlainFactor;
 
   if (has_direction)
     for (int32_t owner = own.owner; owner < own.end; owner++)
@@ -209,7 +215,7 @@ __device__ inline void finish_class(const FinishWeightsParameters& p, const Colu
 #pragma unroll
       for (int e = 0; e < kPerLane; e++) {
         const float tangent = g.v[e] - beta * unit.of(w.v[e]);
-        g.v[e] = plain ? tangent * plain_factor : static_cast<float>(tangent * factor);
+        g.v[e] = unit.plain ? tangent * factor : static_cast<float>(tangent * (p.unscale * unit.inverse));
       }
       if (owned) add_own_rows(p, columns, own, unit.inverse, start, w, &g);
     } else {
@@ -257,7 +263,7 @@ __device__ inline bool whole_fours(const FinishWeightsParameters& p) {
 //   writes  gradient, or weights, momentum, variance [classes, D] float32 and operand [classes + padding, depth]
 //           of 2 bytes (4 when split), which reads the new weights from the cache
 //   launch  any number of blocks of 8 warps, a warp a class in a strided loop: a row's sums need no other warp
-extern "C" __global__ void __launch_bounds__(kRowThreads, 4)
+extern "C" __global__ void __launch_bounds__(kRowThreads, kFinishBlocks)
     finish_weights(const __grid_constant__ FinishWeightsParameters p) {
   with_columns(whole_fours(p), p.dim, [&](auto columns) {
     const auto warps = static_cast<int32_t>(gridDim.x * kRowWarps);

@@ -1,6 +1,8 @@
 // The CUDA engine without Node, on the GPUs that MARGINFC_LIBCUDA's driver has: the checks of every engine in all operand
 // types, one device and several, and heads that agree with the CPU engine's. Prints "N passed, N failed".
-#include <cstring>
+#include <dlfcn.h>
+
+#include <cstdlib>
 
 #include "cpu/cpu_engine.h"
 #include "cuda/cuda_engine.h"
@@ -60,6 +62,100 @@ void heads_agree(const std::vector<Engine*>& engines, Optimizer::Kind kind) {
   if (kind == Optimizer::Kind::sgd) check(ids[0] == ids[1], "nearest classes as on the CPU");
 }
 
+// Loss and gradients of a batch, or how that failed.
+Status run_once(Engine& engine) {
+  const Size size{33, 64, 300, 1, 64};
+  const Problem problem = make_problem(size, 3);
+  std::unique_ptr<ClassShard> shard;
+  MARGINFC_TRY(engine.borrow({0, size.classes}, static_cast<int32_t>(size.dim), problem.weights.data(),
+                             Precision::float32, &shard));
+  Evaluation evaluation({shard.get()}, make_batch(size, problem, Workspace::recompute), {});
+  std::vector<float> loss(size.rows), lse(size.rows), cosine(size.rows);
+  std::vector<float> dx(size.rows * size.dim), dw(size.classes * size.dim);
+  ForwardResult result;
+  Gradients gradients;
+  gradients.features = dx.data();
+  gradients.weights.kind = WeightSink::Kind::write;
+  gradients.weights.gradient = dw.data();
+  MARGINFC_TRY(evaluation.forward(arcface(), true, {loss.data(), lse.data(), cosine.data()}, &result));
+  return evaluation.backward(gradients);
+}
+
+// An update of a head, or how that failed.
+Status step_once(Head& head, const Size& size, const Problem& problem) {
+  Evaluation evaluation(head.shards(), make_batch(size, problem, Workspace::recompute), {});
+  std::vector<float> loss(size.rows), lse(size.rows), cosine(size.rows), dx(size.rows * size.dim);
+  ForwardResult result;
+  Gradients gradients;
+  gradients.features = dx.data();
+  gradients.weights.kind = WeightSink::Kind::update;
+  gradients.weights.learning_rate = 0.1;
+  gradients.weights.step = 1;
+  MARGINFC_TRY(evaluation.forward(arcface(), true, {loss.data(), lse.data(), cosine.data()}, &result));
+  return evaluation.backward(gradients);
+}
+
+// With test/native/failing_driver.cc as the driver: every allocation fails once, every launch loses the device once.
+void failures_of_the_driver() {
+  void* library = dlopen(std::getenv("MARGINFC_LIBCUDA"), RTLD_NOW | RTLD_NOLOAD);
+  auto* fail = reinterpret_cast<bool (*)(const char*, int, int)>(library ? dlsym(library, "fail_driver") : nullptr);
+  if (!fail) return;
+  std::printf("a failing driver\n");
+  std::shared_ptr<cuda::CudaEngine> engine;
+  int memory_failures = 0, losses = 0;
+  check(cuda::CudaEngine::create(0, &engine).ok(), "create");
+  for (int call = 1;; call++) {
+    engine->trim();
+    fail("cuMemAlloc_v2", call, 2);
+    const Status status = run_once(*engine);
+    if (!fail("", 0, 0)) break;
+    memory_failures++;
+    // The pool is empty, so there is nothing to give back and try again.
+    check(status.ok() || (status.code == Code::out_of_memory &&
+                          status.message.find("CUDA_ERROR_OUT_OF_MEMORY (2)") != std::string::npos),
+          "out of memory by name");
+    check(run_once(*engine).ok(), "the engine goes on after it was out of memory");
+  }
+  check(memory_failures > 5, "allocations failed");
+
+  // A step that finds no memory leaves the weights as they were.
+  const Size size{33, 64, 300, 2, 64};
+  const Problem problem = make_problem(size, 3);
+  std::unique_ptr<Head> head;
+  check(Head::create({engine.get()}, size.classes, static_cast<int32_t>(size.dim), size.shards, {}, &head).ok(),
+        "head");
+  check(head->write(0, size.classes, problem.weights.data()).ok(), "write");
+  std::vector<float> weights(problem.weights.size());
+  for (int call = 1;; call++) {
+    engine->trim();
+    fail("cuMemAlloc_v2", call, 2);
+    const Status status = step_once(*head, size, problem);
+    if (!fail("", 0, 0)) break;
+    check(head->read(0, size.classes, weights.data()).ok(), "read");
+    if (!status.ok()) check(weights == problem.weights, "no half step");
+    check(head->write(0, size.classes, problem.weights.data()).ok(), "write back");
+  }
+  head.reset();
+
+  for (int call = 1;; call++) {
+    fail("cuLaunchKernel", call, 700);
+    const Status status = run_once(*engine);
+    const Status later = run_once(*engine);
+    if (!fail("", 0, 0)) break;
+    losses++;
+    const auto says_so = [](const Status& of) {
+      return of.code == Code::unavailable &&
+             of.message.find("cuda:0 was lost: cuLaunchKernel said CUDA_ERROR_ILLEGAL_ADDRESS (700)") == 0;
+    };
+    // The first run may come through before that many launches.
+    check(status.ok() || says_so(status), "a lost device says so, by name");
+    check(says_so(later), "a lost device says so from then on");
+    check(says_so(run_once(*engine)), "even if the driver comes back");
+    check(cuda::CudaEngine::create(0, &engine).ok(), "another engine");
+  }
+  check(losses > 5, "launches failed");
+}
+
 }  // namespace
 
 int main() {
@@ -97,6 +193,7 @@ int main() {
   }
   std::printf("failures\n");
   failures_are_values(all);
+  failures_of_the_driver();
   std::printf("%d passed, %d failed\n", passed, failed);
   return failed != 0;
 }

@@ -161,13 +161,13 @@ Cell<D> convert(S x, const Modes& m) {
 
 // 8- and 16-bit integers arrive in registers that may be wider, whose upper bits do not count; results are extended to
 // the register by the sign of the destination type.
-template <class D, class S>
+template <class D, class S, class Register = Cell<S>>
 Flow cvt(Warp& w, const Instruction& in, uint32_t mask) {
   const Modes modes = Modes::unpack(in.imm);
   auto* d = w.out<Cell<D>>(in.d);
-  const auto* a = w.in<Cell<S>>(in.a);
+  const auto* a = w.in<Register>(in.a);
   each_lane(mask, [&](int l) {
-    const Cell<D> result = convert<D, S>(from_cell<S>(a[l]), modes);
+    const Cell<D> result = convert<D, S>(from_cell<S>(static_cast<Cell<S>>(a[l])), modes);
     if constexpr (!is_real<D> && sizeof(D) < 4)
       d[l] = static_cast<std::make_unsigned_t<D>>(result);
     else
@@ -242,11 +242,24 @@ Flow tf32(Warp& w, const Instruction& in, uint32_t mask) {
   return Flow::next;
 }
 
+/// An integer in the lower bits of a 64-bit register.
 template <class D>
-Handler from(Type s) {
+Handler from_low_bits(Type s) {
+  const bool is_signed = s.kind == Type::Kind::s;
+  switch (s.bits) {
+    case 8: return is_signed ? cvt<D, int8_t, uint64_t> : cvt<D, uint8_t, uint64_t>;
+    case 16: return is_signed ? cvt<D, int16_t, uint64_t> : cvt<D, uint16_t, uint64_t>;
+    case 32: return is_signed ? cvt<D, int32_t, uint64_t> : cvt<D, uint32_t, uint64_t>;
+    default: return nullptr;
+  }
+}
+
+template <class D>
+Handler from(Type s, bool low_bits) {
   using K = Type::Kind;
   if (s.kind == K::f) return s.bits == 64 ? cvt<D, double> : s.bits == 32 ? cvt<D, float> : cvt<D, F16>;
   if (s.kind == K::bf) return cvt<D, Bf16>;
+  if (low_bits) return from_low_bits<D>(s);
   const bool is_signed = s.kind == K::s;
   switch (s.bits) {
     case 8: return is_signed ? cvt<D, int8_t> : cvt<D, uint8_t>;
@@ -257,16 +270,17 @@ Handler from(Type s) {
   }
 }
 
-Handler choose(Type d, Type s) {
+Handler choose(Type d, Type s, bool low_bits) {
   using K = Type::Kind;
-  if (d.kind == K::f) return d.bits == 64 ? from<double>(s) : d.bits == 32 ? from<float>(s) : from<F16>(s);
-  if (d.kind == K::bf) return from<Bf16>(s);
+  if (d.kind == K::f)
+    return d.bits == 64 ? from<double>(s, low_bits) : d.bits == 32 ? from<float>(s, low_bits) : from<F16>(s, low_bits);
+  if (d.kind == K::bf) return from<Bf16>(s, low_bits);
   const bool is_signed = d.kind == K::s;
   switch (d.bits) {
-    case 8: return is_signed ? from<int8_t>(s) : from<uint8_t>(s);
-    case 16: return is_signed ? from<int16_t>(s) : from<uint16_t>(s);
-    case 32: return is_signed ? from<int32_t>(s) : from<uint32_t>(s);
-    case 64: return is_signed ? from<int64_t>(s) : from<uint64_t>(s);
+    case 8: return is_signed ? from<int8_t>(s, low_bits) : from<uint8_t>(s, low_bits);
+    case 16: return is_signed ? from<int16_t>(s, low_bits) : from<uint16_t>(s, low_bits);
+    case 32: return is_signed ? from<int32_t>(s, low_bits) : from<uint32_t>(s, low_bits);
+    case 64: return is_signed ? from<int64_t>(s, low_bits) : from<uint64_t>(s, low_bits);
     default: return nullptr;
   }
 }
@@ -311,17 +325,18 @@ void bind_cvt(Binding& b) {
   if (floating(s) && !floating(d) && !modes.integral) b.malformed("needs .rni, .rzi, .rmi or .rpi");
   if (floating(d) && (!floating(s) || d.bits < s.bits) && rounding < 0) b.malformed("needs a rounding mode");
   if (!floating(d) && !floating(s) && rounding >= 0) b.malformed("rounding between integers");
-  in.run = choose(d, s);
+  const int source_bits = b.register_bits(b.operand(1));
+  const bool low_bits = source_bits == 64 && s.bits < 64;
+  if (low_bits && floating(s)) b.unsupported("a 64-bit register as a narrower source");
+  in.run = choose(d, s, low_bits);
   if (in.run == nullptr) b.unsupported("types");
   in.d = b.destination(b.operand(0), d, true);
   in.a = b.source(b.operand(1), s, true);
   in.imm = modes.pack();
   const int register_bits = b.register_bits(b.operand(0));
-  const int source_bits = b.register_bits(b.operand(1));
-  if (source_bits == 64 && s.bits < 64) b.unsupported("a 64-bit register as a narrower source");
   if (register_bits > d.bits && !(register_bits == 32 && d.bits < 32 && d.kind != Type::Kind::s)) {
     // Only sign extension needs work: the upper bits of 32-bit lanes are zeros already.
-    if (floating(d) || floating(s) || s.bits > 32) b.unsupported("a destination wider than its type");
+    if (floating(d) || floating(s) || source_bits > 32) b.unsupported("a destination wider than its type");
     const bool is_signed = d.kind == Type::Kind::s, wide_register = register_bits == 64;
     if (d.bits == 8)
       in.run = wide_register ? (is_signed ? extend_result<uint64_t, int8_t> : extend_result<uint64_t, uint8_t>)

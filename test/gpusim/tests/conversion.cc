@@ -107,6 +107,18 @@ void integers() {
                                         0x8000, 0xffff, 0x10000, 0x7fffffff, 0x80000000, 0xffffff80, 0xffffffff};
   check_unary("cvt.s64.s32", "dr", values,
               [](uint64_t a) { return static_cast<uint64_t>(int64_t{static_cast<int32_t>(a)}); });
+  // nvcc keeps an integer in a register twice as wide where only its lower half counts.
+  std::vector<uint64_t> wide;
+  for (const uint64_t value : values) wide.push_back(value | 0xabcdef01ull << 32);
+  check_unary("cvt.s64.s32", "dd", wide,
+              [](uint64_t a) { return static_cast<uint64_t>(int64_t{static_cast<int32_t>(a)}); });
+  check_unary("cvt.u64.u16", "dd", wide, [](uint64_t a) { return a & 0xffff; });
+  check_unary("cvt.rn.f64.s32", "gd", wide, [](uint64_t a) {
+    const double value = static_cast<int32_t>(a);
+    uint64_t bits;
+    std::memcpy(&bits, &value, sizeof bits);
+    return bits;
+  });
   check_unary("cvt.u16.u32", "hr", values, [](uint64_t a) { return a & 0xffff; });
   check_unary("cvt.s32.s8", "rr", values,
               [](uint64_t a) { return uint64_t{static_cast<uint32_t>(static_cast<int8_t>(a))}; });

@@ -1,0 +1,355 @@
+// The kernels over class rows.
+#include <algorithm>
+
+#include "test/native/cuda_kernels/check.h"
+
+namespace marginfc::check {
+namespace {
+
+constexpr int64_t kDims[] = {1, 2, 31, 33, 131, 132, 512, 1009};
+constexpr int32_t kThreads = 32 * kRowWarps;
+
+std::string size_text(const char* kernel, int64_t rows, int64_t dim) {
+  return std::string(kernel) + " of " + std::to_string(rows) + " x " + std::to_string(dim) + ", ";
+}
+
+std::vector<double> unit_row(const float* row, int64_t dim, double scale) {
+  const double norm = norm_of(row, dim), factor = std::isfinite(norm) ? scale / floored(norm) : std::nan("");
+  std::vector<double> out(dim);
+  for (int64_t d = 0; d < dim; d++) out[d] = row[d] * factor;
+  return out;
+}
+
+double operand_scale(OperandKind kind) { return kind == OperandKind::split ? std::ldexp(1.0, kWeightExponent) : 1.0; }
+
+PrepareWeightsParameters prepare_parameters(const StoredRows& w, int64_t classes, int64_t dim,
+                                            const OperandBuffer& operand, int32_t* bad_class) {
+  PrepareWeightsParameters p{};
+  p.weights = w.get();
+  p.operand = operand.memory.get();
+  p.low = operand.low;
+  p.classes = classes;
+  p.operand_scale = operand_scale(operand.kind);
+  p.bad_class = bad_class;
+  p.dim = static_cast<int32_t>(dim);
+  p.depth = operand.depth;
+  p.kind = operand.kind;
+  p.storage = w.kind;
+  return p;
+}
+
+}  // namespace
+
+void check_prepare_weights(const Device& device) {
+  for (const int64_t classes : {1, 2, 131, 1009})
+    for (const int64_t dim : kDims)
+      for (const StorageKind storage : kStorages)
+        for (const OperandKind kind : kOperands) {
+          Random random(classes * 1013 + dim);
+          const StoredRows w(make_rows(random, classes, dim, true), storage, kind == OperandKind::bfloat16 ? 1 : 0);
+          const OperandBuffer operand(padded_rows(classes), dim, kind);
+          const Buffer<int32_t> bad(std::vector<int32_t>{INT32_MAX});
+          device.launch("prepare_weights", prepare_parameters(w, classes, dim, operand, bad.get()),
+                        operand.rows / kRowWarps, kThreads);
+          Values values(size_text("prepare_weights", classes, dim) + name_of(storage) + " to " + name_of(kind));
+          const OperandValues operands(operand);
+          for (int64_t c = 0; c < classes; c++)
+            operands.compare(values, c, unit_row(w.values.data() + c * dim, dim, operand_scale(kind)));
+          for (int64_t c = classes; c < operand.rows; c++) operands.same(values, c, classes - 1);
+          values.equal(bad.read()[0], INT32_MAX, classes);
+        }
+
+  // The first bad class is found, and no other row is touched by it.
+  for (const StorageKind storage : kStorages)
+    for (const float poison : {std::nanf(""), std::numeric_limits<float>::infinity()}) {
+      if (storage == StorageKind::float16 && std::isinf(poison)) continue;  // cut off on the way
+      Random random(5);
+      std::vector<float> rows = make_rows(random, 131, 33, false);
+      rows[130 * 33] = rows[70 * 33 + 32] = rows[71 * 33 + 5] = poison;
+      const StoredRows w(rows, storage, 0);
+      const OperandBuffer operand(256, 33, OperandKind::split);
+      const Buffer<int32_t> bad(std::vector<int32_t>{INT32_MAX});
+      for (int32_t* where : {bad.get(), static_cast<int32_t*>(nullptr)})
+        device.launch("prepare_weights", prepare_parameters(w, 131, 33, operand, where), 32, kThreads);
+      Values values(size_text("prepare_weights", 131, 33) + "bad rows of " + name_of(storage));
+      values.equal(bad.read()[0], 70, 0);
+      const OperandValues operands(operand);
+      for (int64_t c = 0; c < 131; c++)
+        operands.compare(values, c, unit_row(w.values.data() + c * 33, 33, operand_scale(operand.kind)));
+    }
+}
+
+namespace {
+
+// A chunk of a shard's classes with its raw product, and a batch of which every class has none, one or many rows.
+struct WeightProblem {
+  WeightProblem(int64_t class_count, int64_t row_count, int64_t width, StorageKind storage, int64_t skew)
+      : random(class_count * 1019 + width),
+        classes(class_count),
+        rows(row_count),
+        dim(width),
+        padded(padded_width(dim)),
+        first_class(classes > 2 ? 37 : 0),
+        weights(make_rows(random, classes, dim, true)),
+        w(weights, storage, skew),
+        x(make_rows(random, rows, dim, true)),
+        raw(padded_rows(classes) * padded, std::nanf("")) {
+    for (int64_t c = 0; c < classes; c++)
+      for (int64_t d = 0; d < dim; d++) raw[c * padded + d] = static_cast<float>(1e6 * random.normal());
+    // Labels around the chunk, most of them of few classes.
+    std::vector<std::pair<int32_t, int32_t>> owners;
+    for (int32_t i = 0; i < rows; i++) {
+      const int32_t label = first_class + (i % 3 ? random.below(3) : random.below(static_cast<int32_t>(classes)) - 2);
+      if (label >= 0 && i % 5 != 4) owners.push_back({label, i});
+      norms.push_back(norm_of(x.data() + i * dim, dim));
+      gammas.push_back(10 * random.normal());
+      cosines.push_back(0);
+    }
+    std::sort(owners.begin(), owners.end());
+    for (const auto& [label, row] : owners) {
+      owner_class.push_back(label);
+      owner_row.push_back(row);
+      const int64_t c = label - first_class;
+      if (c < 0 || c >= classes) continue;
+      const float* own = w.values.data() + c * dim;
+      // Every second one at its pole, where a large gamma shows what is not cancelled.
+      if (row % 2) gammas[row] *= 1e5;
+      for (int64_t d = 0; d < dim && row % 2; d++) x[row * dim + d] = own[d] * 0.5f;
+      norms[row] = norm_of(x.data() + row * dim, dim);
+      cosines[row] = dot(own, x.data() + row * dim, dim) / floored(norms[row]) / floored(norm_of(own, dim));
+    }
+  }
+
+  // dW of class c in float64, and the size of what was added and subtracted for each column.
+  void reference(int64_t c, std::vector<double>* gradient, std::vector<double>* size) const {
+    const float* row = w.values.data() + c * dim;
+    const double norm = norm_of(row, dim), inverse = 1 / floored(norm);
+    const bool direction = !(norm < kNormFloor);
+    double along = 0, terms = 0;
+    for (int64_t d = 0; d < dim && direction; d++) {
+      along += raw[c * padded + d] * unscale * row[d] * inverse;
+      terms += std::fabs(raw[c * padded + d] * unscale * row[d] * inverse);
+    }
+    for (int64_t d = 0; d < dim; d++) {
+      const double g = raw[c * padded + d] * unscale, wh = row[d] * inverse;
+      (*gradient)[d] = (g - along * wh) * inverse;
+      (*size)[d] = (std::fabs(g) + terms * std::fabs(wh)) * inverse;
+    }
+    for (size_t o = 0; o < owner_class.size(); o++) {
+      if (owner_class[o] != first_class + c) continue;
+      const int32_t i = owner_row[o];
+      for (int64_t d = 0; d < dim; d++) {
+        const double xh = x[i * dim + d] / floored(norms[i]), wh = direction ? cosines[i] * row[d] * inverse : 0;
+        (*gradient)[d] += gammas[i] * (xh - wh) * inverse;
+        // In float64.
+        (*size)[d] += 1e-7 * std::fabs(gammas[i]) * (std::fabs(xh) + std::fabs(wh)) * inverse;
+      }
+    }
+  }
+
+  Random random;
+  int64_t classes, rows, dim, padded;
+  int32_t first_class;
+  double unscale = 0x1p-17;
+  std::vector<float> weights;
+  StoredRows w;
+  std::vector<float> x, raw;
+  std::vector<int32_t> owner_class, owner_row;
+  std::vector<double> norms, cosines, gammas;
+};
+
+// A problem's arrays on the device; weights are another copy each time, for a sink to move.
+struct WeightBuffers {
+  WeightBuffers(const WeightProblem& problem, int64_t skew)
+      : raw(problem.raw),
+        x(problem.x, skew),
+        norm(problem.norms),
+        cosine(problem.cosines),
+        gamma(problem.gammas),
+        owner_class(problem.owner_class),
+        owner_row(problem.owner_row) {}
+
+  FinishWeightsParameters parameters(const WeightProblem& problem) const {
+    FinishWeightsParameters p{};
+    p.raw = raw.get();
+    p.unscale = problem.unscale;
+    p.weights = problem.w.get();
+    p.owner_class = owner_class.get();
+    p.owner_row = owner_row.get();
+    p.owners = static_cast<int32_t>(problem.owner_class.size());
+    p.first_class = problem.first_class;
+    p.features = x.get();
+    p.norm = norm.get();
+    p.cosine = cosine.get();
+    p.gamma = gamma.get();
+    p.classes = static_cast<int32_t>(problem.classes);
+    p.dim = static_cast<int32_t>(problem.dim);
+    p.depth = static_cast<int32_t>(padded_depth(problem.dim));
+    p.width = static_cast<int32_t>(problem.padded);
+    p.storage = problem.w.kind;
+    return p;
+  }
+
+  Buffer<float> raw, x;
+  Buffer<double> norm, cosine, gamma;
+  Buffer<int32_t> owner_class, owner_row;
+};
+
+struct Step {
+  const char* name;
+  SinkKind sink;
+  bool momentum;
+  UpdateConstants constants;
+};
+// learning rate, momentum, decay, nesterov; step size, beta1, beta2, root correction, epsilon, decay
+constexpr Step kSteps[] = {
+    {"sgd", SinkKind::sgd, false, {0.1f, 0, 0, 0, 0, 0, 0, 0, 0, 0}},
+    {"sgd with decay", SinkKind::sgd, false, {0.1f, 0, 0.01f, 0, 0, 0, 0, 0, 0, 0}},
+    {"sgd with momentum", SinkKind::sgd, true, {0.2f, 0.9f, 5e-4f, 0, 0, 0, 0, 0, 0, 0}},
+    {"sgd with Nesterov's", SinkKind::sgd, true, {0.2f, 0.9f, 5e-4f, 1, 0, 0, 0, 0, 0, 0}},
+    {"adamw", SinkKind::adamw, true, {0, 0, 0, 0, 0.01f, 0.9f, 0.999f, 31.6f, 1e-8f, 0.99f}},
+};
+
+// One element of an update, in float64, from the gradient in float32; *_size is what rounding errors are measured by.
+struct Element {
+  double w, momentum, variance, w_size, momentum_size;
+};
+Element update(const Step& step, double g, double w, double momentum, double variance) {
+  const UpdateConstants& u = step.constants;
+  if (step.sink == SinkKind::adamw) {
+    const double m = momentum + (1.0f - u.beta1) * (g - momentum), v = u.beta2 * variance + (1.0f - u.beta2) * g * g;
+    const double rate = u.step_size / (std::sqrt(v) * u.root_correction + u.epsilon);
+    const double size = std::fabs(g) + std::fabs(momentum);
+    return {w * u.decay - rate * m, m, v, std::fabs(w) + rate * size, size};
+  }
+  g += u.weight_decay * w;
+  const double v = step.momentum ? u.momentum * momentum + g : 0;
+  const double moved = !step.momentum ? g : u.nesterov ? g + u.momentum * v : v;
+  const double size = std::fabs(g) + u.weight_decay * std::fabs(w) + std::fabs(momentum);
+  return {w - u.learning_rate * moved, v, 0, std::fabs(w) + u.learning_rate * size, size};
+}
+
+// The update of a step, from the raw product or (apply) from its gradient, which the write sink left.
+void check_step(const Device& device, const WeightProblem& problem, const WeightBuffers& buffers, const Step& step,
+                bool apply, OperandKind kind, int64_t skew, const std::vector<float>& gradients) {
+  const int64_t classes = problem.classes, dim = problem.dim;
+  Random random(7);
+  std::vector<float> momenta(classes * dim), variances(momenta.size());
+  for (size_t e = 0; e < momenta.size(); e++) {
+    momenta[e] = static_cast<float>(random.normal());
+    variances[e] = static_cast<float>(0.1 + std::fabs(random.normal()));
+  }
+  const StoredRows w(problem.weights, StorageKind::float32, skew);
+  const Buffer<float> momentum(momenta, skew), variance(variances, skew), gradient(gradients, skew);
+  const OperandBuffer operand(padded_rows(classes), dim, kind);
+  FinishWeightsParameters p = buffers.parameters(problem);
+  p.weights = w.get();
+  p.sink = step.sink;
+  p.update = step.constants;
+  p.momentum = step.momentum ? momentum.get() : nullptr;
+  p.variance = step.sink == SinkKind::adamw ? variance.get() : nullptr;
+  p.operand = operand.memory.get();
+  p.low = operand.low;
+  p.operand_scale = operand_scale(kind);
+  p.padding = static_cast<int32_t>(operand.rows - classes);
+  p.kind = kind;
+  p.gradient = apply ? gradient.get() : nullptr;
+  if (apply) {
+    p.raw = nullptr;
+    p.owners = 0;
+    p.owner_class = p.owner_row = nullptr;
+  }
+  device.launch("finish_weights", p, 5, kThreads);
+
+  Values values(size_text("finish_weights", classes, dim) + step.name + (apply ? ", apply, " : ", ") + name_of(kind));
+  const std::vector<float> got = w.wide.read(), got_momentum = momentum.read(), got_variance = variance.read();
+  const std::vector<float> left = gradient.read();
+  for (int64_t e = 0; e < classes * dim; e++) {
+    const int64_t c = e / dim, d = e % dim;
+    const Element want = update(step, gradients[e], problem.weights[e], momenta[e], variances[e]);
+    values.near(got[e], want.w, 5e-7 * want.w_size, c, d);
+    if (step.momentum) values.near(got_momentum[e], want.momentum, 5e-7 * want.momentum_size, c, d);
+    if (p.variance) values.near(got_variance[e], want.variance, 5e-7 * want.variance, c, d);
+    if (apply) values.equal(left[e], 0, c, d);
+  }
+  const OperandValues operands(operand);
+  for (int64_t c = 0; c < classes; c++)
+    operands.compare(values, c, unit_row(got.data() + c * dim, dim, operand_scale(kind)));
+  for (int64_t c = classes; c < operand.rows; c++) operands.same(values, c, classes - 1);
+}
+
+}  // namespace
+
+void check_finish_weights(const Device& device) {
+  struct Size {
+    int64_t classes, rows;
+  };
+  int turn = 0;
+  for (const Size size : {Size{1, 1}, {2, 33}, {131, 131}, {1009, 33}})
+    for (const int64_t dim : kDims)
+      for (const StorageKind storage : kStorages) {
+        const int64_t skew = ++turn % 2, classes = size.classes;
+        const WeightProblem problem(classes, size.rows, dim, storage, skew);
+        const WeightBuffers buffers(problem, skew);
+        FinishWeightsParameters p = buffers.parameters(problem);
+        const Buffer<float> written(classes * dim, skew);
+        p.gradient = written.get();
+        p.sink = SinkKind::write;
+        device.launch("finish_weights", p, 3, kThreads);
+        const std::vector<float> gradients = written.read();
+        {
+          Values values(size_text("finish_weights", classes, dim) + "write " + name_of(storage));
+          std::vector<double> want(dim), room(dim);
+          for (int64_t c = 0; c < classes; c++) {
+            problem.reference(c, &want, &room);
+            for (int64_t d = 0; d < dim; d++)
+              values.near(gradients[c * dim + d], want[d], 5e-7 * room[d] + 1e-7 * std::fabs(want[d]) + 1e-45, c, d);
+          }
+        }
+
+        std::vector<float> before(classes * dim);
+        for (size_t e = 0; e < before.size(); e++) before[e] = static_cast<float>(e % 17) * 0.25f;
+        const Buffer<float> accumulated(before, skew);
+        p.gradient = accumulated.get();
+        p.sink = SinkKind::accumulate;
+        device.launch("finish_weights", p, 2, kThreads);
+        {
+          Values values(size_text("finish_weights", classes, dim) + "accumulate " + name_of(storage));
+          const std::vector<float> got = accumulated.read();
+          for (int64_t e = 0; e < classes * dim; e++)
+            values.near(got[e], static_cast<double>(before[e]) + gradients[e],
+                        2e-7 * (before[e] + std::fabs(gradients[e])), e / dim, e % dim);
+        }
+        if (storage != StorageKind::float32) continue;
+        for (const Step& step : kSteps)
+          for (const bool apply : {false, true})
+            check_step(device, problem, buffers, step, apply, kOperands[++turn % 3], skew, gradients);
+      }
+}
+
+void check_initialize_weights(const Device& device) {
+  for (const int64_t classes : {1, 2, 131})
+    for (const int64_t dim : kDims) {
+      const Buffer<float> weights(classes * dim);
+      InitializeWeightsParameters p{};
+      p.weights = weights.get();
+      p.classes = classes;
+      p.first_class = int64_t{1} << 33;
+      p.std = 0.01;
+      p.seed = 0x123456789abcdef0u;
+      p.dim = static_cast<int32_t>(dim);
+      device.launch("initialize_weights", p, 3, 256);
+      Values values(size_text("initialize_weights", classes, dim));
+      const std::vector<float> got = weights.read();
+      for (int64_t c = 0; c < classes; c++)
+        for (int64_t d = 0; d < dim; d++) {
+          const Random4 random = philox(p.seed, p.first_class + c, d / 4);
+          double normal[2];
+          normal_pair(random.v[d % 4 / 2 * 2], random.v[d % 4 / 2 * 2 + 1], &normal[0], &normal[1]);
+          const double want = p.std * normal[d % 2];
+          values.near(got[c * dim + d], want, 6e-8 * std::fabs(want) + 1e-17, c, d);
+        }
+    }
+}
+
+}  // namespace marginfc::check
