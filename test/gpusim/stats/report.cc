@@ -77,10 +77,12 @@ std::string describe(const Launch& launch, int sm) {
   const Program& program = *launch.program;
   const AccessCounters& a = launch.accesses;
   std::array<uint64_t, kClasses> by_class{};
-  uint64_t total = 0;
+  uint64_t total = 0, float64 = 0;
   for (size_t i = 0; i < launch.counts.size(); i++) {
     by_class[static_cast<size_t>(program.code[i].kind)] += launch.counts[i];
     total += launch.counts[i];
+    const bool wide = program.text[i].find(".f64") != std::string::npos;
+    if (wide && program.code[i].kind == Class::floating) float64 += launch.counts[i];
   }
   Json classes;
   for (int c = 0; c < kClasses; c++)
@@ -102,6 +104,7 @@ std::string describe(const Launch& launch, int sm) {
   json.count("sharedBytes", launch.shared_bytes());
   json.count("warpInstructions", total).raw("instructions", classes.object());
   json.count("mma", a.mma_count).count("wgmma", a.wgmma_count).count("tensorFlops", a.mma_flops);
+  json.count("float64Instructions", float64);
   const MatrixLoop loop = matrix_loop(launch);
   json.raw("matrixLoop", Json().count("instructions", loop.instructions).count("matrix", loop.matrix).object());
   json.count("globalLoadBytes", a.load_bytes).count("globalLoadSectors", a.load_sectors);
