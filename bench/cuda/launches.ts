@@ -47,7 +47,7 @@ export const gates = {
     ...{ ptxPerMmaLoop: 2.3, sectorRatioStore: 1.25 },
   }),
   hopper: (): Gates => ({ spillBytes: 0, blocksPerSm: 1, ptxPerMma: 1.5, l2BytesPerMma: 40 }),
-  row: (): Gates => ({ spillBytes: 0, sectorRatioLoad: 1.02, sectorRatioStore: 1.05 }),
+  row: (): Gates => ({ spillBytes: 0 }),
 } as const satisfies Record<string, (architecture: string) => Gates>;
 
 /** What a block multiplies: rows x columns, from operands of one or two 16-bit halves. */
@@ -67,8 +67,10 @@ export interface Launch {
   readonly sharedVariable?: string;
   /** Operands of products, each byte once. */
   readonly operandBytes: number;
-  /** Everything else that is read or written, each byte once. */
+  /** Everything else: each byte that is read, and each that is written. */
   readonly otherBytes: number;
+  /** Of those, what is read and then written: the software GPU counts each byte that is touched once. */
+  readonly updatedBytes: number;
   /** Whether machine code of architectures without PTX in the image has the shape that the PTX for sm_80 has. */
   readonly sameShape: boolean;
 }
@@ -91,7 +93,7 @@ function tileLaunches(type: 'float16' | 'bfloat16' | 'float32'): Launch[] {
   const logits = bytes * (B + C) * D;
   const tile = (kernel: string, operandBytes: number, otherBytes: number): Launch => ({
     ...{ ...common, kernel: `${kernel}_${type}`, tile: square, sharedVariable: `tile_bytes_${type}` },
-    ...{ operandBytes, otherBytes, sameShape: true },
+    ...{ operandBytes, otherBytes, updatedBytes: 0, sameShape: true },
   });
   const update = (width: number): Launch => {
     const sums = halves === 2 ? 16384 : 32768;
@@ -99,7 +101,7 @@ function tileLaunches(type: 'float16' | 'bfloat16' | 'float32'): Launch[] {
     return {
       ...{ ...common, kernel: `update_${type}_${width}`, size: { B, D: width, C }, gates: 'update' },
       ...{ tile: shape, sharedVariable: `update_bytes_${type}_${width}`, sameShape: false },
-      ...{ operandBytes: bytes * B * (C + width), otherBytes: (16 + bytes) * C * width },
+      ...{ operandBytes: bytes * B * (C + width), otherBytes: (16 + bytes) * C * width, updatedBytes: 8 * C * width },
     };
   };
   return [
@@ -116,21 +118,21 @@ function tileLaunches(type: 'float16' | 'bfloat16' | 'float32'): Launch[] {
 
 function rowLaunches(): Launch[] {
   const { B, D, C } = size;
-  const row = (kernel: string, otherBytes: number): Launch => ({
-    ...{ kernel, size, gates: 'row', operandBytes: 0, otherBytes, sameShape: true },
+  const row = (kernel: string, otherBytes: number, updatedBytes = 0): Launch => ({
+    ...{ kernel, size, gates: 'row', operandBytes: 0, otherBytes, updatedBytes, sameShape: true },
   });
   return [
     row('prepare_features', B * (6 * D + 8)),
     row('weight_features', B * (6 * D + 16)),
     row('targets', B * (8 * D + 36)),
     row('reduce_negatives', B * (4 * partials(size) + 8)),
-    row('add_products', B * D * (16 + 4 * products(size))),
+    row('add_products', B * D * (16 + 4 * products(size)), 8 * B * D),
     row('finish_features', B * (20 * D + 44)),
     row('prepare_weights', 6 * C * D),
     row('finish_weights:write', 12 * C * D),
-    row('finish_weights:accumulate', 16 * C * D),
-    row('finish_weights:sgd', 22 * C * D),
-    row('finish_weights:adamw', 30 * C * D),
+    row('finish_weights:accumulate', 16 * C * D, 4 * C * D),
+    row('finish_weights:sgd', 22 * C * D, 8 * C * D),
+    row('finish_weights:adamw', 30 * C * D, 12 * C * D),
     row('initialize_weights', 4 * C * D),
     row('select_nearest', B * (4 * C + 8 * nearest)),
   ];

@@ -83,7 +83,7 @@ function countsOf(launch: Launch, counters: Counters | undefined) {
   const { instructions, matrixLoop } = counters;
   const perInstruction = mma / ((instructions.mma ?? 0) + (instructions.wgmma ?? 0));
   const operandSectors = counters.asyncLoadSectors || counters.globalLoadSectors;
-  const { operandBytes, otherBytes, tile } = launch;
+  const { operandBytes, otherBytes, updatedBytes, tile } = launch;
   const leastL2 = otherBytes + (tile ? mma * tileBytesPerMma(tile) : operandBytes);
   return {
     ptxPerMmaLoop: ratio(matrixLoop.instructions, matrixLoop.matrix * perInstruction),
@@ -93,14 +93,14 @@ function countsOf(launch: Launch, counters: Counters | undefined) {
     sectorRatioStore: ratio(counters.globalStoreSectors, counters.idealStoreSectors),
     l2BytesPerMma: ratio(32 * operandSectors + counters.bulkBytes, mma),
     l2Ratio: ratio(l2Bytes(counters), leastL2),
-    dramRatio: ratio(counters.bytesTouched, operandBytes + otherBytes),
+    dramRatio: ratio(counters.bytesTouched + updatedBytes, operandBytes + otherBytes),
   };
 }
 
 function predictionOf(launch: Launch, arch: string, counters: Counters | undefined) {
   const gpu = gpuOf(arch);
   if (gpu === undefined || counters === undefined) return { predicted: null, bound: null };
-  const clocks = clocksOf(counters, gpu, counters.bytesTouched);
+  const clocks = clocksOf(counters, gpu, counters.bytesTouched + launch.updatedBytes);
   const bound = bindingOf(clocks);
   const least = launch.tile ? counters.tensorFlops / (gpu.flops * gpu.multiprocessors) : clocks.dram;
   return { predicted: (100 * least) / clocks[bound], bound };
