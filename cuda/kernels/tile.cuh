@@ -113,7 +113,7 @@ class OperandPath {
     unroll<Shape::halves>([&](auto half) {
       unroll<kPasses>([&](auto i) {
         copy_async<half.value * kHalfBytes + i.value * kRowsPerPass * kRowBytes>(
-            to, from_ + half.value * low_ + i.value * pass_);
+            to ^ swizzle_of_pass(i.value), from_ + half.value * low_ + i.value * pass_);
       });
     });
   }
@@ -130,7 +130,8 @@ class OperandPath {
     for (int half = 0; half < Shape::halves; half++)
 #pragma unroll
       for (int i = 0; i < kPasses; i++)
-        store_shared(to_ + stage + half * kHalfBytes + i * kRowsPerPass * kRowBytes, held_[half][i]);
+        store_shared((to_ ^ swizzle_of_pass(i)) + stage + half * kHalfBytes + i * kRowsPerPass * kRowBytes,
+                     held_[half][i]);
   }
 #endif
 
@@ -155,6 +156,10 @@ class OperandPath {
   }
 
  private:
+  // What a pass's rows change in the place of a chunk, beside its row: nothing where a pass has eight rows or more.
+  static constexpr __device__ __forceinline__ uint32_t swizzle_of_pass(int i) {
+    return kChunks >= 8 ? (i * kRowsPerPass & 7) * 16 : 0;
+  }
   static __device__ __forceinline__ uint32_t place(int row, int chunk) {
     const int swizzle = kChunks >= 8 ? row & 7 : kPermuted ? ((row >> 1) ^ (row >> 3)) & 3 : (row >> 1) & 3;
     return row * kRowBytes + (chunk ^ swizzle) * 16;

@@ -25,6 +25,7 @@ constexpr KernelCheck kChecks[] = {
     {"finish_weights", check_finish_weights},
     {"select_nearest", check_select_nearest},
     {"initialize_weights", check_initialize_weights},
+    {"tiles", check_tiles},
 };
 
 }  // namespace

@@ -71,6 +71,11 @@ void Device::launch(const char* kernel, const void* parameters, uint32_t grid_x,
   must(cuda::driver()->stream_synchronize(nullptr), kernel);
 }
 
+bool Device::has(const char* kernel) const {
+  cuda::FunctionHandle* function = nullptr;
+  return cuda::driver()->module_function(&function, module_, kernel) == cuda::Result{};
+}
+
 int32_t Device::variable(const char* name) const {
   cuda::DevicePointer address = 0;
   size_t bytes = 0;

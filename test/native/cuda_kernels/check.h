@@ -63,6 +63,7 @@ class Device {
   }
   void launch(const char* kernel, const void* parameters, uint32_t grid_x, uint32_t grid_y, uint32_t grid_z,
               int32_t threads, int32_t shared_bytes) const;
+  bool has(const char* kernel) const;
   // An int32 of the module, such as tile_threads_float16.
   int32_t variable(const char* name) const;
 
@@ -198,5 +199,6 @@ void check_prepare_weights(const Device& device);
 void check_finish_weights(const Device& device);
 void check_initialize_weights(const Device& device);
 void check_select_nearest(const Device& device);
+void check_tiles(const Device& device);
 
 }  // namespace marginfc::check
