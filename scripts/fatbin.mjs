@@ -56,7 +56,7 @@ if (
 }
 try {
   if (mode === '--check') console.log(check());
-  else if (mode === '--statics') console.log(statics(rest[0]?.split(',') ?? kernels.CUBINS));
+  else if (mode === '--statics') console.log(statics(rest[0]?.split(',').filter(Boolean) ?? kernels.CUBINS));
   else console.log(make(mode === '--ptx-only'));
 } catch (error) {
   console.error(error instanceof Error ? error.message : error);

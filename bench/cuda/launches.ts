@@ -101,7 +101,11 @@ function tileLaunches(type: 'float16' | 'bfloat16' | 'float32'): Launch[] {
     return {
       ...{ ...common, kernel: `update_${type}_${width}`, size: { B, D: width, C }, gates: 'update' },
       ...{ tile: shape, sharedVariable: `update_bytes_${type}_${width}`, sameShape: false },
-      ...{ operandBytes: bytes * B * (C + width), otherBytes: (16 + bytes) * C * width, updatedBytes: 8 * C * width },
+      ...{
+        operandBytes: bytes * B * (C + width),
+        otherBytes: (16 + bytes) * C * width,
+        updatedBytes: 8 * C * width,
+      },
     };
   };
   return [
