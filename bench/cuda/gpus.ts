@@ -22,7 +22,7 @@ export const limits: Readonly<Record<string, ArchitectureLimits>> = {
   '100': { warps: 64, blocks: 32, sharedBytes: 228 << 10, reservedBytes: 1 << 10 },
   '120': { warps: 48, blocks: 24, sharedBytes: 100 << 10, reservedBytes: 1 << 10 },
 };
-export const architectures: readonly string[] = Object.keys(limits);
+export const architectures: readonly string[] = ['75', '80', '86', '89', '90a', '100', '120'];
 
 const schedulers = 4;
 const registersPerScheduler = 65536 / schedulers;
