@@ -37,6 +37,25 @@ Napi::Value open_gpu(const Napi::CallbackInfo& info) {
   return object;
 }
 
+// (name, true) starts, (name, false) stops and returns the times.
+Napi::Value time_launches(const Napi::CallbackInfo& info) {
+  const Napi::Env env = info.Env();
+  std::shared_ptr<cuda::CudaEngine> engine;
+  Status status = Environment::of(env).gpu(gpu_index(info[0].ToString().Utf8Value()), &engine);
+  std::vector<cuda::LaunchTime> times;
+  if (status.ok())
+    status = info[1].ToBoolean() ? engine->device().start_timing() : engine->device().stop_timing(&times);
+  if (!status.ok()) throw make_error(env, status);
+  Napi::Array rows = Napi::Array::New(env);
+  for (const cuda::LaunchTime& time : times) {
+    Napi::Object row = Napi::Object::New(env);
+    row.Set("kernel", time.kernel);
+    row.Set("milliseconds", time.milliseconds);
+    rows.Set(rows.Length(), row);
+  }
+  return rows;
+}
+
 Napi::Value describe_cuda(const Napi::CallbackInfo& info) {
   const Napi::Env env = info.Env();
   Napi::Object object = Napi::Object::New(env);
@@ -101,6 +120,7 @@ Napi::Object install(Napi::Env env, Napi::Object exports) {
   HeadObject::install(env, exports);
   exports.Set("listEngines", Napi::Function::New<list_engines>(env, "listEngines"));
   exports.Set("openGpu", Napi::Function::New<open_gpu>(env, "openGpu"));
+  exports.Set("timeLaunches", Napi::Function::New<time_launches>(env, "timeLaunches"));
   exports.Set("describeCuda", Napi::Function::New<describe_cuda>(env, "describeCuda"));
   exports.Set("allocate", Napi::Function::New<allocate>(env, "allocate"));
   exports.Set("releaseMemory", Napi::Function::New<release_memory>(env, "releaseMemory"));

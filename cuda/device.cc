@@ -178,6 +178,7 @@ Device::~Device() {
     if (turn.status().ok()) {
       if (stream_) driver_->stream_synchronize(stream_);
       if (downloads_) driver_->stream_synchronize(downloads_);
+      if (timing_) (void)stop_timing(nullptr);
       trim();
       for (const Slot& slot : slots_) {
         if (slot.memory) driver_->host_free(slot.memory);
@@ -229,6 +230,10 @@ Status Device::check(Result result, const char* what) {
 }
 
 Status Device::launch(const Kernel& kernel, Grid grid, const void* parameters) {
+  return timing_ ? launch_timed(kernel, grid, parameters) : enqueue(kernel, grid, parameters);
+}
+
+Status Device::enqueue(const Kernel& kernel, Grid grid, const void* parameters) {
   void* arguments[] = {const_cast<void*>(parameters)};
   return check(driver_->launch(kernel.function, static_cast<uint32_t>(grid.x), static_cast<uint32_t>(grid.y),
                                static_cast<uint32_t>(grid.z), kernel.threads, 1, 1, kernel.shared_bytes, stream_,

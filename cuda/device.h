@@ -49,6 +49,12 @@ class DeviceBuffer {
   bool pooled_ = false;
 };
 
+// One launch by the device's own clock.
+struct LaunchTime {
+  std::string kernel;
+  float milliseconds;
+};
+
 struct Grid {
   int64_t x = 1;
   int64_t y = 1;
@@ -114,6 +120,10 @@ class Device {
   // heard soon.
   Status pace();
 
+  // For benchmarks: until stop_timing(), each launch runs alone, with other data in the L2 cache, and is timed.
+  Status start_timing();
+  Status stop_timing(std::vector<LaunchTime>* times);
+
   // Gives idle memory back to the driver; returns how many bytes it was.
   size_t trim();
 
@@ -132,6 +142,12 @@ class Device {
     EventHandle* written = nullptr;
     EventHandle* read = nullptr;
   };
+  struct Timing {
+    EventHandle* start = nullptr;
+    EventHandle* end = nullptr;
+    DeviceBuffer other;  // fills the cache
+    std::vector<LaunchTime> times;
+  };
   struct Block {
     DevicePointer address;
     size_t bytes;
@@ -142,6 +158,8 @@ class Device {
   Status start_copies();
   Status load_kernels();
   Status launch(const Kernel& kernel, Grid grid, const void* parameters);
+  Status enqueue(const Kernel& kernel, Grid grid, const void* parameters);
+  Status launch_timed(const Kernel& kernel, Grid grid, const void* parameters);
   // `what` is the driver's entry point.
   Status check(Result result, const char* what);
   Status download_after(const Handover& handover, void* to, DevicePointer from, size_t bytes);
@@ -173,7 +191,8 @@ class Device {
   size_t next_slot_ = 0;
   std::vector<EventHandle*> paces_;
   size_t next_pace_ = 0;
-  std::vector<Block> idle_;  // oldest first
+  std::unique_ptr<Timing> timing_;  // while launches are timed
+  std::vector<Block> idle_;         // oldest first
   Status lost_;
 };
 

@@ -30,29 +30,35 @@ Status CudaPass::reserve(bool feature_gradient, const WeightSink& sink) try {
   const int64_t product_bytes = static_cast<int64_t>(padded_rows_) * width_ * sizeof(float);
   const int64_t raw_bytes = static_cast<int64_t>(kTileSide) * width_ * sizeof(float);  // of a tile
   const int64_t p_bytes = static_cast<int64_t>(padded_rows_) * kTileSide * halves * sizeof(uint16_t);
-  m.chunk_tiles = tiles_per_chunk(class_tiles(), row_tiles(), slots(), p_bytes + (raw ? raw_bytes : 0),
-                                  device_.l2_bytes());
+  const int64_t out_bytes = static_cast<int64_t>(kTileSide) * dim_ * sizeof(float);
+  const int64_t most = sink.kind == WeightSink::Kind::write ? kMostResultBytes / (2 * out_bytes) : INT64_MAX;
+  const int64_t tile_bytes = p_bytes + (raw ? raw_bytes : 0);
+  m.chunk_tiles = tiles_per_chunk(class_tiles(), row_tiles(), slots(), tile_bytes, device_.l2_bytes(), most);
   MARGINFC_TRY(m.probabilities.allocate(device_, padded_rows_, static_cast<int32_t>(m.chunk_tiles * kTileSide), kind_));
+  m.shift_values.resize(padded_rows_);
+  m.coefficient_values.resize(4 * rows_);
   MARGINFC_TRY(m.shift.allocate(device_, padded_rows_ * sizeof(float)));
   MARGINFC_TRY(m.coefficients.allocate(device_, 4 * rows_ * sizeof(double)));
   if (weights) MARGINFC_TRY(m.weighted.allocate(device_, padded_rows_, dim_, kind_));
   if (raw) MARGINFC_TRY(m.raw.allocate(device_, m.chunk_tiles * raw_bytes));
   if (sink.kind == WeightSink::Kind::write)
-    for (DeviceBuffer& buffer : m.weights)
-      MARGINFC_TRY(buffer.allocate(device_, m.chunk_tiles * kTileSide * dim_ * sizeof(float)));
+    for (DeviceBuffer& buffer : m.weights) MARGINFC_TRY(buffer.allocate(device_, m.chunk_tiles * out_bytes));
   if (!feature_gradient) return {};
-  const int64_t least = divide_up(m.chunk_tiles * product_bytes, kMostPartialBytes);
+  const int64_t least = divide_up(m.chunk_tiles * product_bytes, kMostProductBytes);
   m.product_tiles = tiles_per_block(m.chunk_tiles, width_ / kTileSide * row_tiles(), slots(), least,
                                     kMostTilesPerProduct);
   MARGINFC_TRY(m.products.allocate(device_, divide_up(m.chunk_tiles, m.product_tiles) * product_bytes));
   MARGINFC_TRY(m.total.allocate(device_, 2 * product_bytes));
-  MARGINFC_TRY(m.row_numbers.allocate(device_, padded_rows_ * sizeof(int32_t)));
+  std::vector<int32_t> row_numbers(padded_rows_, -1);
+  for (const Owner& owner : owners_) row_numbers[owner.row] = owner.row;
+  MARGINFC_TRY(m.row_numbers.allocate(device_, row_numbers.size() * sizeof(int32_t)));
+  MARGINFC_TRY(device_.upload(m.row_numbers, row_numbers.data(), row_numbers.size() * sizeof(int32_t)));
   return m.features.allocate(device_, rows_ * dim_ * sizeof(float));
 } catch (const std::bad_alloc&) {
   return Status::no_workspace();
 }
 
-Status CudaPass::gradients(const RowCoefficients& rows, float* feature_gradient, const WeightSink& sink) try {
+Status CudaPass::gradients(const RowCoefficients& rows, float* feature_gradient, const WeightSink& sink) {
   const Device::Turn turn(device_);
   MARGINFC_TRY(turn.status());
   if (classes_ == 0) {
@@ -69,14 +75,15 @@ Status CudaPass::gradients(const RowCoefficients& rows, float* feature_gradient,
     MARGINFC_TRY(device_.download(feature_gradient, memory_.features, batch_.rows * dim_ * sizeof(float)));
   }
   return device_.settle();
-} catch (const std::bad_alloc&) {
-  return Status::no_workspace();
 }
 
 Status CudaPass::upload_coefficients(const RowCoefficients& rows, double* unscale) {
   constexpr float kInfinity = std::numeric_limits<float>::infinity();
-  std::vector<float> shift(padded_rows_, kInfinity);
-  std::vector<double> values(4 * rows_, 0.0);
+  GradientMemory& m = memory_;
+  std::vector<float>& shift = m.shift_values;
+  std::vector<double>& values = m.coefficient_values;
+  std::fill(shift.begin(), shift.end(), kInfinity);
+  std::fill(values.begin(), values.end(), 0.0);
   double *factor = values.data(), *scale = factor + rows_, *gamma = scale + rows_, *radial = gamma + rows_;
   double largest = 0;
   for (int64_t i = 0; i < batch_.rows; i++) {
@@ -94,14 +101,8 @@ Status CudaPass::upload_coefficients(const RowCoefficients& rows, double* unscal
     factor[i] = largest > 0 ? std::ldexp(factor[i] / largest, kWeightedExponent) : factor[i];
   *unscale = std::ldexp(largest, -kWeightedExponent - kProbabilityExponent);
 
-  GradientMemory& m = memory_;
   MARGINFC_TRY(device_.upload(m.shift, shift.data(), shift.size() * sizeof(float)));
   MARGINFC_TRY(device_.upload(m.coefficients, values.data(), values.size() * sizeof(double)));
-  if (m.row_numbers) {
-    std::vector<int32_t> numbers(padded_rows_, -1);
-    for (const Owner& owner : owners_) numbers[owner.row] = owner.row;
-    MARGINFC_TRY(device_.upload(m.row_numbers, numbers.data(), numbers.size() * sizeof(int32_t)));
-  }
   if (!m.weighted) return {};
   WeightFeaturesParameters p;
   p.features = features_.as<float>();

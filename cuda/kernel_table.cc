@@ -42,6 +42,7 @@ class Names {
       : driver_(driver), module_(module), stream_(stream) {}
 
   bool find(const std::string& name, Kernel* kernel) {
+    kernel->name = name;
     return keep(name, driver_->module_function(&kernel->function, module_, name.c_str()));
   }
   bool has(const std::string& name) {

@@ -19,6 +19,7 @@ constexpr int32_t kBfloat16Capability = 80;
 
 // A kernel and the shape of its blocks.
 struct Kernel {
+  std::string name;
   FunctionHandle* function = nullptr;
   uint32_t threads = 0;
   uint32_t shared_bytes = 0;  // dynamic

@@ -146,7 +146,7 @@ Status CudaPass::targets(Target* targets) {
 
 Status CudaPass::launch_negatives(const Kernel& kernel, const float* offset, bool hardest) {
   // Rows in groups, so that the partial sums of a large batch stay small.
-  const int64_t most = kMostPartialBytes / (2 * (hardest ? 2 : 1) * sizeof(float) * kTileSide);
+  const int64_t most = kMostSumBytes / (2 * (hardest ? 2 : 1) * sizeof(float) * kTileSide);
   const int64_t group_tiles = std::clamp<int64_t>(most / divide_up(class_tiles(), kMostTilesPerSum), 1, row_tiles());
   for (int64_t row_tile = 0; row_tile < row_tiles(); row_tile += group_tiles) {
     const int64_t tiles = std::min(group_tiles, row_tiles() - row_tile), row = row_tile * kTileSide;

@@ -35,18 +35,20 @@ class CudaPass final : public ShardPass {
   };
   // Phase 4's memory, all taken by reserve().
   struct GradientMemory {
-    int64_t chunk_tiles = 0;    // of a whole chunk
-    int32_t product_tiles = 0;  // of each split of dX's product
-    OperandRows weighted;       // V, [padded rows, depth]
-    OperandRows probabilities;  // P, [padded rows, chunk]
-    DeviceBuffer raw;           // dW before phase 5, [chunk, width]; not where the update is fused
-    DeviceBuffer products;      // dX by splits, [splits, padded rows, width]
-    DeviceBuffer total;         // dX, [padded rows, width] float64
-    DeviceBuffer shift;         // [padded rows]
-    DeviceBuffer coefficients;  // [4, rows] float64: factor of V, scale of dX, gamma, radial
-    DeviceBuffer row_numbers;   // [padded rows], the row itself where its class is here, else -1
-    DeviceBuffer features;      // dX, [rows, dim]
-    DeviceBuffer weights[2];    // dW of a chunk on its way to the host, [chunk, dim]
+    int64_t chunk_tiles = 0;                 // of a whole chunk
+    int32_t product_tiles = 0;               // of each split of dX's product
+    OperandRows weighted;                    // V, [padded rows, depth]
+    OperandRows probabilities;               // P, [padded rows, chunk]
+    DeviceBuffer raw;                        // dW before phase 5, [chunk, width]; not where the update is fused
+    DeviceBuffer products;                   // dX by splits, [splits, padded rows, width]
+    DeviceBuffer total;                      // dX, [padded rows, width] float64
+    std::vector<float> shift_values;         // [padded rows]
+    std::vector<double> coefficient_values;  // [4, rows]
+    DeviceBuffer shift;                      // [padded rows]
+    DeviceBuffer coefficients;               // [4, rows] float64: factor of V, scale of dX, gamma, radial
+    DeviceBuffer row_numbers;                // [padded rows], the row itself where its class is here, else -1
+    DeviceBuffer features;                   // dX, [rows, dim]
+    DeviceBuffer weights[2];                 // dW of a chunk on its way to the host, [chunk, dim]
   };
 
   Status prepare_features();

@@ -1,6 +1,7 @@
 #include "engine/worker.h"
 
 #include <algorithm>
+#include <new>
 #include <system_error>
 #include <utility>
 
@@ -15,16 +16,16 @@ Worker::~Worker() {
   if (thread_.joinable()) thread_.join();
 }
 
-bool Worker::start(std::function<void()> work) {
+bool Worker::start(const std::function<void()>& work) {
   const std::lock_guard<std::mutex> lock(mutex_);
-  if (!thread_.joinable()) {
-    try {
-      thread_ = std::thread([this] { serve(); });
-    } catch (const std::system_error&) {
-      return false;
-    }
+  try {
+    if (!thread_.joinable()) thread_ = std::thread([this] { serve(); });
+    waiting_.push_back(work);
+  } catch (const std::system_error&) {
+    return false;
+  } catch (const std::bad_alloc&) {
+    return false;
   }
-  waiting_.push_back(std::move(work));
   wake_.notify_one();
   return true;
 }
@@ -74,19 +75,18 @@ Status run_each(const std::vector<Worker*>& workers, const std::function<Status(
   std::mutex mutex;
   std::condition_variable done;
   size_t running = distinct.size();
-  for (Worker* worker : distinct) {
-    const bool started = worker->start([&, worker] {
+  // All memory first: once a worker has begun, nothing here may throw.
+  std::vector<std::function<void()>> tasks;
+  for (Worker* worker : distinct)
+    tasks.emplace_back([&, worker] {
       run_those_of(worker);
       // Under the lock to the end: the waiting thread takes both away.
       const std::lock_guard<std::mutex> lock(mutex);
       running--;
       done.notify_one();
     });
-    if (started) continue;
-    run_those_of(worker);
-    const std::lock_guard<std::mutex> lock(mutex);
-    running--;
-  }
+  for (size_t d = 0; d < distinct.size(); d++)
+    if (!distinct[d]->start(tasks[d])) tasks[d]();
   run_those_of(nullptr);
   std::unique_lock<std::mutex> lock(mutex);
   done.wait(lock, [&] { return running == 0; });

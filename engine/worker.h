@@ -20,8 +20,8 @@ class Worker {
   Worker(const Worker&) = delete;
   Worker& operator=(const Worker&) = delete;
 
-  // Runs `work`, which must not throw, after what was given before it. False when the system has no thread left.
-  [[nodiscard]] bool start(std::function<void()> work);
+  // Runs `work`, which must not throw, after what was given before it. False when the system has no thread or memory left.
+  [[nodiscard]] bool start(const std::function<void()>& work);
 
  private:
   void serve();

@@ -11,7 +11,7 @@ import { createRequire } from 'node:module';
 import path from 'node:path';
 
 const require = createRequire(import.meta.url);
-const { compile } = require('./lib/native_build.cjs');
+const { compile, configuredElsewhere } = require('./lib/native_build.cjs');
 
 const root = path.join(import.meta.dirname, '..');
 const inRoot = (/** @type {string[]} */ ...parts) => path.join(root, ...parts);
@@ -63,15 +63,20 @@ function cmake(...args) {
 }
 
 function buildGpusim() {
-  const folder = inRoot('build', 'gpusim');
+  const [source, folder] = [inRoot('test', 'gpusim'), inRoot('build', 'gpusim')];
+  const build = path.join(folder, 'cmake');
   bringUpToDate('gpusim', {
     sources: filesIn('test/gpusim').filter((file) => /\.(cc|h|txt)$/.test(file)),
     products: ['build/gpusim/libcuda.so.1', 'build/gpusim/gpusim_check'],
-    make: () =>
-      cmake(
-        ...['-S', inRoot('test', 'gpusim'), '-B', path.join(folder, 'cmake')],
-        ...[`-DCMAKE_LIBRARY_OUTPUT_DIRECTORY=${folder}`, `-DCMAKE_RUNTIME_OUTPUT_DIRECTORY=${folder}`],
-      ) && cmake('--build', path.join(folder, 'cmake'), '--parallel', '2'),
+    make: () => {
+      if (configuredElsewhere(build, source)) fs.rmSync(build, { recursive: true, force: true });
+      return (
+        cmake(
+          ...['-S', source, '-B', build],
+          ...[`-DCMAKE_LIBRARY_OUTPUT_DIRECTORY=${folder}`, `-DCMAKE_RUNTIME_OUTPUT_DIRECTORY=${folder}`],
+        ) && cmake('--build', build, '--parallel', '2')
+      );
+    },
   });
 }
 
@@ -82,9 +87,13 @@ function buildLaunches() {
       /\.(cc|h|txt)$/.test(file),
     ),
     products: ['build/cuda_report/cuda_launches'],
-    make: () =>
-      cmake('-S', root, '-B', folder, '-DMARGINFC_ADDON=OFF') &&
-      cmake('--build', folder, '--target', 'cuda_launches', '--parallel', '2'),
+    make: () => {
+      if (configuredElsewhere(folder, root)) fs.rmSync(folder, { recursive: true, force: true });
+      return (
+        cmake('-S', root, '-B', folder, '-DMARGINFC_ADDON=OFF') &&
+        cmake('--build', folder, '--target', 'cuda_launches', '--parallel', '2')
+      );
+    },
   });
 }
 

@@ -56,6 +56,12 @@ function runCudaReport(env) {
   return child.status === 0;
 }
 
+/** The committed CUDA kernels are of these sources. */
+function checkKernels() {
+  const script = path.join(root, 'scripts', 'fatbin.mjs');
+  return spawnSync(process.execPath, [script, '--check'], { cwd: root, stdio: 'inherit' }).status === 0;
+}
+
 /** What only the emulated steps need. README.md's commands have fetched the lists of packages. */
 function installEmulators() {
   const packages = ['g++-aarch64-linux-gnu', 'qemu-user'];
@@ -93,6 +99,7 @@ for (const block of readmeBlocks()) {
   if (block.skip === undefined) step(title, (env) => runBlock(block, env));
   else console.log(`\n=== ${title}\nnot run: ${block.skip}`);
 }
+step('compiled CUDA kernels', checkKernels);
 step('packaging', runPackaging);
 step('address and undefined-behaviour sanitizers', runEngineCheck('test:asan'));
 step('thread sanitizer', runEngineCheck('test:tsan'));

@@ -40,7 +40,7 @@ function check() {
 }
 
 function statics(/** @type {string[]} */ architectures) {
-  const choice = kernels.chooseImage(root);
+  const choice = kernels.chooseImage(root, kernels.findNvcc());
   if ('missing' in choice) throw new Error(`there are no kernels: ${choice.missing}\n${choice.log ?? ''}`);
   const found = kernels.staticsOf(root, choice.record, architectures);
   return JSON.stringify({ image: path.join(root, `${choice.stem}.fatbin`), statics: found });

@@ -46,18 +46,29 @@ export function describeCuda(): { readonly kernels: string; readonly driver: str
   };
 }
 
-/** The devices that will compute, or the reason why those asked for cannot. Never another one in silence. */
-export function checkEngine(choice: unknown, argument: string): readonly DeviceName[] {
+/**
+ * The devices that will compute, or the reason why those asked for cannot. Never another one in silence. Of `cuda`, no more
+ * GPUs are opened than there are shards.
+ */
+export function checkEngine(
+  choice: unknown,
+  argument: string,
+  shards = Number.POSITIVE_INFINITY,
+): readonly DeviceName[] {
   if (choice === 'auto' || choice === 'cpu') return ['cpu'];
   if (typeof choice !== 'string' || !/^cuda(:\d+)?$/.test(choice)) {
     const code = typeof choice === 'string' ? 'ERR_OPTION' : 'ERR_TYPE';
     throw mustBe(code, argument, `'auto', 'cpu', 'cuda' or 'cuda:N'`, show(choice));
   }
-  const names = choice === 'cuda' ? gpuNames() : [choice];
-  const rows = names.map((name) => addon().openGpu(name));
-  const usable = rows.filter(({ available }) => available);
-  if (usable.length > 0) return usable.map(({ name }) => name as DeviceName);
-  const reasons = new Set(rows.map(({ reason }) => reason));
+  const usable: DeviceName[] = [];
+  const reasons = new Set<string>();
+  for (const name of choice === 'cuda' ? gpuNames() : [choice]) {
+    const { available, reason = 'no reason known' } = addon().openGpu(name);
+    if (available) usable.push(name as DeviceName);
+    else reasons.add(reason);
+    if (usable.length >= shards) break;
+  }
+  if (usable.length > 0) return usable;
   throw mustBe(
     'ERR_ENGINE_UNAVAILABLE',
     argument,

@@ -209,7 +209,11 @@ function checkCall(batch: Batch, options: ForwardOptions): Call {
   checkObject(batch, 'batch');
   const { reduction = 'mean', rowWeights } = options;
   checkOneOf(reduction, ['mean', 'sum', 'none'], 'reduction');
-  const devices = checkEngine(options.engine === undefined ? 'auto' : options.engine, 'engine');
+  const devices = checkEngine(
+    options.engine === undefined ? 'auto' : options.engine,
+    'engine',
+    options.shards,
+  );
   const loss = checkLoss(options);
   const compute = checkCompute(options, devices);
   const signal = checkSignal(options.signal);

@@ -218,6 +218,12 @@ export interface NativeCuda {
   readonly devices: number;
 }
 
+/** One launch of a kernel. */
+export interface NativeLaunchTime {
+  readonly kernel: string;
+  readonly milliseconds: number;
+}
+
 /** What calls run on. */
 export interface NativeCpu {
   /** As MARGINFC_ISA takes it. */
@@ -245,6 +251,11 @@ export interface Addon {
   };
   /** Loads the driver where there is one, and occupies no GPU. */
   describeCuda(): NativeCuda;
+  /**
+   * For benchmarks. `on`: from now on each launch on GPU `cuda:N` runs alone, with other data in the L2 cache, and is timed by
+   * the device's clock. Else ends that, and returns the times.
+   */
+  timeLaunches(name: string, on: boolean): NativeLaunchTime[];
   /** For benchmarks. */
   describeCpu(): NativeCpu;
   /**

@@ -5,7 +5,7 @@
  */
 import { readFileSync } from 'node:fs';
 import { afterAll, describe, expect, test } from 'vitest';
-import { type Case, cases, executionName, fullProduct } from './cases.js';
+import { type Case, cases, executionName, fullProduct, smallCases } from './cases.js';
 import {
   type CustomRow,
   closeEngines,
@@ -77,9 +77,12 @@ describe.each(engines.filter(({ missing }) => missing === undefined))('engine $n
 
 /** Above s = 64, and for problems built to be hostile to rounding, no limits of 16-bit operands are stated. */
 const halves = ({ name, make }: Case) => /^\d+x\d+x\d+,/.test(name) && make().options.scale <= 64;
-const onGpus = assign(cases, softwareGpus, gpus, (entry) =>
-  halves(entry) ? (['float32', 'float16', 'bfloat16'] as const) : (['float32'] as const),
-).map(({ entry, engine, precision }) => {
+const halvesToo = (entry: Case) =>
+  halves(entry) ? (['float32', 'float16', 'bfloat16'] as const) : (['float32'] as const);
+const onGpus = [
+  ...assign(everything ? cases : smallCases, softwareGpus, [], halvesToo),
+  ...assign(cases, [], gpus, halvesToo),
+].map(({ entry, engine, precision }) => {
   const execution = { ...entry.execution, precision };
   const title = `${engine.name}, ${precision}: ${entry.name} (${executionName(execution)})`;
   return [title, engine, { ...entry, execution }, precision] as const;

@@ -5,6 +5,7 @@ import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { describe, expect, test } from 'vitest';
 import { listEngines } from '../src/index.js';
+import { softwareGpu } from './gpus.js';
 
 const root = join(import.meta.dirname, '..');
 const { version, bin }: { version: string; bin: { marginfc: string } } = JSON.parse(
@@ -30,6 +31,19 @@ describe('doctor', () => {
       const text = engine.available ? engine.detail : `not available: ${engine.reason}`;
       expect(stdout.split('\n')).toContain(`${engine.name.padEnd(18)}${text}`);
     }
+  });
+
+  test('says which driver and which compiled kernels there are, or why none', () => {
+    const without = marginfc(['doctor'], { MARGINFC_LIBCUDA: '/nonexistent/libcuda.so.1' }).stdout;
+    expect(without).toMatch(/^cuda driver +none: .*\/nonexistent\/libcuda\.so\.1/m);
+    expect(without).toMatch(/^cuda:0 +not available: .*\/nonexistent\/libcuda\.so\.1/m);
+    expect(without).toMatch(/^cuda kernels +(none in this build: .+|.*PTX .+; nvcc .+)$/m);
+
+    const { MARGINFC_LIBCUDA = '' } = softwareGpu({ sm: 75, devices: 2, seed: 0 }).environment;
+    const { stdout } = marginfc(['doctor'], { MARGINFC_LIBCUDA, GPUSIM_DEVICES: '2', GPUSIM_SM: '75' });
+    expect(stdout).toMatch(/^cuda driver +for CUDA \d+\.\d+$/m);
+    expect(stdout).toMatch(/^cuda:0 +(.*, compute capability 7\.5, .*|not available: .+)$/m);
+    expect(stdout).toMatch(/^cuda:1 /m);
   });
 
   test('shows the environment variables that change what runs', () => {

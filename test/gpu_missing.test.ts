@@ -8,7 +8,8 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, describe, expect, test } from 'vitest';
 import type { EngineStatus } from '../src/index.js';
-import { softwareDriver } from './gpus.js';
+import { closeEngines } from './engines.js';
+import { findSoftwareGpus } from './gpus.js';
 
 const root = join(import.meta.dirname, '..');
 const folder = mkdtempSync(join(tmpdir(), 'marginfc-drivers-'));
@@ -16,7 +17,7 @@ afterAll(() => rmSync(folder, { recursive: true, force: true }));
 
 const program = `
   import { listEngines, MarginHead, valueAndGradSync } from 'marginfc';
-  const { dim, classes, rows, options } = JSON.parse(process.argv[1]);
+  const { dim, classes, rows, options, engine } = JSON.parse(process.argv[1]);
   const values = (count) => Float32Array.from({ length: count }, (_, i) => Math.sin(i));
   const batch = { features: values(rows * dim), weights: values(classes * dim), labels: new Int32Array(rows), dim };
   const failure = ({ code, message }) => ({ code, message });
@@ -24,7 +25,7 @@ const program = `
   const call = (more) => outcome(() => valueAndGradSync(batch, { ...options, ...more }));
   const head = await MarginHead.create({ dim, classes, devices: ['cuda'] }).then(
     (made) => { made.dispose(); return { engine: 'made' }; }, failure);
-  console.log(JSON.stringify({ engines: listEngines(), cuda: call({ engine: 'cuda' }), head, cpu: call({ engine: 'cpu' }) }));
+  console.log(JSON.stringify({ engines: listEngines(), cuda: call({ engine }), head, cpu: call({ engine: 'cpu' }) }));
 `;
 
 interface Outcome {
@@ -41,7 +42,7 @@ interface Said {
 }
 
 function ask(environment: Record<string, string>, problem: object = {}): Said {
-  const given = JSON.stringify({ dim: 8, classes: 5, rows: 3, options: {}, ...problem });
+  const given = JSON.stringify({ dim: 8, classes: 5, rows: 3, options: {}, engine: 'cuda', ...problem });
   const { status, stdout, stderr } = spawnSync(
     process.execPath,
     ['--input-type=module', '-e', program, given],
@@ -77,6 +78,7 @@ const working = {
   cuGetErrorName: text,
   cuGetErrorString: text,
   cuDeviceGetCount: '(int* count) { *count = 1; return 0; }',
+  cuDeviceGetName: '(char* name, int, int) { name[0] = 80; name[1] = 0; return 0; }',
   cuDeviceGetAttribute: attribute(7),
 };
 
@@ -106,7 +108,7 @@ describe('the reason is', () => {
     [
       'a GPU below compute capability 7.5',
       () => stub('pascal', working),
-      /cuda:0.* has compute capability 7\.0, needed is 7\.5/,
+      /P has compute capability 7\.0, needed is 7\.5/,
     ],
   ])('%s', (_, library, reason) => {
     const said = ask({ MARGINFC_LIBCUDA: library() });
@@ -125,10 +127,45 @@ describe('the reason is', () => {
     }
     expect(said.cpu).toEqual({ engine: 'cpu' });
   });
+});
 
-  test('a GPU number that is not there', () => {
-    const said = ask({ MARGINFC_LIBCUDA: softwareDriver, GPUSIM_DEVICES: '2' }, {});
-    if (said.engines.some(({ name, available }) => name === 'cuda:0' && !available)) return;
-    expect(said.engines.map(({ name }) => name)).toEqual(['cpu', 'cuda:0', 'cuda:1']);
+/** Where the build carries kernels, see test/fatbin.test.ts. */
+const [software] = (await findSoftwareGpus()).filter(({ missing }) => missing === undefined);
+const environment = { ...software?.environment, GPUSIM_DEVICES: '2' };
+
+describe.skipIf(software === undefined)('with GPUs', () => {
+  afterAll(closeEngines);
+
+  test('a number that is not there is an error that says how many there are', () => {
+    const said = ask(environment, { engine: 'cuda:2' });
+    expect(said.engines.map(({ name, available }) => [name, available])).toEqual([
+      ['cpu', true],
+      ['cuda:0', true],
+      ['cuda:1', true],
+    ]);
+    expect(said.cuda).toEqual({
+      code: 'ERR_ENGINE_UNAVAILABLE',
+      message: expect.stringMatching(/^engine must be .*, received 'cuda:2': the driver has 2 GPUs/),
+    });
+  });
+
+  test('too little of their memory is an error, and the cpu engine works', () => {
+    const said = ask({ ...environment, GPUSIM_MEMORY_MB: '64' }, { dim: 512, classes: 100_000 });
+    for (const outcome of [said.cuda, said.head])
+      expect(outcome).toEqual({
+        code: 'ERR_OUT_OF_MEMORY',
+        message: expect.stringMatching(/memory/),
+      });
+    expect(said.cpu).toEqual({ engine: 'cpu' });
+  });
+
+  test('bfloat16 below compute capability 8.0 is an error that names the device', () => {
+    const said = ask({ ...environment, GPUSIM_SM: '75' }, { options: { precision: 'bfloat16' } });
+    expect(said.cuda).toEqual({
+      code: 'ERR_PRECISION_UNSUPPORTED',
+      message: expect.stringMatching(
+        /^precision must be 'float16' or 'float32' on cuda:0 \(.*compute capability 7\.5.*\), received 'bfloat16'$/,
+      ),
+    });
   });
 });

@@ -26,6 +26,9 @@ const everySetting: readonly Setting[] = factors.sm.flatMap((sm) =>
   factors.devices.flatMap((devices) => factors.seed.map((seed) => ({ sm, devices, seed }))),
 );
 
+/** Only GPUs are tested, as the environment has them: `npm run gpu:check`. */
+export const onlyGpus = process.env.MARGINFC_TEST_ENGINES === 'gpu';
+
 /** Whether everything is to be tried in every way. */
 export const everything = process.env.MARGINFC_TEST_CASES === 'all';
 
@@ -48,6 +51,7 @@ export function softwareGpu({ sm, devices, seed }: Setting): Engine {
 
 /** The software GPUs to test; the reason where this build cannot use them. */
 export async function findSoftwareGpus(): Promise<Engine[]> {
+  if (onlyGpus) return (await ofEnvironment()).filter(isSoftware);
   const settings = everything ? everySetting : pairwise(factors, 3);
   const reason = new Map<number, string | undefined>();
   for (const sm of factors.sm)
@@ -68,16 +72,24 @@ async function whyMissing(environment: Readonly<Record<string, string>>): Promis
 
 /** The GPUs of this machine as one engine; none where it has none, or where MARGINFC_LIBCUDA names another driver. */
 export async function findGpus(): Promise<Engine[]> {
-  if (process.env.MARGINFC_LIBCUDA !== undefined) return [];
+  if (process.env.MARGINFC_LIBCUDA !== undefined && !onlyGpus) return [];
+  return (await ofEnvironment()).filter((engine) => !isSoftware(engine));
+}
+
+const isSoftware = ({ name }: Engine) => name.includes('gpusim');
+
+/** All GPUs that this process's environment has, named after the first. */
+async function ofEnvironment(): Promise<Engine[]> {
   const rows = (await listEnginesIn({})).filter(
     ({ name, available }) => name.startsWith('cuda') && available,
   );
-  if (rows.length === 0) return [];
-  for (const { name, detail } of rows) console.log(`${name} is tested too: ${detail}`);
-  const precisions: Precision[] = ['float32', 'float16'];
-  const capability = /compute capability (\d+)\./.exec(rows[0]?.detail ?? '')?.[1];
-  if (Number(capability) >= 8) precisions.push('bfloat16');
-  return [{ name: 'cuda', choice: 'cuda', environment: {}, precisions }];
+  const [first] = rows;
+  if (first === undefined) return [];
+  for (const { name, detail } of rows) console.log(`${name} is tested: ${detail}`);
+  const capability = Number(/compute capability (\d+)\./.exec(first.detail ?? '')?.[1]);
+  const precisions = ['float32', 'float16', ...(capability >= 8 ? ['bfloat16'] : [])] as Precision[];
+  const name = `cuda on ${rows.length} x ${first.detail?.split(',', 1)[0]}`;
+  return [{ name, choice: 'cuda', environment: {}, precisions }];
 }
 
 /** Something to run on a GPU, and how. */

@@ -32,8 +32,9 @@ interface Rule {
 
 const cxx = /\.(h|cc|cu|cuh)$/;
 const nodeApi = /^(napi|node_api|node_api_types|js_native_api|node|v8|uv)(-inl)?\.h$/;
+/** The toolkit's; `cuda/name.h` is this package's own folder. */
 const cudaToolkit =
-  /^(cuda|cublas|cudnn|curand|nccl|nvrtc|nvml|nvtx|nvfatbin|mma|cub|cute|cutlass|cooperative_groups|vector_types|device_launch)[\w-]*(\/.*|\.(h|hpp|cuh))$/;
+  /^(?!cuda\/\w+\.h$)(cuda|cublas|cudnn|curand|nccl|nvrtc|nvml|nvtx|nvfatbin|mma|cub|cute|cutlass|cooperative_groups|vector_types|device_launch)[\w-]*(\/.*|\.(h|hpp|cuh))$/;
 const addonFiles = /^node-gyp-build$|\.node$|(^|\/)(build|prebuilds)\//;
 const loaderModule = /(^|\/)load_addon\.js$/;
 
@@ -50,7 +51,12 @@ const rules: readonly Rule[] = [
     files: cxx,
     forbidden: cudaToolkit,
   },
-  { property: 'cpu/ does not include cuda/', folders: ['cpu'], files: cxx, forbidden: /(^|\/)cuda\// },
+  {
+    property: 'engine/ and cpu/ do not include cuda/',
+    folders: ['engine', 'cpu'],
+    files: cxx,
+    forbidden: /(^|\/)cuda\//,
+  },
   { property: 'cuda/ does not include cpu/', folders: ['cuda'], files: cxx, forbidden: /(^|\/)cpu\// },
   {
     property: 'engine/ does not include binding/',
@@ -108,6 +114,7 @@ describe('layers', () => {
     ['  #  include "node_api.h"', nodeApi],
     ['#include <cuda_runtime.h>', cudaToolkit],
     ['#include <cuda.h>', cudaToolkit],
+    ['#include <cuda/std/array>', cudaToolkit],
     ['#include <nccl.h>', cudaToolkit],
     ["const gyp = require('node-gyp-build');", addonFiles],
     ["const { loadAddon } = await import('./load_addon.js');", loaderModule],

@@ -136,14 +136,11 @@ describe('the tarball', () => {
       'dist/tfjs.js',
       'dist/tfjs.cjs',
     ];
-    const required = [...expected, ...entries, 'scripts/install.cjs', 'engine/engine.h'];
+    const kernels = ['cuda/kernels.fatbin', 'cuda/kernels.json', 'scripts/lib/kernels.cjs'];
+    const required = [...expected, ...entries, ...kernels, 'scripts/install.cjs', 'engine/engine.h'];
     expect(required.filter((file) => !files.includes(file))).toEqual([]);
     const folders = new Set(files.filter((file) => file.includes('/')).map((file) => file.split('/')[0]));
-    expect([...folders].sort()).toEqual(
-      ['binding', 'cpu', 'cuda', 'dist', 'engine', 'scripts', 'src'].filter((folder) =>
-        existsSync(join(root, folder)),
-      ),
-    );
+    expect([...folders].sort()).toEqual(['binding', 'cpu', 'cuda', 'dist', 'engine', 'scripts', 'src']);
   });
 
   it('carries the prebuilt addon under its platform', () => {
@@ -191,6 +188,7 @@ describe('installing', () => {
     expectTypes(folder);
     const doctor = run(folder, 'npx', ['--no-install', 'marginfc', 'doctor']);
     expect(doctor.output).toContain('cpu');
+    expect(doctor.output).toMatch(/^cuda kernels +sm_75, .*sm_120; PTX 7\.5, 8\.0, 9\.0a; nvcc /m);
     expect(doctor.status).toBe(0);
   });
 

@@ -219,15 +219,15 @@ function describe({ cubins, ptx, compiler }) {
 /**
  * Chooses what a build of the addon carries: the committed image, one made by an earlier build, or one made now.
  * @param {string} root
+ * @param {string | undefined} nvcc
  * @returns {{ stem: string, record: Record, note?: string } | { missing: string, log?: string }}
  */
-function chooseImage(root) {
+function chooseImage(root, nvcc) {
   if (sourcesOf(root) === undefined) return { missing: 'the sources of the kernels were not there' };
   const committed = readImage(root, COMMITTED);
   if ('record' in committed) return { stem: COMMITTED, ...committed };
   const made = readImage(root, MADE);
   if ('record' in made) return { stem: MADE, ...made };
-  const nvcc = findNvcc();
   if (nvcc === undefined) return { missing: `${committed.stale}, and nvcc was not found to compile these` };
   try {
     const record = makeImage(root, { nvcc, stem: MADE, cubins: [] });
@@ -242,10 +242,11 @@ function chooseImage(root) {
 /**
  * Writes build/kernels/embedded.h, from which cuda/embedded_kernels.cc takes the image into the addon.
  * @param {string} root
+ * @param {() => string | undefined} [find] finds nvcc
  * @returns {string} what a reader of the build's output should know; empty where all is as usual
  */
-function prepareKernels(root) {
-  const choice = chooseImage(root);
+function prepareKernels(root, find = findNvcc) {
+  const choice = chooseImage(root, find());
   const lines = ['// Written by scripts/lib/kernels.cjs.'];
   const define = (/** @type {string} */ name, /** @type {string} */ text) =>
     lines.push(`#define MARGINFC_KERNELS_${name} ${JSON.stringify(text)}`);

@@ -54,7 +54,7 @@ function loadFailure(root) {
  */
 function compile(root, { clean = false, quiet = false } = {}) {
   const build = path.join(root, 'build');
-  if (clean || configuredElsewhere(root, build)) fs.rmSync(build, { recursive: true, force: true });
+  if (clean || configuredElsewhere(build, root)) fs.rmSync(build, { recursive: true, force: true });
   const note = prepareKernels(root);
   if (note !== '' && !quiet) console.log(`marginfc: ${note}`);
   const child = spawnSync(
@@ -76,14 +76,14 @@ function compile(root, { clean = false, quiet = false } = {}) {
 
 /**
  * CMake refuses a cache that was made for another folder, as after copying or moving a checkout.
- * @param {string} root
  * @param {string} build
+ * @param {string} source the folder of CMakeLists.txt
  */
-function configuredElsewhere(root, build) {
+function configuredElsewhere(build, source) {
   const cache = path.join(build, 'CMakeCache.txt');
   if (!fs.existsSync(cache)) return false;
   const home = /^CMAKE_HOME_DIRECTORY:INTERNAL=(.*)$/m.exec(fs.readFileSync(cache, 'utf8'));
-  return home === null || (home[1] !== root && home[1] !== fs.realpathSync(root));
+  return home === null || (home[1] !== source && home[1] !== fs.realpathSync(source));
 }
 
-module.exports = { compile, loadFailure, missingTools };
+module.exports = { compile, configuredElsewhere, loadFailure, missingTools };

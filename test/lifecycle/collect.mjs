@@ -76,6 +76,7 @@ const calls = {
       workspace: 'recompute',
       workspaceBytes: 0,
       shards: 1,
+      engines: ['cpu'],
       checkFinite: true,
       diagnostics: false,
       gradientTolerance: 0,

@@ -1,0 +1,198 @@
+/**
+ * MarginHead on GPUs: steps, accumulation, evaluation and nearest as on the cpu engine, on one device, on several and mixed.
+ * On the software device; with MARGINFC_TEST_ENGINES=gpu on this machine's GPUs.
+ */
+import { afterAll, describe, expect, test } from 'vitest';
+import {
+  adamw,
+  arcface,
+  type DeviceName,
+  forwardSync,
+  listEngines,
+  MarginHead,
+  type MarginHeadOptions,
+  sgd,
+  valueAndGrad,
+  valueAndGradSync,
+} from '../src/index.js';
+import { expectFailure, failureOf } from './failures.js';
+import { onlyGpus, softwareGpu } from './gpus.js';
+import { gradientError } from './metrics.js';
+import { makeProblem } from './problems.js';
+
+// Before the driver is loaded, which happens on the first use of a GPU.
+if (!onlyGpus) Object.assign(process.env, softwareGpu({ sm: 80, devices: 2, seed: 1 }).environment);
+
+const gpus = listEngines()
+  .filter(({ name, available }) => name.startsWith('cuda:') && available)
+  .map(({ name }) => name as DeviceName);
+const first = gpus[0] as DeviceName;
+
+const size = { rows: 40, dim: 72, classes: 300 };
+const { dim, classes } = size;
+const batches = [1, 2, 3, 4].map((seed) => makeProblem(size, 'clustered', 'ignored', seed));
+const { weights } = batches[0]!;
+
+const heads: MarginHead[] = [];
+afterAll(() => {
+  for (const head of heads) head.dispose();
+});
+
+async function makeHead(options: Partial<MarginHeadOptions>): Promise<MarginHead> {
+  const head = await MarginHead.create({ dim, classes, init: weights, precision: 'float32', ...options });
+  heads.push(head);
+  return head;
+}
+
+const norms = (matrix: Float32Array) =>
+  Array.from({ length: matrix.length / dim }, (_, i) =>
+    Math.hypot(...matrix.subarray(i * dim, (i + 1) * dim)),
+  );
+
+function expectGradientsAlike(got: Float32Array, expected: Float32Array, rows: Float32Array): void {
+  expect(gradientError(got, expected, norms(rows))).toBeLessThan(1.2e-4);
+}
+
+describe.skipIf(gpus.length === 0)('a head on engine cuda', () => {
+  const places: [string, DeviceName[]][] = [
+    ['one GPU', [first]],
+    ['all GPUs', gpus],
+    ['the cpu and a GPU', ['cpu', first]],
+  ];
+  const optimizers = {
+    'sgd with momentum': sgd({ learningRate: 0.1, momentum: 0.9, weightDecay: 5e-4, nesterov: true }),
+    adamw: adamw({ learningRate: 1e-3 }),
+  };
+
+  test.each(
+    places.flatMap(([place, devices]) =>
+      Object.entries(optimizers).map(
+        ([name, optimizer]) => [`${name} on ${place}`, devices, optimizer] as const,
+      ),
+    ),
+  )('makes the steps of the cpu engine: %s', async (_, devices, optimizer) => {
+    const got = await makeHead({ devices, optimizer, shards: devices.length + 1 });
+    const expected = await makeHead({ optimizer });
+    for (const batch of batches) {
+      const [a, b] = [await got.step(batch), await expected.step(batch)];
+      expect(a.engine).toBe(devices.join('+'));
+      expect(Math.abs(a.loss - b.loss)).toBeLessThan(1e-4 * Math.max(1, b.loss));
+      expect(a.accuracy).toBeCloseTo(b.accuracy, 6);
+      expectGradientsAlike(a.dFeatures, b.dFeatures, batch.features);
+    }
+    expect(got.stepCount).toBe(batches.length);
+    const [moved, reference] = [got.weights(), expected.weights()];
+    // AdamW divides by the root of a gradient that may be rounding alone.
+    const close = optimizer.kind === 'adamw' ? 2e-3 : 1e-5;
+    const apart = moved.reduce((most, value, i) => Math.max(most, Math.abs(value - reference[i]!)), 0);
+    expect(apart).toBeLessThan(close * weights.reduce((most, value) => Math.max(most, Math.abs(value)), 0));
+  });
+
+  test('accumulates and applies as the cpu engine', async () => {
+    const made = await Promise.all([makeHead({ devices: gpus }), makeHead({})]);
+    for (const head of made) {
+      for (const batch of batches) await head.accumulate(batch, { gradientScale: 1 / batches.length });
+      expect(await head.apply({ learningRate: 0.2 })).toBe(true);
+      expect(await head.apply()).toBe(false);
+    }
+    const [got, expected] = made.map((head) => head.weights());
+    const moved = (values: Float32Array) => values.map((value, i) => value - weights[i]!);
+    expectGradientsAlike(moved(got!), moved(expected!), new Float32Array(weights.length).fill(1));
+  });
+
+  test('finds the nearest classes of the cpu engine', async () => {
+    const [got, expected] = await Promise.all([makeHead({ devices: gpus }), makeHead({})]);
+    const { features } = batches[1]!;
+    const [a, b] = [await got!.nearest(features, 7), await expected!.nearest(features, 7)];
+    expect(a.classes).toEqual(b.classes);
+    for (const [i, cosine] of b.cosines.entries())
+      expect(Math.abs(a.cosines[i]! - cosine)).toBeLessThan(1e-6);
+  });
+
+  test('draws the first weights of the cpu engine', async () => {
+    const init = { std: 0.01, seed: 5 };
+    const [got, expected] = await Promise.all([makeHead({ devices: gpus, init }), makeHead({ init })]);
+    const reference = expected!.weights();
+    const apart = got!
+      .weights()
+      .reduce((most, value, i) => Math.max(most, Math.abs(value - reference[i]!)), 0);
+    expect(apart).toBeLessThan(1e-8);
+  });
+
+  test('multiplies float16 unless asked otherwise, float32 where a cpu takes part', async () => {
+    const step = async (options: Partial<MarginHeadOptions>) =>
+      (await makeHead({ precision: undefined, ...options })).step(batches[0]!);
+    expect(await step({ devices: ['cuda'] })).toMatchObject({ engine: gpus.join('+'), precision: 'float16' });
+    expect(await step({ devices: ['cpu', first] })).toMatchObject({ precision: 'float32' });
+  });
+
+  test('leaves no shard without a device and no device without a shard', async () => {
+    expect((await makeHead({ devices: ['cpu', first] })).shards).toBe(2);
+    await expectFailure(
+      () => makeHead({ devices: ['cpu', first], shards: 1 }),
+      'ERR_OPTION',
+      /^shards must be at least 2, one for each device, received 1$/,
+    );
+    await expectFailure(
+      () => makeHead({ devices: [first, 'cuda'] }),
+      'ERR_OPTION',
+      /^devices must be different devices, received cuda:0 twice$/,
+    );
+  });
+});
+
+describe.skipIf(gpus.length === 0)('a call on engine cuda', () => {
+  const batch = batches[0]!;
+
+  test('uses all GPUs with `cuda`, the one named, or as many as there are shards', () => {
+    const all = valueAndGradSync(batch, { engine: 'cuda' });
+    expect(all).toMatchObject({ engine: gpus.join('+'), precision: 'float16', workspace: 'recompute' });
+    for (const gpu of gpus) expect(valueAndGradSync(batch, { engine: gpu }).engine).toBe(gpu);
+    expect(valueAndGradSync(batch, { engine: 'cuda', shards: 1 }).engine).toBe(first);
+  });
+
+  test('is the cpu engine with `auto`', () => {
+    expect(valueAndGradSync(batch, { engine: 'auto' })).toMatchObject({
+      engine: 'cpu',
+      precision: 'float32',
+    });
+  });
+
+  test('gives the same bits again, blocking or not', async () => {
+    const options = { engine: 'cuda', shards: 3, margin: arcface() } as const;
+    const [blocking, again] = [valueAndGradSync(batch, options), await valueAndGrad(batch, options)];
+    expect(again).toEqual(blocking);
+  });
+
+  test('keeps nothing, and goes backward more than once', () => {
+    const pass = forwardSync(batch, { engine: 'cuda', workspace: 'keep' });
+    expect(pass.workspace).toBe('recompute');
+    expect(pass.backwardSync()).toEqual(pass.backwardSync());
+    pass.dispose();
+  });
+
+  test('says which row is not finite', async () => {
+    const features = batch.features.slice();
+    features[7 * dim + 3] = Number.NaN;
+    const bad = await failureOf(() => valueAndGrad({ ...batch, features }, { engine: 'cuda' }));
+    expect(bad).toMatchObject({
+      code: 'ERR_NOT_FINITE',
+      message: expect.stringMatching(/^features .* row 7 /),
+    });
+    const rows = batch.weights.slice();
+    rows[250 * dim] = Number.POSITIVE_INFINITY;
+    const worse = await failureOf(() => valueAndGrad({ ...batch, weights: rows }, { engine: 'cuda' }));
+    expect(worse).toMatchObject({
+      code: 'ERR_NOT_FINITE',
+      message: expect.stringMatching(/^weights .* row 250 /),
+    });
+  });
+
+  test('ends early when its signal fires, and the next one works', async () => {
+    const controller = new AbortController();
+    const promise = valueAndGrad(batch, { engine: 'cuda', signal: controller.signal });
+    controller.abort();
+    expect((await failureOf(() => promise)).code).toBe('ERR_ABORTED');
+    expect(valueAndGradSync(batch, { engine: 'cuda' }).loss).toBeGreaterThan(0);
+  });
+});
