@@ -112,7 +112,14 @@ describe('a launch on the software GPU', () => {
 describe('limits', () => {
   const row: Row = {
     ...{ kernel: 'negatives_float16', arch: '80', registers: 230, spillBytes: 0, sharedBytes: 65536 },
-    ...{ blocksPerSm: 2, ptxPerMmaLoop: 2, ptxPerMma: 2.6, wavefrontRatio: 1, sectorRatioLoad: 1 },
+    ...{
+      blocksPerSm: 2,
+      serialized: 0,
+      ptxPerMmaLoop: 2,
+      ptxPerMma: 2.6,
+      wavefrontRatio: 1,
+      sectorRatioLoad: 1,
+    },
     ...{ sectorRatioStore: 1, l2BytesPerMma: 64, l2Ratio: 1, dramRatio: 1, predicted: 99, bound: 'mma' },
   };
   const limits = gatesOf(negatives, '80');

@@ -11,6 +11,7 @@ export interface Gates {
   readonly spillBytes?: number;
   readonly sharedBytes?: number;
   readonly blocksPerSm?: number;
+  readonly serialized?: number;
   readonly ptxPerMmaLoop?: number;
   readonly ptxPerMma?: number;
   readonly wavefrontRatio?: number;
@@ -24,16 +25,21 @@ const small: ReadonlySet<string> = new Set(['86', '89', '120']);
 const sectors = { wavefrontRatio: 1.02, sectorRatioLoad: 1.02, sectorRatioStore: 1.05 };
 const turing: Gates = { spillBytes: 0, wavefrontRatio: 1.05 };
 
-/** By class of kernels and architecture; `small` ones have 100 KiB of shared memory. */
+/** `small` architectures have 100 KiB of shared memory. */
+function tileGates(architecture: string, ptxPerMma: number): Gates {
+  if (architecture === '75') return turing;
+  return {
+    ...{ registers: 255, spillBytes: 0, blocksPerSm: 2 },
+    sharedBytes: small.has(architecture) ? 48 * KiB : 80 * KiB,
+    ...{ ptxPerMmaLoop: 2.15, ptxPerMma, ...sectors, l2BytesPerMma: 68 },
+  };
+}
+
+/** By class of kernels and architecture. */
 export const gates = {
-  tile: (architecture: string): Gates =>
-    architecture === '75'
-      ? turing
-      : {
-          ...{ registers: 255, spillBytes: 0, blocksPerSm: 2 },
-          sharedBytes: small.has(architecture) ? 48 * KiB : 80 * KiB,
-          ...{ ptxPerMmaLoop: 2.15, ptxPerMma: 2.7, ...sectors, l2BytesPerMma: 68 },
-        },
+  tile: (architecture: string) => tileGates(architecture, 2.7),
+  // One instruction more for each logit, of which there are 4 for a thread and 32 mma at D = 512: an eighth.
+  variant: (architecture: string) => tileGates(architecture, 2.7 + 1 / 8),
   // Two halves: three products for an element.
   split: (architecture: string): Gates =>
     architecture === '75'
@@ -46,7 +52,7 @@ export const gates = {
     ...{ registers: 255, spillBytes: 0, blocksPerSm: 1, sharedBytes: 160 * KiB },
     ...{ ptxPerMmaLoop: 2.3, sectorRatioStore: 1.25 },
   }),
-  hopper: (): Gates => ({ spillBytes: 0, blocksPerSm: 1, ptxPerMma: 1.5, l2BytesPerMma: 40 }),
+  hopper: (): Gates => ({ spillBytes: 0, serialized: 0, blocksPerSm: 1, ptxPerMma: 1.5, l2BytesPerMma: 40 }),
   row: (): Gates => ({ spillBytes: 0 }),
 } as const satisfies Record<string, (architecture: string) => Gates>;
 
@@ -95,6 +101,10 @@ function tileLaunches(type: 'float16' | 'bfloat16' | 'float32'): Launch[] {
     ...{ ...common, kernel: `${kernel}_${type}`, tile: square, sharedVariable: `tile_bytes_${type}` },
     ...{ operandBytes, otherBytes, updatedBytes: 0, sameShape: true },
   });
+  const variant = (...of: Parameters<typeof tile>): Launch => ({
+    ...tile(...of),
+    ...(halves === 1 ? { gates: 'variant' } : {}),
+  });
   const update = (width: number): Launch => {
     const sums = halves === 2 ? 16384 : 32768;
     const shape = { rows: sums / width, columns: width, halves } as const;
@@ -110,8 +120,8 @@ function tileLaunches(type: 'float16' | 'bfloat16' | 'float32'): Launch[] {
   };
   return [
     tile('negatives', logits, 4 * B * (1 + partials(size))),
-    tile('negatives_hardest', logits, 4 * B * (1 + 2 * partials(size))),
-    tile('negatives_shifted', logits, 4 * B * (2 + partials(size))),
+    variant('negatives_hardest', logits, 4 * B * (1 + 2 * partials(size))),
+    variant('negatives_shifted', logits, 4 * B * (2 + partials(size))),
     tile('probabilities', logits, 8 * B + bytes * B * C),
     tile('cosines', logits, 4 * B * C),
     tile('features_product', bytes * C * (B + D), 4 * B * D * products(size)),
@@ -125,12 +135,17 @@ function rowLaunches(): Launch[] {
   const row = (kernel: string, otherBytes: number, updatedBytes = 0): Launch => ({
     ...{ kernel, size, gates: 'row', operandBytes: 0, otherBytes, updatedBytes, sameShape: true },
   });
+  // Four products a launch, as a chunk of classes has.
+  const addProducts = (size: Size): Launch => ({
+    ...row('add_products', B * D * (16 + 4 * products(size)), 8 * B * D),
+    size,
+  });
   return [
     row('prepare_features', B * (6 * D + 8)),
     row('weight_features', B * (6 * D + 16)),
     row('targets', B * (8 * D + 36)),
     row('reduce_negatives', B * (4 * partials(size) + 8)),
-    row('add_products', B * D * (16 + 4 * products(size)), 8 * B * D),
+    addProducts({ B, D, C: 4 * C }),
     row('finish_features', B * (20 * D + 44)),
     row('prepare_weights', 6 * C * D),
     row('finish_weights:write', 12 * C * D),

@@ -17,6 +17,8 @@ export interface Row {
   /** Of a block, static and dynamic. */
   readonly sharedBytes: number;
   readonly blocksPerSm: number;
+  /** 1 where ptxas made each wgmma wait for the one before. */
+  readonly serialized: number;
   readonly ptxPerMmaLoop: number | null;
   readonly ptxPerMma: number | null;
   readonly wavefrontRatio: number | null;
@@ -39,6 +41,7 @@ export interface KernelStatics {
   readonly spillBytes: number;
   readonly sharedBytes: number;
   readonly threads: number;
+  readonly serialized?: true;
 }
 export interface Statics {
   readonly kernels: Readonly<Record<string, KernelStatics>>;
@@ -67,6 +70,7 @@ export function rowOf(
   const blocksPerSm = blocksPerMultiprocessor(arch, { registers, sharedBytes, threads });
   return {
     ...{ kernel: launch.kernel, arch, registers, spillBytes, sharedBytes, blocksPerSm },
+    serialized: kernel.serialized ? 1 : 0,
     ...countsOf(launch, counters),
     ...predictionOf(launch, arch, counters),
   };

@@ -11,6 +11,7 @@ const path = require('node:path');
  * @property {number} spillBytes stores and loads of a thread
  * @property {number} sharedBytes of a block, static; dynamic ones are in variables
  * @property {number} threads of a block, at most
+ * @property {true} [serialized] ptxas made each wgmma wait for the one before
  */
 
 /**
@@ -33,6 +34,8 @@ function readStatics(output, folder, unit, architectures) {
   const said = new Map();
   const pieces = output.split(/Compiling entry function '(\w+)' for 'sm_(\w+)'/).slice(1);
   for (let i = 0; i < pieces.length; i += 3) said.set(`${pieces[i + 1]} ${pieces[i]}`, pieces[i + 2]);
+  const waiting = /wgmma\.mma_async instructions are serialized.*?function '(\w+)'/g;
+  const serialized = new Set([...output.matchAll(waiting)].map(([, name]) => name));
   return Object.fromEntries(
     architectures.map((architecture) => {
       const ptx = fs.readFileSync(path.join(folder, `${unit}.compute_${architecture}.ptx`), 'utf8');
@@ -49,6 +52,7 @@ function readStatics(output, folder, unit, architectures) {
           spillBytes: number(/(\d+) bytes spill stores/) + number(/(\d+) bytes spill loads/),
           sharedBytes: number(/(\d+) bytes smem/),
           threads: Number(threads),
+          ...(serialized.has(name) ? { serialized: true } : {}),
         };
         return [name, statics];
       });
