@@ -73,7 +73,7 @@ function installEmulators() {
 /**
  * The engine's own checks, under a sanitizer or emulated, end with their counts, which become the step's report. The
  * output is indented: only the last line of all is CI's count.
- * @param {'test:asan' | 'test:tsan' | 'test:arm64' | 'test:old-x64' | 'test:gpusim-asan' | 'fuzz:gpusim'} script
+ * @param {'test:asan' | 'test:tsan' | 'test:cuda-asan' | 'test:arm64' | 'test:old-x64' | 'test:gpusim-asan' | 'fuzz:gpusim'} script
  */
 function runEngineCheck(script) {
   return (/** @type {NodeJS.ProcessEnv} */ env, /** @type {string} */ report) => {
@@ -103,6 +103,7 @@ step('compiled CUDA kernels', checkKernels);
 step('packaging', runPackaging);
 step('address and undefined-behaviour sanitizers', runEngineCheck('test:asan'));
 step('thread sanitizer', runEngineCheck('test:tsan'));
+step('CUDA engine on the software device, sanitizers', runEngineCheck('test:cuda-asan'));
 step('software CUDA device, sanitizers', runEngineCheck('test:gpusim-asan'));
 step('software CUDA device, malformed input for a minute', runEngineCheck('fuzz:gpusim'));
 step('CUDA kernels, counted', runCudaReport);

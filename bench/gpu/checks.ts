@@ -1,4 +1,4 @@
-/** The tests of the cuda engine on the GPU that there is: the table of cases, golden cases, heads. */
+/** The tests of the cuda engine on the GPU that there is: each kernel, the table of cases, golden cases, heads. */
 
 import { spawnSync } from 'node:child_process';
 import { existsSync, mkdtempSync, readFileSync, rmSync } from 'node:fs';
@@ -27,9 +27,29 @@ interface VitestReport {
   }[];
 }
 
-/** Runs them in a process of their own, which prints its progress. */
-export function validate(): Tests {
-  const root = fileURLToPath(new URL('..', import.meta.resolve('marginfc')));
+const root = fileURLToPath(new URL('..', import.meta.resolve('marginfc')));
+
+/** Runs them in processes of their own, which print their progress. */
+export function validate(): { readonly native: Tests; readonly engine: Tests } {
+  return { native: runNative(), engine: runVitest() };
+}
+
+/** Each kernel by itself, and the engine without Node: test/native/. */
+function runNative(): Tests {
+  const script = join(root, 'scripts', 'cuda_check.sh');
+  const { stdout } = spawnSync('bash', [script, 'gpu'], {
+    cwd: root,
+    encoding: 'utf8',
+    stdio: ['ignore', 'pipe', 'inherit'],
+    maxBuffer: 1 << 28,
+  });
+  console.log(stdout);
+  const [, passed = '0', failed = '1'] = /^(\d+) passed, (\d+) failed$/m.exec(stdout) ?? [];
+  const failures = stdout.split('\n').filter((line) => /FAILED/.test(line));
+  return { passed: Number(passed), failed: Number(failed), failures };
+}
+
+function runVitest(): Tests {
   const vitest = join(dirname(createRequire(import.meta.url).resolve('vitest/package.json')), 'vitest.mjs');
   const folder = mkdtempSync(join(tmpdir(), 'marginfc-gpu-'));
   const file = join(folder, 'report.json');

@@ -80,7 +80,8 @@ async function main(): Promise<number> {
 
   const report = { machine: describeMachine(), engines: rows, kernels, driver, tests, results };
   writeFileSync(options.report, `${JSON.stringify(report, null, 2)}\n`);
-  const failed = (tests !== undefined && tests.failed > 0) || results.some(({ failure }) => failure);
+  const failures = [tests?.native, tests?.engine].some((part) => part !== undefined && part.failed > 0);
+  const failed = failures || results.some(({ failure }) => failure !== undefined);
   console.log(`\n${failed ? 'FAILED' : 'All is well'}; the report is in ${options.report}`);
   return failed ? 1 : 0;
 }
