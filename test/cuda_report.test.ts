@@ -1,6 +1,8 @@
 /** `npm run cuda:report`: what it counts on a small launch, what it makes of the counts, and what it refuses. */
 
 import { execFileSync } from 'node:child_process';
+import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { beforeAll, describe, expect, test } from 'vitest';
 import { type Counters, count } from '../bench/cuda/counters.js';
@@ -9,6 +11,7 @@ import { type Launch, launches } from '../bench/cuda/launches.js';
 import { bindingOf, clocksOf } from '../bench/cuda/predict.js';
 import { gatesOf, type Row, rowOf, type Statics, tileBytesPerMma, violations } from '../bench/cuda/rows.js';
 import { calls, predict } from '../bench/cuda/steps.js';
+import { readStatics } from '../scripts/lib/statics.cjs';
 
 const root = join(import.meta.dirname, '..');
 
@@ -24,6 +27,50 @@ const statics: Statics = {
   kernels: { negatives_float16: { registers: 230, spillBytes: 0, sharedBytes: 0, threads: 128 } },
   variables: { tile_bytes_float16: 65536 },
 };
+
+test('what ptxas says is read for each kernel and architecture', () => {
+  const folder = mkdtempSync(join(tmpdir(), 'marginfc-statics-'));
+  try {
+    const ptx = [
+      '.global .align 4 .u32 tile_bytes_float16 = 49152;',
+      '.visible .entry plain(',
+      '.param .align 8 .b8 plain_param_0[64]',
+      ')',
+      '.maxntid 256, 1, 1',
+      '{ }',
+      '.visible .entry waiting(',
+      ')',
+      '.maxntid 384, 1, 1',
+      '{ }',
+    ];
+    writeFileSync(join(folder, 'kernels.compute_90a.ptx'), ptx.join('\n'));
+    const said = (name: string, spills: number, shared: string) => [
+      `ptxas info    : Compiling entry function '${name}' for 'sm_90a'`,
+      `ptxas info    : Function properties for ${name}`,
+      `    0 bytes stack frame, ${spills} bytes spill stores, ${spills + 4} bytes spill loads`,
+      `ptxas info    : Used 64 registers, used 1 barriers, ${shared}552 bytes cmem[0]`,
+    ];
+    const output = [
+      ...said('plain', 4, '9216 bytes smem, '),
+      "ptxas info    : (C7510) Potential Performance Loss: wgmma.mma_async instructions are serialized due to insufficient register resources for the wgmma pipeline in the function 'waiting'",
+      ...said('waiting', 0, ''),
+    ].join('\n');
+    expect(readStatics(output, folder, 'kernels', ['90a'])).toEqual({
+      '90a': {
+        kernels: {
+          plain: { registers: 64, spillBytes: 12, sharedBytes: 9216, threads: 256 },
+          waiting: { registers: 64, spillBytes: 4, sharedBytes: 0, threads: 384, serialized: true },
+        },
+        variables: { tile_bytes_float16: 49152 },
+      },
+    });
+    expect(() => readStatics('', folder, 'kernels', ['90a'])).toThrow(
+      'ptxas said nothing of plain for sm_90a',
+    );
+  } finally {
+    rmSync(folder, { recursive: true, force: true });
+  }
+});
 
 describe('blocks of a multiprocessor', () => {
   test.each([
