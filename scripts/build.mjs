@@ -3,6 +3,7 @@
 //
 //   node scripts/build.mjs [native] [ts]      both when none is named
 //   node scripts/build.mjs gpusim             the software CUDA device and its checks, which only tests need
+//   node scripts/build.mjs launches           the program that launches kernels for npm run cuda:report
 
 import { spawnSync } from 'node:child_process';
 import fs from 'node:fs';
@@ -56,11 +57,14 @@ function buildNative() {
   });
 }
 
+/** @param {string[]} args */
+function cmake(...args) {
+  return spawnSync('cmake', args, { stdio: ['ignore', 'ignore', 'inherit'] }).status === 0;
+}
+
 function buildGpusim() {
   const [source, folder] = [inRoot('test', 'gpusim'), inRoot('build', 'gpusim')];
   const build = path.join(folder, 'cmake');
-  const cmake = (/** @type {string[]} */ ...args) =>
-    spawnSync('cmake', args, { stdio: ['ignore', 'ignore', 'inherit'] }).status === 0;
   bringUpToDate('gpusim', {
     sources: filesIn('test/gpusim').filter((file) => /\.(cc|h|txt)$/.test(file)),
     products: ['build/gpusim/libcuda.so.1', 'build/gpusim/gpusim_check'],
@@ -71,6 +75,23 @@ function buildGpusim() {
           ...['-S', source, '-B', build],
           ...[`-DCMAKE_LIBRARY_OUTPUT_DIRECTORY=${folder}`, `-DCMAKE_RUNTIME_OUTPUT_DIRECTORY=${folder}`],
         ) && cmake('--build', build, '--parallel', '2')
+      );
+    },
+  });
+}
+
+function buildLaunches() {
+  const folder = inRoot('build', 'cuda_report');
+  bringUpToDate('cuda_launches', {
+    sources: filesIn('CMakeLists.txt', 'bench/cuda', 'cuda', 'engine').filter((file) =>
+      /\.(cc|h|txt)$/.test(file),
+    ),
+    products: ['build/cuda_report/cuda_launches'],
+    make: () => {
+      if (configuredElsewhere(folder, root)) fs.rmSync(folder, { recursive: true, force: true });
+      return (
+        cmake('-S', root, '-B', folder, '-DMARGINFC_ADDON=OFF') &&
+        cmake('--build', folder, '--target', 'cuda_launches', '--parallel', '2')
       );
     },
   });
@@ -126,3 +147,4 @@ const steps = process.argv.slice(2);
 if (steps.length === 0 || steps.includes('native')) buildNative();
 if (steps.length === 0 || steps.includes('ts')) buildTypeScript();
 if (steps.includes('gpusim')) buildGpusim();
+if (steps.includes('launches')) buildLaunches();

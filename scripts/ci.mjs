@@ -46,6 +46,16 @@ function runPackaging(env) {
   return status === 0;
 }
 
+/** The limits of the CUDA kernels' instructions, registers and memory accesses. @param {NodeJS.ProcessEnv} env */
+function runCudaReport(env) {
+  const child = spawnSync('npm', ['run', '--silent', 'cuda:report'], {
+    cwd: root,
+    env,
+    stdio: ['ignore', 'inherit', 'inherit'],
+  });
+  return child.status === 0;
+}
+
 /** The committed CUDA kernels are of these sources. */
 function checkKernels() {
   const script = path.join(root, 'scripts', 'fatbin.mjs');
@@ -96,6 +106,7 @@ step('thread sanitizer', runEngineCheck('test:tsan'));
 step('CUDA engine on the software device, sanitizers', runEngineCheck('test:cuda-asan'));
 step('software CUDA device, sanitizers', runEngineCheck('test:gpusim-asan'));
 step('software CUDA device, malformed input for a minute', runEngineCheck('fuzz:gpusim'));
+step('CUDA kernels, counted', runCudaReport);
 step('cross compiler and emulators', installEmulators);
 step('arm64, emulated', runEngineCheck('test:arm64'));
 step('x86-64 without AVX, emulated', runEngineCheck('test:old-x64'));

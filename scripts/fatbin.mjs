@@ -5,6 +5,9 @@
 //   node scripts/fatbin.mjs --ptx-only   PTX alone, into build/kernels/: enough for the software device, and seconds
 //   node scripts/fatbin.mjs --check      fails unless the committed image is of these sources; where there is the nvcc that
 //                                        made it, also unless it compiles them to the same PTX
+//   node scripts/fatbin.mjs --statics [75,80...]
+//                                        prints the path of the image that builds take, and what the compiler says of its
+//                                        machine code, as JSON
 
 import path from 'node:path';
 import kernels from './lib/kernels.cjs';
@@ -36,13 +39,25 @@ function check() {
   return `cuda/kernels.fatbin is of these sources, which ${compiler} compiles to the same PTX`;
 }
 
+function statics(/** @type {string[]} */ architectures) {
+  const choice = kernels.chooseImage(root, kernels.findNvcc());
+  if ('missing' in choice) throw new Error(`there are no kernels: ${choice.missing}\n${choice.log ?? ''}`);
+  const found = kernels.staticsOf(root, choice.record, architectures);
+  return JSON.stringify({ image: path.join(root, `${choice.stem}.fatbin`), statics: found });
+}
+
 const [mode, ...rest] = process.argv.slice(2);
-if (rest.length > 0 || !['--ptx-only', '--check', undefined].includes(mode)) {
-  console.error('usage: node scripts/fatbin.mjs [--ptx-only | --check]');
+if (
+  rest.length > (mode === '--statics' ? 1 : 0) ||
+  !['--ptx-only', '--check', '--statics', undefined].includes(mode)
+) {
+  console.error('usage: node scripts/fatbin.mjs [--ptx-only | --check | --statics [ARCHITECTURES]]');
   process.exit(2);
 }
 try {
-  console.log(mode === '--check' ? check() : make(mode === '--ptx-only'));
+  if (mode === '--check') console.log(check());
+  else if (mode === '--statics') console.log(statics(rest[0]?.split(',').filter(Boolean) ?? kernels.CUBINS));
+  else console.log(make(mode === '--ptx-only'));
 } catch (error) {
   console.error(error instanceof Error ? error.message : error);
   process.exitCode = 1;

@@ -9,6 +9,7 @@ const { spawnSync } = require('node:child_process');
 const { createHash } = require('node:crypto');
 const fs = require('node:fs');
 const path = require('node:path');
+const { flags, readStatics } = require('./statics.cjs');
 
 /** The one translation unit, relative to the root: nvcc hashes the path that it is given into names. */
 const UNIT = 'cuda/kernels/kernels.cu';
@@ -25,6 +26,7 @@ const MADE = path.join('build', 'kernels', 'kernels');
  * @property {{ sha256: string, files: string[] }} sources
  * @property {string[]} cubins
  * @property {{ [architecture: string]: string }} ptx digest of the PTX text
+ * @property {{ [architecture: string]: import('./statics.cjs').Statics }} statics for each of the cubins
  * @property {{ bytes: number, sha256: string }} image
  */
 
@@ -82,6 +84,27 @@ function runNvcc(root, nvcc, args) {
   const child = spawnSync(nvcc, [...args, ...common], { cwd: root, encoding: 'utf8', maxBuffer: 1 << 28 });
   if (child.status !== 0)
     throw new Error(`nvcc failed:\n${child.stdout ?? ''}${child.stderr ?? child.error}`);
+  return child.stdout + child.stderr;
+}
+
+/**
+ * Compiles a fatbin. Its PTX and what else nvcc makes on the way stay in build/kernels/kept.
+ * @param {string} root
+ * @param {{ nvcc: string, output: string, cubins: string[], ptx: string[] }} options
+ * @returns {Record['statics']} of the cubins
+ */
+function compileImage(root, { nvcc, output, cubins, ptx }) {
+  const help = spawnSync(nvcc, ['--help'], { encoding: 'utf8' }).stdout ?? '';
+  const kept = path.join(root, 'build', 'kernels', 'kept');
+  fs.mkdirSync(kept, { recursive: true });
+  fs.mkdirSync(path.dirname(output), { recursive: true });
+  const said = runNvcc(root, nvcc, [
+    ...['-fatbin', '--threads', '2', '-o', output, ...flags(kept)],
+    ...(help.includes('--compress-mode') ? ['--compress-mode=size'] : []),
+    ...cubins.flatMap((sm) => ['-gencode', `arch=compute_${sm},code=sm_${sm}`]),
+    ...ptx.flatMap((sm) => ['-gencode', `arch=compute_${sm},code=compute_${sm}`]),
+  ]);
+  return readStatics(said, kept, path.basename(UNIT, '.cu'), cubins);
 }
 
 /**
@@ -112,14 +135,7 @@ function makeImage(root, { nvcc, stem, cubins }) {
   const sources = sourcesOf(root);
   if (sources === undefined) throw new Error(`${UNIT} is not there`);
   const output = path.join(root, stem);
-  fs.mkdirSync(path.dirname(output), { recursive: true });
-  const help = spawnSync(nvcc, ['--help'], { encoding: 'utf8' }).stdout ?? '';
-  runNvcc(root, nvcc, [
-    ...['-fatbin', '--threads', '2', '-o', `${output}.fatbin`],
-    ...(help.includes('--compress-mode') ? ['--compress-mode=size'] : []),
-    ...cubins.flatMap((sm) => ['-gencode', `arch=compute_${sm},code=sm_${sm}`]),
-    ...PTX.flatMap((sm) => ['-gencode', `arch=compute_${sm},code=compute_${sm}`]),
-  ]);
+  const statics = compileImage(root, { nvcc, output: `${output}.fatbin`, cubins, ptx: PTX });
   const image = fs.readFileSync(`${output}.fatbin`);
   /** @type {Record} */
   const record = {
@@ -128,9 +144,50 @@ function makeImage(root, { nvcc, stem, cubins }) {
     cubins,
     ptx: ptxDigests(root, nvcc),
     image: { bytes: image.length, sha256: sha256(image) },
+    statics,
   };
-  fs.writeFileSync(`${output}.json`, `${JSON.stringify(record, null, 2)}\n`);
+  writeRecord(`${output}.json`, record);
   return record;
+}
+
+/** With a kernel a line. @param {string} file @param {object} record */
+function writeRecord(file, record) {
+  const text = JSON.stringify(record, null, 2);
+  const short = text.replace(
+    /\{\s+("registers": [^{}]*?)\s+\}/g,
+    (_, inner) => `{ ${inner.replace(/\s+/g, ' ')} }`,
+  );
+  fs.writeFileSync(file, `${short}\n`);
+}
+
+/**
+ * What the compiler says of the machine code for some architectures: as the record of an image has it, else compiled
+ * now, which takes some 15 seconds each, and kept in build/kernels/statics.json.
+ * @param {string} root
+ * @param {Record} record
+ * @param {string[]} architectures
+ * @returns {Record['statics']}
+ */
+function staticsOf(root, record, architectures) {
+  const file = path.join(root, 'build', 'kernels', 'statics.json');
+  /** @type {Record['statics']} */
+  const known = { ...record.statics };
+  const kept = fs.existsSync(file) ? JSON.parse(fs.readFileSync(file, 'utf8')) : undefined;
+  if (kept?.sources === record.sources.sha256) Object.assign(known, kept.statics);
+  const missing = architectures.filter((architecture) => known[architecture] === undefined);
+  if (missing.length > 0) {
+    const nvcc = findNvcc();
+    if (nvcc === undefined)
+      throw new Error(
+        `nothing is recorded of the machine code for sm_${missing.join(', sm_')}, and nvcc was not found to compile it`,
+      );
+    const output = path.join(root, 'build', 'kernels', 'statics.fatbin');
+    Object.assign(known, compileImage(root, { nvcc, output, cubins: missing, ptx: [] }));
+    writeRecord(file, { sources: record.sources.sha256, statics: known });
+  }
+  return Object.fromEntries(
+    Object.entries(known).filter(([architecture]) => architectures.includes(architecture)),
+  );
 }
 
 /**
@@ -216,6 +273,7 @@ module.exports = {
   COMMITTED,
   CUBINS,
   MADE,
+  chooseImage,
   compilerVersion,
   describe,
   findNvcc,
@@ -224,4 +282,5 @@ module.exports = {
   ptxDigests,
   readImage,
   sourcesOf,
+  staticsOf,
 };

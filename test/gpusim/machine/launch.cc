@@ -65,6 +65,7 @@ void AccessCounters::add(const AccessCounters& other) {
   load_sectors += other.load_sectors;
   load_bytes += other.load_bytes;
   ideal_load_sectors += other.ideal_load_sectors;
+  async_sectors += other.async_sectors;
   store_sectors += other.store_sectors;
   store_bytes += other.store_bytes;
   ideal_store_sectors += other.ideal_store_sectors;

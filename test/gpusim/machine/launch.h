@@ -29,6 +29,7 @@ struct Options {
 /// What instructions do to memory, counted where they execute.
 struct AccessCounters {
   uint64_t load_sectors = 0, load_bytes = 0, ideal_load_sectors = 0;
+  uint64_t async_sectors = 0;  // of the loaded: by cp.async
   uint64_t store_sectors = 0, store_bytes = 0, ideal_store_sectors = 0;
   uint64_t wavefronts = 0, ideal_wavefronts = 0;
   uint64_t atomics = 0;

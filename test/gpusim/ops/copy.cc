@@ -67,7 +67,10 @@ Flow cp_async(Warp& w, const Instruction& in, uint32_t mask) {
     }
     reading |= 1u << l;
   });
+  AccessCounters& counters = w.block->accesses;
+  const uint64_t before = counters.load_sectors;
   if (reading != 0) count_global(w, reading, addresses, size, false);
+  counters.async_sectors += counters.load_sectors - before;
   count_shared(w, mask, copy->destination, size);
   w.copies.push_back(std::move(copy));
   return Flow::next;

@@ -41,14 +41,48 @@ std::string lines(const Launch& launch) {
   return "[" + text + "]";
 }
 
+/// The innermost loop around the matrix instructions that are executed most often, without what it skips mostly.
+struct MatrixLoop {
+  uint64_t instructions = 0, matrix = 0;
+};
+
+MatrixLoop matrix_loop(const Launch& launch) {
+  const Program& program = *launch.program;
+  const size_t size = launch.counts.size();
+  const auto is_matrix = [&](size_t i) {
+    return program.code[i].kind == Class::mma || program.code[i].kind == Class::wgmma;
+  };
+  size_t busiest = size;
+  for (size_t i = 0; i < size; i++)
+    if (is_matrix(i) && (busiest == size || launch.counts[i] > launch.counts[busiest])) busiest = i;
+  if (busiest == size || launch.counts[busiest] == 0) return {};
+  size_t first = 0, last = size - 1;
+  for (size_t i = busiest; i < size; i++) {
+    const bool branch = program.text[i].compare(0, 3, "bra") == 0;
+    if (!branch || program.code[i].imm > busiest || launch.counts[i] == 0) continue;
+    first = program.code[i].imm;
+    last = i;
+    break;
+  }
+  MatrixLoop loop;
+  for (size_t i = first; i <= last; i++) {
+    if (2 * launch.counts[i] < launch.counts[busiest]) continue;
+    loop.instructions += launch.counts[i];
+    if (is_matrix(i)) loop.matrix += launch.counts[i];
+  }
+  return loop;
+}
+
 std::string describe(const Launch& launch, int sm) {
   const Program& program = *launch.program;
   const AccessCounters& a = launch.accesses;
   std::array<uint64_t, kClasses> by_class{};
-  uint64_t total = 0;
+  uint64_t total = 0, float64 = 0;
   for (size_t i = 0; i < launch.counts.size(); i++) {
     by_class[static_cast<size_t>(program.code[i].kind)] += launch.counts[i];
     total += launch.counts[i];
+    const bool wide = program.text[i].find(".f64") != std::string::npos;
+    if (wide && program.code[i].kind == Class::floating) float64 += launch.counts[i];
   }
   Json classes;
   for (int c = 0; c < kClasses; c++)
@@ -70,8 +104,12 @@ std::string describe(const Launch& launch, int sm) {
   json.count("sharedBytes", launch.shared_bytes());
   json.count("warpInstructions", total).raw("instructions", classes.object());
   json.count("mma", a.mma_count).count("wgmma", a.wgmma_count).count("tensorFlops", a.mma_flops);
+  json.count("float64Instructions", float64);
+  const MatrixLoop loop = matrix_loop(launch);
+  json.raw("matrixLoop", Json().count("instructions", loop.instructions).count("matrix", loop.matrix).object());
   json.count("globalLoadBytes", a.load_bytes).count("globalLoadSectors", a.load_sectors);
   json.count("idealLoadSectors", a.ideal_load_sectors);
+  json.count("asyncLoadSectors", a.async_sectors);
   json.count("globalStoreBytes", a.store_bytes).count("globalStoreSectors", a.store_sectors);
   json.count("idealStoreSectors", a.ideal_store_sectors);
   json.count("sharedWavefronts", a.wavefronts).count("idealWavefronts", a.ideal_wavefronts);

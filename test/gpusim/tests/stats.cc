@@ -49,6 +49,10 @@ void check_stats() {
     check(field(second, "mma") == 4 * 4 * 8 * 4 && field(second, "tensorFlops") == 2.0 * 128 * 128 * 64, "mma");
     check(field(second, "sharedWavefronts") == field(second, "idealWavefronts"), "the swizzle has no bank conflicts");
     check(field(second, "globalLoadSectors") == 2 * 128 * 64 * 2 / 32, "each operand is loaded once");
+    check(field(second, "asyncLoadSectors") == field(second, "globalLoadSectors"), "by cp.async");
+    check(field(second, "matrix") == field(second, "mma"), "all mma are in the loop");
+    const double in_loop = field(second.substr(second.rfind("\"matrixLoop\"")), "instructions");
+    check(in_loop > field(second, "mma") && in_loop < field(second, "warpInstructions"), "and not all else");
   }
   std::remove(path.c_str());
 }

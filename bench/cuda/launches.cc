@@ -1,0 +1,396 @@
+// Launches kernels of a PTX text or fatbin one after the other, at sizes of real use and with parameters as the engine
+// sets them; `npm run cuda:report` reads what the software GPU counted. Results are not looked at: the tests do that.
+//
+//   cuda_launches IMAGE kernel[:variant],B,D,C ...     for example negatives_float16,512,512,2048
+//
+// Rows own no class, but for kernels that are about nothing else (targets, finish_features).
+#include <cstdio>
+#include <fstream>
+#include <iterator>
+#include <string>
+#include <vector>
+
+#include "bench/cuda/device_memory.h"
+#include "cuda/driver.h"
+#include "cuda/kernel_table.h"
+#include "cuda/parameters.h"
+#include "cuda/plan.h"
+
+using namespace marginfc;
+using namespace marginfc::cuda;
+
+namespace {
+
+// Of an A100: what the engine cuts launches to.
+constexpr int64_t kMultiprocessors = 108;
+// Tiles of classes a block of negatives or probabilities takes, of the 14 to 28 it takes at 100 000 classes.
+constexpr int32_t kTilesPerBlock = 8;
+constexpr int32_t kNearest = 10;
+
+struct Request {
+  std::string kernel, variant;
+  int32_t rows, dim, classes;
+};
+
+bool parse(const char* text, Request* request) {
+  char name[96];
+  if (std::sscanf(text, "%95[^,],%d,%d,%d", name, &request->rows, &request->dim, &request->classes) != 4) return false;
+  request->kernel = name;
+  const size_t colon = request->kernel.find(':');
+  if (colon != std::string::npos) {
+    request->variant = request->kernel.substr(colon + 1);
+    request->kernel.resize(colon);
+  }
+  return request->rows > 0 && request->dim > 0 && request->classes > 0;
+}
+
+class Launcher {
+ public:
+  Launcher(const KernelTable& kernels, const Request& request)
+      : kernels_(kernels),
+        request_(request),
+        B_(request.rows),
+        D_(request.dim),
+        C_(request.classes),
+        rows_(static_cast<int32_t>(padded_rows(B_))),
+        classes_(static_cast<int32_t>(padded_rows(C_))),
+        depth_(static_cast<int32_t>(padded_depth(D_))),
+        width_(static_cast<int32_t>(padded_width(D_))) {}
+
+  // False where there is no such kernel.
+  bool run() { return run_tiles() || run_features() || run_weights(); }
+
+ private:
+  bool named(const char* name) const { return request_.kernel == name; }
+
+  template <class Parameters>
+  bool launch(const Kernel& kernel, int64_t x, int64_t y, int64_t z, const Parameters& p) {
+    if (!kernel.function) return false;
+    void* arguments[] = {const_cast<Parameters*>(&p)};
+    must(driver()->launch(kernel.function, static_cast<uint32_t>(x), static_cast<uint32_t>(y), static_cast<uint32_t>(z),
+                          kernel.threads, 1, 1, kernel.shared_bytes, nullptr, arguments, nullptr),
+         "cuLaunchKernel");
+    must(driver()->stream_synchronize(nullptr), request_.kernel.c_str());
+    return true;
+  }
+
+  bool run_tiles() {
+    constexpr const char* kNames[] = {"float16", "bfloat16", "float32"};  // by OperandKind
+    for (int k = 0; k < 3; k++) {
+      const std::string end = std::string("_") + kNames[k];
+      const size_t at = request_.kernel.find(end);
+      if (at != std::string::npos)
+        return run_tile(request_.kernel.substr(0, at), kernels_.tiles[k], static_cast<OperandKind>(k));
+    }
+    return false;
+  }
+
+  bool run_tile(const std::string& name, const TileKernels& tiles, OperandKind kind) {
+    if (name == "negatives") return negatives(tiles.negatives, kind);
+    if (name == "negatives_hardest") return negatives(tiles.negatives_hardest, kind);
+    if (name == "negatives_shifted") return negatives(tiles.negatives_shifted, kind);
+    if (name == "probabilities") return probabilities(tiles.probabilities, kind);
+    if (name == "cosines") return cosines(tiles.cosines, kind);
+    if (name == "features_product") return features_product(tiles.features_product, kind);
+    if (name == "weights_product") return weights_product(tiles.weights_product, kind);
+    const Kernel* update = tiles.update(width_);
+    return name == "update" && update && fused_update(*update, kind);
+  }
+
+  int32_t class_tiles() const { return classes_ / kTileSide; }
+  int64_t splits() const { return divide_up(class_tiles(), kTilesPerBlock); }
+  Operand features(OperandKind kind) { return memory_.operand(rows_, depth_, kind); }
+  Operand weights(OperandKind kind) { return memory_.operand(classes_, depth_, kind); }
+  int32_t* no_labels() { return memory_.all<int32_t>(rows_, -1); }
+
+  bool negatives(const Kernel& kernel, OperandKind kind) {
+    NegativesParameters p{};
+    p.features = features(kind);
+    p.weights = weights(kind);
+    p.labels = no_labels();
+    p.offset = memory_.all(rows_, 1.0f);
+    p.factor = 1;
+    p.sums = memory_.empty<float>(2 * splits() * rows_);
+    p.hardest = memory_.empty<float>(2 * splits() * rows_);
+    p.padded_rows = rows_;
+    p.classes = C_;
+    p.steps = depth_ / kStageDepth;
+    p.tiles_per_split = kTilesPerBlock;
+    return launch(kernel, splits(), rows_ / kTileSide, 1, p);
+  }
+
+  bool probabilities(const Kernel& kernel, OperandKind kind) {
+    const Operand out = memory_.operand(rows_, classes_, kind);
+    ProbabilitiesParameters p{};
+    p.features = features(kind);
+    p.weights = weights(kind);
+    p.labels = no_labels();
+    p.shift = memory_.all(rows_, 0.0f);
+    p.factor = 1;
+    p.probabilities = const_cast<uint16_t*>(out.values);
+    p.low = out.low;
+    p.stride = out.stride;
+    p.classes = C_;
+    p.steps = depth_ / kStageDepth;
+    p.tiles_per_split = kTilesPerBlock;
+    return launch(kernel, splits(), rows_ / kTileSide, 1, p);
+  }
+
+  bool cosines(const Kernel& kernel, OperandKind kind) {
+    CosinesParameters p{};
+    p.features = features(kind);
+    p.weights = weights(kind);
+    p.cosines = memory_.empty<float>(static_cast<int64_t>(rows_) * classes_);
+    p.stride = classes_;
+    p.classes = C_;
+    p.steps = depth_ / kStageDepth;
+    p.tiles_per_split = kTilesPerBlock;
+    return launch(kernel, splits(), rows_ / kTileSide, 1, p);
+  }
+
+  bool features_product(const Kernel& kernel, OperandKind kind) {
+    const int64_t splits = divide_up(class_tiles(), kMostTilesPerProduct);
+    ProductParameters p{};
+    p.left = memory_.operand(rows_, classes_, kind);
+    p.right = weights(kind);
+    p.split_stride = static_cast<int64_t>(rows_) * width_;
+    p.out = memory_.empty<float>(splits * p.split_stride);
+    p.width = width_;
+    p.steps = classes_ / kStageDepth;
+    p.steps_per_split = kMostTilesPerProduct * kTileSide / kStageDepth;
+    return launch(kernel, width_ / kTileSide, rows_ / kTileSide, splits, p);
+  }
+
+  bool weights_product(const Kernel& kernel, OperandKind kind) {
+    ProductParameters p{};
+    p.left = memory_.operand(rows_, classes_, kind);
+    p.right = features(kind);
+    p.out = memory_.empty<float>(static_cast<int64_t>(classes_) * width_);
+    p.width = width_;
+    p.steps = p.steps_per_split = rows_ / kStageDepth;
+    return launch(kernel, width_ / kTileSide, class_tiles(), 1, p);
+  }
+
+  // Four tiles of 64 classes a block.
+  bool fused_update(const Kernel& kernel, OperandKind kind) {
+    UpdateParameters p{};
+    p.left = memory_.operand(rows_, classes_, kind);
+    p.right = features(kind);
+    p.steps = rows_ / kStageDepth;
+    p.finish = finish(SinkKind::sgd, kind);
+    return launch(kernel, divide_up(C_, 256), 1, 1, p);
+  }
+
+  FinishWeightsParameters finish(SinkKind sink, OperandKind kind) {
+    const int64_t elements = static_cast<int64_t>(C_) * D_;
+    FinishWeightsParameters p{};
+    p.unscale = 1;
+    p.weights = memory_.floats(elements);
+    p.sink = sink;
+    if (sink == SinkKind::write) p.gradient = memory_.empty<float>(elements);
+    if (sink == SinkKind::accumulate) p.gradient = memory_.floats(elements);
+    if (sink == SinkKind::sgd || sink == SinkKind::adamw) {
+      p.momentum = memory_.floats(elements);
+      const Operand operand = weights(kind);
+      p.operand = const_cast<uint16_t*>(operand.values);
+      p.low = operand.low;
+    }
+    if (sink == SinkKind::adamw) p.variance = memory_.all(elements, 1.0f);
+    p.operand_scale = 1;
+    p.features = memory_.floats(static_cast<int64_t>(B_) * D_);
+    p.norm = memory_.all(B_, 1.0);
+    p.cosine = memory_.all(B_, 0.5);
+    p.gamma = memory_.all(B_, 0.5);
+    p.owner_class = p.owner_row = memory_.all<int32_t>(1, 0);
+    p.update = {0.1f, 0.9f, 5e-4f, 0, 0.1f, 0.9f, 0.999f, 1, 1e-8f, 1};
+    p.classes = C_;
+    p.padding = classes_ - C_;
+    p.dim = D_;
+    p.depth = depth_;
+    p.width = width_;
+    p.kind = kind;
+    p.storage = StorageKind::float32;
+    return p;
+  }
+
+  bool run_features() {
+    const int64_t elements = static_cast<int64_t>(B_) * D_;
+    if (named("prepare_features")) {
+      const Operand operand = features(OperandKind::float16);
+      PrepareFeaturesParameters p{};
+      p.features = memory_.floats(elements);
+      p.operand = const_cast<uint16_t*>(operand.values);
+      p.low = operand.low;
+      p.norm = memory_.empty<double>(B_);
+      p.operand_scale = 1;
+      p.rows = B_;
+      p.dim = D_;
+      p.depth = depth_;
+      return launch(kernels_.prepare_features, rows_ / kRowWarps, 1, 1, p);
+    }
+    if (named("weight_features")) {
+      const Operand operand = features(OperandKind::float16);
+      WeightFeaturesParameters p{};
+      p.features = memory_.floats(elements);
+      p.norm = memory_.all(B_, 1.0);
+      p.factor = memory_.all(B_, 1.0);
+      p.operand = const_cast<uint16_t*>(operand.values);
+      p.low = operand.low;
+      p.rows = B_;
+      p.dim = D_;
+      p.depth = depth_;
+      return launch(kernels_.weight_features, rows_ / kRowWarps, 1, 1, p);
+    }
+    if (named("targets")) {
+      TargetsParameters p{};
+      p.features = memory_.floats(elements);
+      p.weights = memory_.floats(static_cast<int64_t>(C_) * D_);
+      p.labels = own_labels();
+      p.norm = memory_.all(B_, 1.0);
+      p.cosine = memory_.empty<double>(B_);
+      p.sine = memory_.empty<double>(B_);
+      p.weight_norm = memory_.empty<double>(B_);
+      p.rows = B_;
+      p.dim = D_;
+      return launch(kernels_.targets, divide_up(B_, kRowWarps), 1, 1, p);
+    }
+    if (named("finish_features")) {
+      FinishFeaturesParameters p{};
+      p.total = memory_.all(static_cast<int64_t>(rows_) * width_, 0.5);
+      p.scale = memory_.all(B_, 1.0);
+      p.features = memory_.floats(elements);
+      p.norm = memory_.all(B_, 1.0);
+      p.weights = memory_.floats(static_cast<int64_t>(C_) * D_);
+      p.labels = own_labels();
+      p.cosine = memory_.all(B_, 0.5);
+      p.weight_norm = memory_.all(B_, 1.0);
+      p.gamma = memory_.all(B_, 0.5);
+      p.gradient = memory_.empty<float>(elements);
+      p.rows = B_;
+      p.dim = D_;
+      p.width = width_;
+      return launch(kernels_.finish_features, divide_up(B_, kRowWarps), 1, 1, p);
+    }
+    if (named("reduce_negatives")) {
+      ReduceNegativesParameters p{};
+      p.partials = static_cast<int32_t>(2 * splits());
+      p.sums = memory_.all(static_cast<int64_t>(p.partials) * rows_, 1.0f);
+      p.sum = memory_.empty<double>(B_);
+      p.rows = B_;
+      p.padded_rows = rows_;
+      return launch(kernels_.reduce_negatives, divide_up(B_, 256), 1, 1, p);
+    }
+    if (named("add_products")) {
+      AddProductsParameters p{};
+      p.count = p.split_stride = static_cast<int64_t>(rows_) * width_;
+      p.splits = static_cast<int32_t>(divide_up(class_tiles(), kMostTilesPerProduct));
+      p.products = memory_.all(p.splits * p.split_stride, 1.0f);
+      p.total = memory_.all(p.count, 1.0);
+      return launch(kernels_.add_products, divide_up(p.count, 4 * 256), 1, 1, p);
+    }
+    return false;
+  }
+
+  // Every row has a class, no two the same where there are enough.
+  int32_t* own_labels() {
+    std::vector<int32_t> labels(rows_, -1);
+    for (int32_t i = 0; i < B_; i++) labels[i] = i % C_;
+    return memory_.holding(labels);
+  }
+
+  bool run_weights() {
+    const int64_t elements = static_cast<int64_t>(C_) * D_;
+    if (named("prepare_weights")) {
+      const Operand operand = weights(OperandKind::float16);
+      PrepareWeightsParameters p{};
+      p.weights = memory_.floats(elements);
+      p.operand = const_cast<uint16_t*>(operand.values);
+      p.low = operand.low;
+      p.classes = C_;
+      p.operand_scale = 1;
+      p.dim = D_;
+      p.depth = depth_;
+      return launch(kernels_.prepare_weights, classes_ / kRowWarps, 1, 1, p);
+    }
+    if (named("finish_weights")) {
+      constexpr const char* kSinks[] = {"write", "accumulate", "sgd", "adamw"};  // by SinkKind
+      for (int sink = 0; sink < 4; sink++)
+        if (request_.variant == kSinks[sink]) {
+          FinishWeightsParameters p = finish(static_cast<SinkKind>(sink), OperandKind::float16);
+          p.raw = memory_.floats(static_cast<int64_t>(classes_) * width_);
+          return launch(kernels_.finish_weights, row_blocks(C_, kMultiprocessors), 1, 1, p);
+        }
+      return false;
+    }
+    if (named("initialize_weights")) {
+      InitializeWeightsParameters p{};
+      p.weights = memory_.empty<float>(elements);
+      p.classes = C_;
+      p.std = 0.1;
+      p.seed = 1;
+      p.dim = D_;
+      return launch(kernels_.initialize_weights, divide_up(elements / 4, 256), 1, 1, p);
+    }
+    if (named("select_nearest")) {
+      SelectNearestParameters p{};
+      p.cosines = memory_.floats(static_cast<int64_t>(rows_) * classes_);
+      p.stride = classes_;
+      p.classes = C_;
+      p.best_class = memory_.all<int32_t>(1, 0);
+      p.best_cosine = memory_.all(1, 0.0f);
+      p.next_class = memory_.empty<int32_t>(static_cast<int64_t>(B_) * kNearest);
+      p.next_cosine = memory_.empty<float>(static_cast<int64_t>(B_) * kNearest);
+      p.k = kNearest;
+      p.unscale = 1;
+      p.last = 1;
+      return launch(kernels_.select_nearest, B_, 1, 1, p);
+    }
+    return false;
+  }
+
+  const KernelTable& kernels_;
+  const Request& request_;
+  const int32_t B_, D_, C_;
+  const int32_t rows_, classes_, depth_, width_;  // padded
+  DeviceMemory memory_;
+};
+
+}  // namespace
+
+int main(int count, char** arguments) {
+  if (count < 3) {
+    std::fprintf(stderr, "usage: cuda_launches IMAGE kernel[:variant],B,D,C ...\n");
+    return 2;
+  }
+  const Driver& driver = cuda::driver();
+  if (!driver.available()) {
+    std::fprintf(stderr, "%s\n", driver.reason.c_str());
+    return 1;
+  }
+  std::ifstream file(arguments[1], std::ios::binary);
+  std::string image{std::istreambuf_iterator<char>(file), {}};
+  DeviceOrdinal device;
+  ContextHandle* context;
+  ModuleHandle* module;
+  int32_t major, minor;
+  must(driver->device_get(&device, 0), "cuDeviceGet");
+  must(driver->device_attribute(&major, DeviceAttribute::major, device), "cuDeviceGetAttribute");
+  must(driver->device_attribute(&minor, DeviceAttribute::minor, device), "cuDeviceGetAttribute");
+  must(driver->context_retain(&context, device), "cuDevicePrimaryCtxRetain");
+  must(driver->context_push(context), "cuCtxPushCurrent");
+  must(driver->module_load(&module, image.c_str(), 0, nullptr, nullptr), "cuModuleLoadDataEx");
+  KernelTable kernels;
+  const std::string wrong = find_kernels(driver, module, nullptr, 10 * major + minor, &kernels);
+  if (!wrong.empty()) {
+    std::fprintf(stderr, "%s\n", wrong.c_str());
+    return 1;
+  }
+  for (int i = 2; i < count; i++) {
+    Request request;
+    if (!parse(arguments[i], &request) || !Launcher(kernels, request).run()) {
+      std::fprintf(stderr, "%s: no such kernel here\n", arguments[i]);
+      return 1;
+    }
+  }
+  return 0;
+}

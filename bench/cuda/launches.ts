@@ -1,0 +1,165 @@
+/**
+ * The launches of the report: each kernel once, at a size of real use, with the limits of its class and the bytes that it
+ * cannot do without. A new kernel needs a line here and one in launches.cc, a new kind of kernel a class of limits.
+ */
+
+import type { Size } from '../size.js';
+
+/** What may at most, or for blocks must at least, be; in the units of the report's rows. */
+export interface Gates {
+  readonly registers?: number;
+  readonly spillBytes?: number;
+  readonly sharedBytes?: number;
+  readonly blocksPerSm?: number;
+  readonly serialized?: number;
+  readonly ptxPerMmaLoop?: number;
+  readonly ptxPerMma?: number;
+  readonly wavefrontRatio?: number;
+  readonly sectorRatioLoad?: number;
+  readonly sectorRatioStore?: number;
+  readonly l2BytesPerMma?: number;
+}
+
+const KiB = 1024;
+const small: ReadonlySet<string> = new Set(['86', '89', '120']);
+const sectors = { wavefrontRatio: 1.02, sectorRatioLoad: 1.02, sectorRatioStore: 1.05 };
+const turing: Gates = { spillBytes: 0, wavefrontRatio: 1.05 };
+
+/** `small` architectures have 100 KiB of shared memory. */
+function tileGates(architecture: string, ptxPerMma: number): Gates {
+  if (architecture === '75') return turing;
+  return {
+    ...{ registers: 255, spillBytes: 0, blocksPerSm: 2 },
+    sharedBytes: small.has(architecture) ? 48 * KiB : 80 * KiB,
+    ...{ ptxPerMmaLoop: 2.15, ptxPerMma, ...sectors, l2BytesPerMma: 68 },
+  };
+}
+
+/** By class of kernels and architecture. */
+export const gates = {
+  tile: (architecture: string) => tileGates(architecture, 2.7),
+  // One instruction more for each logit, of which there are 4 for a thread and 32 mma at D = 512: an eighth.
+  variant: (architecture: string) => tileGates(architecture, 2.7 + 1 / 8),
+  // Two halves: three products for an element.
+  split: (architecture: string): Gates =>
+    architecture === '75'
+      ? turing
+      : {
+          ...{ registers: 255, spillBytes: 0, blocksPerSm: 1, sharedBytes: 128 * KiB },
+          ...{ ptxPerMmaLoop: 2.6, ptxPerMma: 3.0, ...sectors, l2BytesPerMma: 68 },
+        },
+  update: (): Gates => ({
+    ...{ registers: 255, spillBytes: 0, blocksPerSm: 1, sharedBytes: 160 * KiB },
+    ...{ ptxPerMmaLoop: 2.3, sectorRatioStore: 1.25 },
+  }),
+  hopper: (): Gates => ({ spillBytes: 0, serialized: 0, blocksPerSm: 1, ptxPerMma: 1.5, l2BytesPerMma: 40 }),
+  row: (): Gates => ({ spillBytes: 0 }),
+} as const satisfies Record<string, (architecture: string) => Gates>;
+
+/** What a block multiplies: rows x columns, from operands of one or two 16-bit halves. */
+export interface Tile {
+  readonly rows: number;
+  readonly columns: number;
+  readonly halves: 1 | 2;
+}
+
+export interface Launch {
+  /** As bench/cuda/launches.cc takes it: the kernel's name and perhaps `:variant`. */
+  readonly kernel: string;
+  readonly size: Size;
+  readonly gates: keyof typeof gates;
+  readonly tile?: Tile;
+  /** The module's variable that holds its dynamic shared memory. */
+  readonly sharedVariable?: string;
+  /** Operands of products, each byte once. */
+  readonly operandBytes: number;
+  /** Everything else: each byte that is read, and each that is written. */
+  readonly otherBytes: number;
+  /** Of those, what is read and then written: the software GPU counts each byte that is touched once. */
+  readonly updatedBytes: number;
+  /** Whether machine code of architectures without PTX in the image has the shape that the PTX for sm_80 has. */
+  readonly sameShape: boolean;
+}
+
+export const launchName = ({ kernel }: Launch): string => kernel.split(':')[0] ?? kernel;
+
+/** Partial sums of negatives: two for each 8 tiles of 128 classes; products of dX: one for each 16 tiles. */
+const partials = ({ C }: Size) => 2 * Math.ceil(C / 1024);
+const products = ({ C }: Size) => Math.ceil(C / 2048);
+
+const size: Size = { B: 512, D: 512, C: 2048 };
+const nearest = 10;
+
+function tileLaunches(type: 'float16' | 'bfloat16' | 'float32'): Launch[] {
+  const { B, D, C } = size;
+  const halves = type === 'float32' ? 2 : 1;
+  const bytes = 2 * halves;
+  const common = { size, gates: halves === 2 ? ('split' as const) : ('tile' as const) };
+  const square = { rows: 128, columns: 128, halves } as const;
+  const logits = bytes * (B + C) * D;
+  const tile = (kernel: string, operandBytes: number, otherBytes: number): Launch => ({
+    ...{ ...common, kernel: `${kernel}_${type}`, tile: square, sharedVariable: `tile_bytes_${type}` },
+    ...{ operandBytes, otherBytes, updatedBytes: 0, sameShape: true },
+  });
+  const variant = (...of: Parameters<typeof tile>): Launch => ({
+    ...tile(...of),
+    ...(halves === 1 ? { gates: 'variant' } : {}),
+  });
+  const update = (width: number): Launch => {
+    const sums = halves === 2 ? 16384 : 32768;
+    const shape = { rows: sums / width, columns: width, halves } as const;
+    return {
+      ...{ ...common, kernel: `update_${type}_${width}`, size: { B, D: width, C }, gates: 'update' },
+      ...{ tile: shape, sharedVariable: `update_bytes_${type}_${width}`, sameShape: false },
+      ...{
+        operandBytes: bytes * B * (C + width),
+        otherBytes: (16 + bytes) * C * width,
+        updatedBytes: 8 * C * width,
+      },
+    };
+  };
+  return [
+    tile('negatives', logits, 4 * B * (1 + partials(size))),
+    variant('negatives_hardest', logits, 4 * B * (1 + 2 * partials(size))),
+    variant('negatives_shifted', logits, 4 * B * (2 + partials(size))),
+    tile('probabilities', logits, 8 * B + bytes * B * C),
+    tile('cosines', logits, 4 * B * C),
+    tile('features_product', bytes * C * (B + D), 4 * B * D * products(size)),
+    tile('weights_product', bytes * B * (C + D), 4 * C * D),
+    ...[128, 256, 512].map(update),
+  ];
+}
+
+function rowLaunches(): Launch[] {
+  const { B, D, C } = size;
+  const row = (kernel: string, otherBytes: number, updatedBytes = 0): Launch => ({
+    ...{ kernel, size, gates: 'row', operandBytes: 0, otherBytes, updatedBytes, sameShape: true },
+  });
+  // Four products a launch, as a chunk of classes has.
+  const addProducts = (size: Size): Launch => ({
+    ...row('add_products', B * D * (16 + 4 * products(size)), 8 * B * D),
+    size,
+  });
+  return [
+    row('prepare_features', B * (6 * D + 8)),
+    row('weight_features', B * (6 * D + 16)),
+    row('targets', B * (8 * D + 36)),
+    row('reduce_negatives', B * (4 * partials(size) + 8)),
+    addProducts({ B, D, C: 4 * C }),
+    row('finish_features', B * (20 * D + 44)),
+    row('prepare_weights', 6 * C * D),
+    row('finish_weights:write', 12 * C * D),
+    row('finish_weights:accumulate', 16 * C * D, 4 * C * D),
+    row('finish_weights:sgd', 22 * C * D, 8 * C * D),
+    row('finish_weights:adamw', 30 * C * D, 12 * C * D),
+    row('initialize_weights', 4 * C * D),
+    row('select_nearest', B * (4 * C + 8 * nearest)),
+  ];
+}
+
+export const launches: readonly Launch[] = [
+  ...tileLaunches('float16'),
+  ...tileLaunches('bfloat16'),
+  ...tileLaunches('float32'),
+  ...rowLaunches(),
+];

@@ -1,0 +1,35 @@
+/**
+ * How long a launch would take if the unit that has most to do were never idle: a bound from counts and data sheets, which
+ * is no measurement. docs/performance.md states the formula.
+ */
+
+import type { Counters } from './counters.js';
+import type { Gpu } from './gpus.js';
+
+export const resources = ['mma', 'issue', 'shared', 'exp2', 'float64', 'l2', 'dram'] as const;
+export type Resource = (typeof resources)[number];
+
+/** Clocks of the whole GPU that each unit needs by itself. */
+export function clocksOf(counters: Counters, gpu: Gpu, dramBytes: number): Record<Resource, number> {
+  const { instructions, bulkBytes } = counters;
+  const per = gpu.multiprocessors;
+  const tensorRate = gpu.flops * (instructions.wgmma ? 1 : gpu.mmaSync);
+  return {
+    mma: counters.tensorFlops / (tensorRate * per),
+    issue: counters.warpInstructions / (4 * per),
+    shared: (counters.sharedWavefronts + bulkBytes / 128) / per,
+    exp2: ((instructions.specialFunction ?? 0) * 32) / (16 * per),
+    float64: (counters.float64Instructions * 32) / (gpu.float64 * per),
+    l2: l2Bytes(counters) / (gpu.l2Bytes * per),
+    dram: dramBytes / (gpu.dramBytesPerSecond / (gpu.gigahertz * 1e9)),
+  };
+}
+
+/** Bytes between the multiprocessors and the L2 cache. */
+export function l2Bytes(counters: Counters): number {
+  return 32 * (counters.globalLoadSectors + counters.globalStoreSectors) + counters.bulkBytes;
+}
+
+export function bindingOf(clocks: Readonly<Record<Resource, number>>): Resource {
+  return resources.reduce((most, resource) => (clocks[resource] > clocks[most] ? resource : most));
+}

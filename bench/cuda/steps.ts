@@ -1,0 +1,129 @@
+/** Predicted times of whole calls, from the counts of their launches, and the floor that no implementation goes below. */
+
+import type { Size } from '../size.js';
+import type { Counters } from './counters.js';
+import { type Gpu, gpuOf } from './gpus.js';
+import { type Launch, launches } from './launches.js';
+import { bindingOf, clocksOf, type Resource } from './predict.js';
+
+/**
+ * A launch, or all of its kind, of a call: its counts grow with rows or classes or both. Of DRAM only what cannot still be
+ * in the L2 cache: P, the raw dW and the partial products of a chunk are used up there.
+ */
+interface Phase {
+  readonly kernel: string;
+  readonly by: 'rows' | 'classes' | 'both';
+  readonly dramBytes: (size: Size) => number;
+}
+
+/** The 16-bit class rows come from DRAM for negatives and for probabilities, whose chunk the product then finds in L2. */
+const products: readonly Phase[] = [
+  { kernel: 'prepare_features', by: 'rows', dramBytes: ({ B, D }) => 6 * B * D },
+  { kernel: 'targets', by: 'rows', dramBytes: ({ B, D }) => 8 * B * D },
+  { kernel: 'negatives_float16', by: 'both', dramBytes: ({ B, D, C }) => 2 * (B + C) * D },
+  { kernel: 'probabilities_float16', by: 'both', dramBytes: ({ B, D, C }) => 2 * (B + C) * D },
+  { kernel: 'features_product_float16', by: 'both', dramBytes: () => 0 },
+  { kernel: 'add_products', by: 'both', dramBytes: () => 0 },
+  { kernel: 'finish_features', by: 'rows', dramBytes: ({ B, D }) => 20 * B * D },
+];
+
+export interface Call {
+  readonly name: string;
+  readonly phases: readonly Phase[];
+  /** Bytes of DRAM that any implementation moves: float32 weights, state and gradients once. */
+  readonly floorBytes: (size: Size) => number;
+}
+
+export const calls: readonly Call[] = [
+  {
+    name: 'loss + dX + dW',
+    phases: [
+      { kernel: 'prepare_weights', by: 'classes', dramBytes: ({ D, C }) => 6 * C * D },
+      ...products,
+      { kernel: 'weights_product_float16', by: 'both', dramBytes: () => 0 },
+      { kernel: 'finish_weights:write', by: 'classes', dramBytes: ({ D, C }) => 8 * C * D },
+    ],
+    floorBytes: ({ D, C }) => 8 * C * D,
+  },
+  {
+    name: 'step, SGD with momentum',
+    phases: [...products, { kernel: 'update_float16_512', by: 'both', dramBytes: ({ D, C }) => 18 * C * D }],
+    floorBytes: ({ D, C }) => 16 * C * D,
+  },
+];
+
+export const sizes: readonly Size[] = [
+  { B: 512, D: 512, C: 100_000 },
+  { B: 1024, D: 512, C: 1_000_000 },
+];
+export const architectures = ['80', '90a'] as const;
+
+export interface Prediction {
+  readonly call: string;
+  readonly gpu: string;
+  readonly size: Size;
+  readonly milliseconds: number;
+  /** Milliseconds of each phase, and what binds it. */
+  readonly phases: readonly {
+    readonly kernel: string;
+    readonly milliseconds: number;
+    readonly bound: Resource;
+  }[];
+  readonly floorMilliseconds: number;
+  readonly floorBound: 'flop' | 'bytes';
+}
+
+/** Undefined where a launch of the call was not counted. */
+export function predict(
+  call: Call,
+  architecture: string,
+  size: Size,
+  countersOf: (launch: Launch) => Counters | undefined,
+): Prediction | undefined {
+  const gpu = gpuOf(architecture);
+  if (gpu === undefined) return undefined;
+  const phases = [];
+  for (const phase of call.phases) {
+    const launch = launches.find(({ kernel }) => kernel === phase.kernel);
+    const counters = launch && countersOf(launch);
+    if (launch === undefined || counters === undefined) return undefined;
+    const clocks = clocksOf(scaled(counters, factorOf(phase, size, launch.size)), gpu, phase.dramBytes(size));
+    const bound = bindingOf(clocks);
+    phases.push({ kernel: phase.kernel, milliseconds: milliseconds(clocks[bound], gpu), bound });
+  }
+  const flop = (6 * size.B * size.D * size.C) / (gpu.flops * gpu.multiprocessors * gpu.gigahertz * 1e6);
+  const bytes = (call.floorBytes(size) / gpu.dramBytesPerSecond) * 1e3;
+  return {
+    ...{ call: call.name, gpu: gpu.name, size, phases },
+    milliseconds: phases.reduce((sum, phase) => sum + phase.milliseconds, 0),
+    floorMilliseconds: Math.max(flop, bytes),
+    floorBound: flop > bytes ? 'flop' : 'bytes',
+  };
+}
+
+function milliseconds(clocks: number, gpu: Gpu): number {
+  return clocks / (gpu.gigahertz * 1e6);
+}
+
+function factorOf({ by }: Phase, to: Size, from: Size): number {
+  return (by === 'classes' ? 1 : to.B / from.B) * (by === 'rows' ? 1 : to.C / from.C);
+}
+
+/** The counts of `factor` times the work. */
+function scaled(counters: Counters, factor: number): Counters {
+  const { instructions } = counters;
+  return {
+    ...counters,
+    warpInstructions: factor * counters.warpInstructions,
+    instructions: {
+      ...instructions,
+      specialFunction: factor * (instructions.specialFunction ?? 0),
+    },
+    float64Instructions: factor * counters.float64Instructions,
+    tensorFlops: factor * counters.tensorFlops,
+    globalLoadSectors: factor * counters.globalLoadSectors,
+    globalStoreSectors: factor * counters.globalStoreSectors,
+    sharedWavefronts: factor * counters.sharedWavefronts,
+    bulkBytes: factor * counters.bulkBytes,
+  };
+}
