@@ -224,12 +224,13 @@ class TileLoop {
         right_step_(kRight == Along::inner ? kStageDepth : static_cast<int64_t>(kStageDepth) * right_stride),
         right_tile_(static_cast<int64_t>(Shape::columns) * right_stride),
         steps_(steps),
-        tiles_(tiles),
-        remaining_(steps * tiles) {
+        tiles_(tiles) {
+    // Every stage is filled, with a step once more where there are fewer: a fragment loaded ahead is always of something.
 #pragma unroll
     for (int s = 0; s < Shape::stages; s++) {
       begin_copy();
       end_copy(s * Shape::stage_bytes);
+      commit();
     }
     await<Shape::stages - 1>();
     __syncthreads();  // stage 0 is there for all warps
@@ -275,6 +276,12 @@ class TileLoop {
         for (int e = 0; e < 4; e++) sums.value[i][j][e] = 0;
   }
 
+  // Ends a group of copies, which may be empty: what is awaited is counted in groups.
+  static __device__ __forceinline__ void commit() {
+#if __CUDA_ARCH__ >= 800
+    commit_copies();
+#endif
+  }
   template <int kGroups>
   static __device__ __forceinline__ void await() {
 #if __CUDA_ARCH__ >= 800
@@ -282,40 +289,33 @@ class TileLoop {
 #endif
   }
 
-  // Fills a stage with the next step that is not under way yet, if there is one.
+  // Fills a stage with the next step that is not under way yet.
   __device__ __forceinline__ void begin_copy() {
-    if (tiles_ == 0) return;
     left_.begin_copy();
     right_.begin_copy();
   }
   __device__ __forceinline__ void end_copy(uint32_t stage) {
-    if (tiles_ > 0) {
-      left_.end_copy(stage);
-      right_.end_copy(stage);
-      if (++copied_ == steps_) {
-        copied_ = 0;
-        tiles_--;
-        left_.advance(left_step_ * (1 - steps_));
-        right_.advance(right_step_ * (1 - steps_) + right_tile_);
-      } else {
-        left_.advance(left_step_);
-        right_.advance(right_step_);
-      }
+    left_.end_copy(stage);
+    right_.end_copy(stage);
+    if (++copied_ == steps_) {
+      copied_ = 0;
+      left_.advance(left_step_ * (1 - steps_));
+      right_.advance(right_step_ * (1 - steps_) + (--tiles_ > 0 ? right_tile_ : 0));
+    } else {
+      left_.advance(left_step_);
+      right_.advance(right_step_);
     }
-#if __CUDA_ARCH__ >= 800
-    commit_copies();  // also without a copy: what is awaited is counted in groups
-#endif
   }
 
   // From one stage to the next.
   __device__ __forceinline__ void turn() {
-    begin_copy();
+    const bool more = tiles_ > 0;
+    if (more) begin_copy();
     await<Shape::stages - 2>();
     __syncthreads();  // the next stage is there for all warps, and all have loaded the last of this one
-    end_copy(stage_);
-    // Behind the last step the stage stays: what is loaded ahead from it is not used.
-    const uint32_t next = stage_ == (Shape::stages - 1) * Shape::stage_bytes ? 0 : stage_ + Shape::stage_bytes;
-    if (--remaining_ > 0) stage_ = next;
+    if (more) end_copy(stage_);
+    commit();
+    stage_ = stage_ == (Shape::stages - 1) * Shape::stage_bytes ? 0 : stage_ + Shape::stage_bytes;
   }
 
   template <int kK16>
@@ -353,7 +353,6 @@ class TileLoop {
   const int64_t left_step_, right_step_, right_tile_;
   const int steps_;
   int tiles_;           // that are still to be copied, the one under way included
-  int remaining_;       // steps to multiply, of all tiles
   int copied_ = 0;      // steps of that tile
   uint32_t stage_ = 0;  // bytes to the stage being multiplied
   Fragments fragments_[kAhead ? 2 : 1];
