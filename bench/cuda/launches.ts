@@ -26,20 +26,18 @@ const sectors = { wavefrontRatio: 1.02, sectorRatioLoad: 1.02, sectorRatioStore:
 const turing: Gates = { spillBytes: 0, wavefrontRatio: 1.05 };
 
 /** `small` architectures have 100 KiB of shared memory. */
-function tileGates(architecture: string, ptxPerMma: number): Gates {
+function tileGates(architecture: string): Gates {
   if (architecture === '75') return turing;
   return {
     ...{ registers: 255, spillBytes: 0, blocksPerSm: 2 },
     sharedBytes: small.has(architecture) ? 48 * KiB : 80 * KiB,
-    ...{ ptxPerMmaLoop: 2.15, ptxPerMma, ...sectors, l2BytesPerMma: 68 },
+    ...{ ptxPerMmaLoop: 2.15, ptxPerMma: 2.7, ...sectors, l2BytesPerMma: 68 },
   };
 }
 
 /** By class of kernels and architecture. */
 export const gates = {
-  tile: (architecture: string) => tileGates(architecture, 2.7),
-  // One instruction more for each logit, of which there are 4 for a thread and 32 mma at D = 512: an eighth.
-  variant: (architecture: string) => tileGates(architecture, 2.7 + 1 / 8),
+  tile: tileGates,
   // Two halves: three products for an element.
   split: (architecture: string): Gates =>
     architecture === '75'
@@ -101,10 +99,6 @@ function tileLaunches(type: 'float16' | 'bfloat16' | 'float32'): Launch[] {
     ...{ ...common, kernel: `${kernel}_${type}`, tile: square, sharedVariable: `tile_bytes_${type}` },
     ...{ operandBytes, otherBytes, updatedBytes: 0, sameShape: true },
   });
-  const variant = (...of: Parameters<typeof tile>): Launch => ({
-    ...tile(...of),
-    ...(halves === 1 ? { gates: 'variant' } : {}),
-  });
   const update = (width: number): Launch => {
     const sums = halves === 2 ? 16384 : 32768;
     const shape = { rows: sums / width, columns: width, halves } as const;
@@ -120,8 +114,8 @@ function tileLaunches(type: 'float16' | 'bfloat16' | 'float32'): Launch[] {
   };
   return [
     tile('negatives', logits, 4 * B * (1 + partials(size))),
-    variant('negatives_hardest', logits, 4 * B * (1 + 2 * partials(size))),
-    variant('negatives_shifted', logits, 4 * B * (2 + partials(size))),
+    tile('negatives_hardest', logits, 4 * B * (1 + 2 * partials(size))),
+    tile('negatives_shifted', logits, 4 * B * (2 + partials(size))),
     tile('probabilities', logits, 8 * B + bytes * B * C),
     tile('cosines', logits, 4 * B * C),
     tile('features_product', bytes * C * (B + D), 4 * B * D * products(size)),
