@@ -21,5 +21,5 @@ mkdir -p build
 cmake -S . -B "$folder" -DMARGINFC_ADDON=OFF -DCMAKE_SYSTEM_NAME=Linux -DCMAKE_SYSTEM_PROCESSOR="$processor" \
   -DCMAKE_CXX_COMPILER="$compiler" -DCMAKE_EXE_LINKER_FLAGS=-static >"$folder.log" 2>&1 ||
   { cat "$folder.log" >&2; exit 1; }
-cmake --build "$folder" --parallel 2 >>"$folder.log" 2>&1 || { cat "$folder.log" >&2; exit 1; }
+cmake --build "$folder" --target engine_check --parallel 2 >>"$folder.log" 2>&1 || { cat "$folder.log" >&2; exit 1; }
 "${emulator[@]}" "$folder/engine_check"

@@ -12,7 +12,7 @@ esac
 folder=build/$1
 cmake -S . -B "$folder" -DMARGINFC_ADDON=OFF -DMARGINFC_SANITIZE="$sanitizers" -DCMAKE_BUILD_TYPE=Release \
   -DCMAKE_CXX_FLAGS_RELEASE=-O1 >"$folder.log" 2>&1 || { cat "$folder.log" >&2; exit 1; }
-cmake --build "$folder" --parallel 2 >>"$folder.log" 2>&1 || { cat "$folder.log" >&2; exit 1; }
+cmake --build "$folder" --target engine_check --parallel 2 >>"$folder.log" 2>&1 || { cat "$folder.log" >&2; exit 1; }
 # ThreadSanitizer needs the address space that older kernels randomise away.
 runner=()
 if [ "$1" = tsan ] && command -v setarch >/dev/null; then runner=(setarch "$(uname -m)" -R); fi
