@@ -64,10 +64,11 @@ Driver load_driver(const char* path) {
 }
 
 const Driver& driver() {
-  static const Driver loaded = [] {
+  // Never destroyed: threads may still compute while the process exits.
+  static const Driver& loaded = *new Driver([] {
     const char* path = std::getenv("MARGINFC_LIBCUDA");
     return load_driver(path && *path ? path : "libcuda.so.1");
-  }();
+  }());
   return loaded;
 }
 

@@ -27,7 +27,7 @@ void set_limits(Device* device) {
 }  // namespace
 
 Driver& Driver::get() {
-  // Never destroyed: streams may still be used while the process exits.
+  // Never destroyed, as every other static object here: threads may still call while the process exits.
   static Driver* const driver = new Driver;
   return *driver;
 }

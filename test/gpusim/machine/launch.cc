@@ -46,7 +46,7 @@ Segment* segments() {
 }  // namespace
 
 Options& Options::storage() {
-  static Options options = [] {
+  static Options& options = *new Options([] {
     Options o;
     o.checks = number("GPUSIM_CHECKS", 1) != 0;
     o.seed = number("GPUSIM_SEED", 0);
@@ -57,7 +57,7 @@ Options& Options::storage() {
     o.log_path = text("GPUSIM_LOG");
     o.eager = number("GPUSIM_EAGER", 0) != 0;
     return o;
-  }();
+  }());
   return options;
 }
 

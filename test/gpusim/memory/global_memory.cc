@@ -22,8 +22,8 @@ void Allocation::mark_written(uint64_t address, uint64_t size) {
 }
 
 GlobalMemory& GlobalMemory::get() {
-  static GlobalMemory memory;
-  return memory;
+  static GlobalMemory* const memory = new GlobalMemory;
+  return *memory;
 }
 
 GlobalMemory::Mapping::~Mapping() {

@@ -3,7 +3,7 @@
 namespace gpusim {
 
 const OpTable& op_table() {
-  static const OpTable table = [] {
+  static const OpTable& table = *new OpTable([] {
     OpTable t;
     add_integer_ops(&t);
     add_bit_ops(&t);
@@ -23,7 +23,7 @@ const OpTable& op_table() {
     add_bulk_ops(&t);
     add_wgmma_ops(&t);
     return t;
-  }();
+  }());
   return table;
 }
 

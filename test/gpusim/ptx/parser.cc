@@ -563,7 +563,8 @@ class Parser {
 
 Type parse_type(const std::string& word) {
   using Kind = Type::Kind;
-  static const std::unordered_map<std::string, Type> types = {
+  using Types = std::unordered_map<std::string, Type>;
+  static const Types& types = *new Types{
       {"u8", {Kind::u, 8}},        {"u16", {Kind::u, 16}},        {"u32", {Kind::u, 32}},   {"u64", {Kind::u, 64}},
       {"s8", {Kind::s, 8}},        {"s16", {Kind::s, 16}},        {"s32", {Kind::s, 32}},   {"s64", {Kind::s, 64}},
       {"b8", {Kind::b, 8}},        {"b16", {Kind::b, 16}},        {"b32", {Kind::b, 32}},   {"b64", {Kind::b, 64}},
