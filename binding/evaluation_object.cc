@@ -271,13 +271,16 @@ EvaluationObject::EvaluationObject(const Napi::CallbackInfo& info) : ObjectWrap(
     }
   }
   const std::string workspace = text(problem, "workspace");
-  // GPUs keep nothing; src/options.ts asks them to recompute.
-  const size_t keep_bytes = workspace == "recompute"
-                                ? 0
-                                : Environment::of(env).cpu(env)->keep_bytes(batch.rows, state->classes, batch.operands);
-  const bool fits = keep_bytes <= number(problem, "workspaceBytes");
+  bool keeps = workspace != "recompute";
+  size_t keep_bytes = 0;
+  for (const ClassShard* shard : shards) {
+    const size_t bytes = shard->keep_bytes(batch.rows, batch.operands);
+    keeps = keeps && bytes != kKeepsNothing;
+    if (keeps) keep_bytes += bytes;
+  }
   state->automatic = workspace == "auto";
-  batch.workspace = workspace == "keep" || (workspace == "auto" && fits) ? Workspace::keep : Workspace::recompute;
+  if (state->automatic && keep_bytes > number(problem, "workspaceBytes")) keeps = false;
+  batch.workspace = keeps ? Workspace::keep : Workspace::recompute;
   state->workspace = batch.workspace;
   state->workspace_bytes = batch.workspace == Workspace::keep ? static_cast<int64_t>(keep_bytes) : 0;
   state->shards = shards;

@@ -25,10 +25,4 @@ Status CpuEngine::own(ClassRange range, int32_t dim, const Optimizer& optimizer,
   return Status::no_weights();
 }
 
-size_t CpuEngine::keep_bytes(int64_t rows, int64_t classes, Precision operands) const {
-  const Kernels& kernels = this->kernels(operands);
-  const size_t elements = static_cast<size_t>(exponential_stride(rows, kernels)) * classes;
-  return elements * (kernels.pairs ? 2 : 4);
-}
-
 }  // namespace marginfc

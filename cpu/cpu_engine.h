@@ -24,7 +24,6 @@ class CpuEngine final : public Engine {
   Status borrow(ClassRange range, int32_t dim, const void* weights, Precision storage,
                 std::unique_ptr<ClassShard>* shard) override;
   Status own(ClassRange range, int32_t dim, const Optimizer& optimizer, std::unique_ptr<ClassShard>* shard) override;
-  size_t keep_bytes(int64_t rows, int64_t classes, Precision operands) const override;
 
   // For float32 operands, and for rows outside the products.
   const Kernels& kernels() const { return *choice_.plain; }

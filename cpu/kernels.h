@@ -20,6 +20,8 @@
 
 #include <cstdint>
 
+#include "engine/optimizer_step.h"
+
 namespace marginfc {
 
 // Squares of norms between which they are exact enough in float32 and leave exp(z) / |w| far from its ends: e^64 * 1e6 and
@@ -108,22 +110,6 @@ struct GradientRow {
   float inverse;        // apart from unscale: their product may be too small for a float
   const float* target;  // [dim], terms of rows that own the class; nullable
   int32_t dim;
-};
-
-struct SgdStep {
-  float learning_rate;
-  float momentum;
-  float weight_decay;
-  bool nesterov;
-};
-
-struct AdamwStep {
-  float step_size;  // learning rate / (1 - beta1^t)
-  float beta1;
-  float beta2;
-  float root_correction;  // 1 / sqrt(1 - beta2^t)
-  float epsilon;
-  float decay;  // 1 - learning rate * weight decay
 };
 
 struct Kernels {

@@ -28,11 +28,6 @@ constexpr int kWeightExponent = 20;
 
 int64_t round_up(int64_t count, int64_t unit) { return (count + unit - 1) / unit * unit; }
 
-Status not_finite(const char* argument, int64_t row) {
-  return Status::failure(Code::not_finite, std::string(argument) + " must be finite, row " + std::to_string(row) +
-                                               " holds a NaN or infinite value");
-}
-
 }  // namespace
 
 int64_t exponential_stride(int64_t rows, const Kernels& kernels) {
@@ -64,16 +59,10 @@ CpuPass::CpuPass(CpuShard& shard, const Batch& batch)
 }
 
 Status CpuPass::prepare() {
-  const ClassRange range = shard_.range();
   norms_.resize(rows_);
   labels_.assign(panels_ * kernels_.panel, -1);
-  for (int64_t i = 0; i < rows_; i++) {
-    const int32_t label = batch_.labels[i];
-    if (label < range.start || label >= range.end) continue;
-    labels_[i] = static_cast<int32_t>(label - range.start);
-    owners_.push_back({labels_[i], static_cast<int32_t>(i)});
-  }
-  std::stable_sort(owners_.begin(), owners_.end(), [](Owner a, Owner b) { return a.index < b.index; });
+  owners_ = find_owners(batch_, shard_.range());
+  for (const Owner& owner : owners_) labels_[owner.row] = owner.index;
 
   scratch_.resize(engine_.pool().threads());
   const int64_t block_rows = batch_.workspace == Workspace::keep ? 0 : std::min(kRowBlock, panels_ * kernels_.panel);
@@ -94,7 +83,7 @@ Status CpuPass::prepare() {
   for_rows([&](int64_t i, int thread) { pack_feature_row(i, scratch_[thread].operand_row); });
   if (batch_.check_finite)
     for (int64_t i = 0; i < rows_; i++)
-      if (!std::isfinite(norms_[i].norm)) return not_finite("features", i);
+      if (!std::isfinite(norms_[i].norm)) return Status::not_finite("features", i);
   return {};
 }
 
@@ -126,7 +115,7 @@ void CpuPass::pack_feature_row(int64_t i, std::vector<float>& row) {
 
 Status CpuPass::check_weights() const {
   if (!batch_.check_finite || bad_class_ == INT64_MAX) return {};
-  return not_finite("weights", shard_.range().start + bad_class_);
+  return Status::not_finite("weights", shard_.range().start + bad_class_);
 }
 
 Status CpuPass::targets(Target* targets) {
@@ -141,7 +130,7 @@ Status CpuPass::targets(Target* targets) {
   for (int64_t i = 0; i < rows_; i++) targets[i].feature_norm = norms_[i].norm;
   for (size_t o = 0; o < owners_.size(); o++) {
     if (batch_.check_finite && !std::isfinite(target_inverse_[o]))
-      return not_finite("weights", shard_.range().start + owners_[o].index);
+      return Status::not_finite("weights", shard_.range().start + owners_[o].index);
     targets[owners_[o].row] = targets_[o];
   }
   return {};

@@ -12,6 +12,7 @@
 #include "cpu/class_block.h"
 #include "cpu/memory.h"
 #include "cpu/shard.h"
+#include "engine/owners.h"
 
 namespace marginfc {
 
@@ -60,11 +61,6 @@ class CpuPass final : public ShardPass {
     std::vector<float> operand_row;  // [dim]
     std::vector<double> row;         // [dim]
     std::vector<double> rows;        // [width / panel, kBatchRowsPerTask, panel]
-  };
-  // A row that owns class `index` of this shard.
-  struct Owner {
-    int32_t index;
-    int32_t row;
   };
   struct RowNorm {
     double norm;

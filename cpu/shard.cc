@@ -26,6 +26,12 @@ Status CpuShard::allocate(const Optimizer& optimizer) {
   return {};
 }
 
+size_t CpuShard::keep_bytes(int64_t rows, Precision operands) const {
+  const Kernels& kernels = engine_.kernels(operands);
+  const size_t elements = static_cast<size_t>(exponential_stride(rows, kernels)) * range_.size();
+  return elements * (kernels.pairs ? 2 : 4);
+}
+
 Status CpuShard::begin(const Batch& batch, std::unique_ptr<ShardPass>* pass) try {
   auto begun = std::make_unique<CpuPass>(*this, batch);
   MARGINFC_TRY(begun->prepare());
@@ -92,20 +98,11 @@ void CpuShard::update(int64_t index, const GradientRow& gradient, const WeightSi
   float* weights = owned_.data() + index * dim_;
   float* momentum = momentum_ ? momentum_.data() + index * dim_ : nullptr;
   if (optimizer_.kind == Optimizer::Kind::sgd) {
-    const SgdStep step{static_cast<float>(sink.learning_rate), static_cast<float>(optimizer_.momentum),
-                       static_cast<float>(optimizer_.weight_decay), optimizer_.nesterov};
-    engine_.kernels().sgd_row(gradient, step, weights, momentum);
+    engine_.kernels().sgd_row(gradient, sgd_step(optimizer_, sink), weights, momentum);
     return;
   }
-  const double t = static_cast<double>(sink.step);
-  AdamwStep step;
-  step.step_size = static_cast<float>(sink.learning_rate / (1 - std::pow(optimizer_.beta1, t)));
-  step.beta1 = static_cast<float>(optimizer_.beta1);
-  step.beta2 = static_cast<float>(optimizer_.beta2);
-  step.root_correction = static_cast<float>(1 / std::sqrt(1 - std::pow(optimizer_.beta2, t)));
-  step.epsilon = static_cast<float>(optimizer_.epsilon);
-  step.decay = static_cast<float>(1 - sink.learning_rate * optimizer_.weight_decay);
-  engine_.kernels().adamw_row(gradient, step, weights, momentum, variance_.data() + index * dim_);
+  engine_.kernels().adamw_row(gradient, adamw_step(optimizer_, sink), weights, momentum,
+                              variance_.data() + index * dim_);
 }
 
 Status CpuShard::apply(const WeightSink& sink) {

@@ -15,6 +15,7 @@ class CpuShard final : public ClassShard {
   Status allocate(const Optimizer& optimizer);
 
   ClassRange range() const override { return range_; }
+  size_t keep_bytes(int64_t rows, Precision operands) const override;
   Status begin(const Batch& batch, std::unique_ptr<ShardPass>* pass) override;
   Status nearest(const Batch& batch, int64_t k, int32_t* classes, float* cosines) override;
   Status initialize(double std, uint64_t seed) override;

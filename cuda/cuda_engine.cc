@@ -51,8 +51,6 @@ Status CudaEngine::own(ClassRange range, int32_t dim, const Optimizer& optimizer
   return Status::no_weights();
 }
 
-size_t CudaEngine::keep_bytes(int64_t, int64_t, Precision) const { return SIZE_MAX; }
-
 bool CudaEngine::multiplies(Precision operands) const {
   return device_->kernels().of(operand_kind(operands)).available();
 }

@@ -18,8 +18,6 @@ class CudaEngine final : public Engine {
   Status borrow(ClassRange range, int32_t dim, const void* weights, Precision storage,
                 std::unique_ptr<ClassShard>* shard) override;
   Status own(ClassRange range, int32_t dim, const Optimizer& optimizer, std::unique_ptr<ClassShard>* shard) override;
-  // More than any limit: E is never kept. Making it again costs less than reading it.
-  size_t keep_bytes(int64_t rows, int64_t classes, Precision operands) const override;
 
   const std::string& name() const { return device_->name(); }  // "cuda:0"
   // bfloat16 needs compute capability 8.0.

@@ -18,6 +18,7 @@
 #include <stdint.h>
 
 #include "engine/margin.h"
+#include "engine/optimizer_step.h"
 
 namespace marginfc {
 
@@ -198,13 +199,6 @@ struct FinishFeaturesParameters {
 
 enum class SinkKind : int32_t { write, accumulate, sgd, adamw };
 
-// The optimiser's constants, rounded once to float32 on the host as the CPU engine does.
-struct UpdateConstants {
-  float learning_rate, momentum, weight_decay;  // sgd
-  int32_t nesterov;
-  float step_size, beta1, beta2, root_correction, epsilon, decay;  // adamw
-};
-
 // finish_weights: from the raw product of a chunk to dW, or to the update. For class j of the chunk:
 //   g = raw * unscale, dw = (g - (g . wh) wh) / |w| + sum over its rows of gamma (xh - cos wh) / |w|
 // the second term in float64 and after the projection; rows shorter than 1e-12 as above. write: gradient = dw;
@@ -229,7 +223,8 @@ struct FinishWeightsParameters {
   const double* norm;     // [B]
   const double* cosine;   // [B]
   const double* gamma;    // [B]
-  UpdateConstants update;
+  SgdStep sgd_step;
+  AdamwStep adamw_step;
   int32_t classes;  // of the chunk
   int32_t padding;  // rows of the operand behind the chunk's last class to fill (last chunk only)
   int32_t dim, depth, width;

@@ -12,11 +12,6 @@ namespace {
 
 constexpr double kLn2 = 0.6931471805599453;
 
-Status not_finite(const char* argument, int64_t row) {
-  return Status::failure(Code::not_finite, std::string(argument) + " must be finite, row " + std::to_string(row) +
-                                               " holds a NaN or infinite value");
-}
-
 }  // namespace
 
 CudaPass::CudaPass(CudaShard& shard, const Batch& batch)
@@ -50,15 +45,9 @@ Status CudaPass::prepare(bool must_check) {
 }
 
 Status CudaPass::prepare_features() {
-  const ClassRange range = shard_.range();
+  owners_ = find_owners(batch_, shard_.range());
   std::vector<int32_t> labels(padded_rows_, -1);
-  for (int64_t i = 0; i < batch_.rows; i++) {
-    const int32_t label = batch_.labels[i];
-    if (label < range.start || label >= range.end) continue;
-    labels[i] = static_cast<int32_t>(label - range.start);
-    owners_.push_back({labels[i], static_cast<int32_t>(i)});
-  }
-  std::stable_sort(owners_.begin(), owners_.end(), [](Owner a, Owner b) { return a.index < b.index; });
+  for (const Owner& owner : owners_) labels[owner.row] = owner.index;
   for (const Owner& owner : owners_) labels.push_back(owner.index);
   for (const Owner& owner : owners_) labels.push_back(owner.row);
 
@@ -102,13 +91,13 @@ Status CudaPass::prepare_weights(bool must_check) {
 Status CudaPass::check_features() const {
   if (batch_.check_finite)
     for (int64_t i = 0; i < batch_.rows; i++)
-      if (!std::isfinite(norms_[i])) return not_finite("features", i);
+      if (!std::isfinite(norms_[i])) return Status::not_finite("features", i);
   return {};
 }
 
 Status CudaPass::check_weights(int32_t bad_class) {
   if (!batch_.check_finite || !checked_) return {};
-  if (bad_class != INT32_MAX) return not_finite("weights", shard_.range().start + bad_class);
+  if (bad_class != INT32_MAX) return Status::not_finite("weights", shard_.range().start + bad_class);
   if (!borrowed()) shard_.mark_finite();
   return {};
 }
@@ -138,7 +127,7 @@ Status CudaPass::targets(Target* targets) {
   for (int64_t i = 0; i < batch_.rows; i++) targets[i].feature_norm = norms_[i];
   for (const Owner& owner : owners_) {
     if (batch_.check_finite && !std::isfinite(norms_[3 * rows_ + owner.row]))
-      return not_finite("weights", shard_.range().start + owner.index);
+      return Status::not_finite("weights", shard_.range().start + owner.index);
     targets[owner.row] = {norms_[rows_ + owner.row], norms_[2 * rows_ + owner.row], norms_[owner.row]};
   }
   return {};

@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "cuda/shard.h"
+#include "engine/owners.h"
 
 namespace marginfc::cuda {
 
@@ -22,11 +23,6 @@ class CudaPass final : public ShardPass {
   Status nearest(int64_t k, int32_t* classes, float* cosines);
 
  private:
-  // A row that owns class `index` of this shard.
-  struct Owner {
-    int32_t index;
-    int32_t row;
-  };
   // Classes whose P is made and used up together, counted from the shard's first.
   struct Chunk {
     int64_t first;

@@ -164,20 +164,11 @@ void CudaShard::aim(const WeightSink& sink, int64_t first, OperandKind kind, Fin
   p->kind = kind;
   if (optimizer_.kind == Optimizer::Kind::sgd) {
     p->sink = SinkKind::sgd;
-    p->update.learning_rate = static_cast<float>(sink.learning_rate);
-    p->update.momentum = static_cast<float>(optimizer_.momentum);
-    p->update.weight_decay = static_cast<float>(optimizer_.weight_decay);
-    p->update.nesterov = optimizer_.nesterov;
+    p->sgd_step = sgd_step(optimizer_, sink);
     return;
   }
-  const double t = static_cast<double>(sink.step);
   p->sink = SinkKind::adamw;
-  p->update.step_size = static_cast<float>(sink.learning_rate / (1 - std::pow(optimizer_.beta1, t)));
-  p->update.beta1 = static_cast<float>(optimizer_.beta1);
-  p->update.beta2 = static_cast<float>(optimizer_.beta2);
-  p->update.root_correction = static_cast<float>(1 / std::sqrt(1 - std::pow(optimizer_.beta2, t)));
-  p->update.epsilon = static_cast<float>(optimizer_.epsilon);
-  p->update.decay = static_cast<float>(1 - sink.learning_rate * optimizer_.weight_decay);
+  p->adamw_step = adamw_step(optimizer_, sink);
 }
 
 void CudaShard::mark_updated(OperandKind kind) {

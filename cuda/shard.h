@@ -41,6 +41,8 @@ class CudaShard final : public ClassShard {
 
   ClassRange range() const override { return range_; }
   Worker* worker() override { return &engine_.worker(); }
+  // Making E again costs less than reading it.
+  size_t keep_bytes(int64_t, Precision) const override { return kKeepsNothing; }
   Status begin(const Batch& batch, std::unique_ptr<ShardPass>* pass) override;
   Status nearest(const Batch& batch, int64_t k, int32_t* classes, float* cosines) override;
   Status initialize(double std, uint64_t seed) override;

@@ -44,6 +44,7 @@ inline ClassRange shard_range(int64_t classes, int64_t count, int64_t index) {
 }
 
 enum class Workspace { keep, recompute };
+constexpr size_t kKeepsNothing = SIZE_MAX;
 
 // Of the multiply operands, or of stored rows; sums are float32 whatever the operands.
 enum class Precision { float32, bfloat16, float16 };
@@ -142,6 +143,10 @@ class ClassShard {
   // engine has none.
   virtual Worker* worker() { return nullptr; }
 
+  // Bytes that Workspace::keep would hold for a batch of so many rows: decides workspace 'auto'. kKeepsNothing where the
+  // engine makes E again whatever it is asked.
+  virtual size_t keep_bytes(int64_t rows, Precision operands) const = 0;
+
   // Phase 0. `batch`'s arrays must live as long as the pass.
   virtual Status begin(const Batch& batch, std::unique_ptr<ShardPass>* pass) = 0;
 
@@ -166,8 +171,6 @@ class Engine {
                         std::unique_ptr<ClassShard>* shard) = 0;
   // Weights and optimiser state in the engine's own memory, zero at first.
   virtual Status own(ClassRange range, int32_t dim, const Optimizer& optimizer, std::unique_ptr<ClassShard>* shard) = 0;
-  // Bytes `keep` would hold for one shard of this size: decides workspace 'auto'.
-  virtual size_t keep_bytes(int64_t rows, int64_t classes, Precision operands) const = 0;
 };
 
 // One line of listEngines().

@@ -1,6 +1,7 @@
 // How native code reports failure: a value, never an exception across the engine contract.
 #pragma once
 
+#include <cstdint>
 #include <string>
 #include <utility>
 
@@ -27,6 +28,10 @@ struct [[nodiscard]] Status {
   bool ok() const { return code == Code::ok; }
   static Status failure(Code code, std::string message) { return {code, std::move(message)}; }
   static Status aborted() { return {Code::aborted, "the operation was aborted"}; }
+  static Status not_finite(const char* argument, int64_t row) {
+    return {Code::not_finite,
+            std::string(argument) + " must be finite, row " + std::to_string(row) + " holds a NaN or infinite value"};
+  }
   static Status no_workspace() { return {Code::out_of_memory, "not enough memory for the workspace of this batch"}; }
   static Status no_weights() {
     return {Code::out_of_memory, "not enough memory for the classes' weights and optimiser state"};

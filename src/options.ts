@@ -144,7 +144,7 @@ export function checkCompute(options: ComputeOptions, devices: readonly DeviceNa
   checkPrecision(precision, devices);
   checkNumber(gradientTolerance, 'gradientTolerance', { least: 0, below: 1 });
   return {
-    workspace: gpus > 0 ? 'recompute' : workspace,
+    workspace,
     workspaceBytes,
     shards,
     checkFinite,

@@ -202,7 +202,8 @@ class Launcher {
     p.cosine = memory_.all(B_, 0.5);
     p.gamma = memory_.all(B_, 0.5);
     p.owner_class = p.owner_row = memory_.all<int32_t>(1, 0);
-    p.update = {0.1f, 0.9f, 5e-4f, 0, 0.1f, 0.9f, 0.999f, 1, 1e-8f, 1};
+    p.sgd_step = {0.1f, 0.9f, 5e-4f, false};
+    p.adamw_step = {0.1f, 0.9f, 0.999f, 1, 1e-8f, 1};
     p.classes = C_;
     p.padding = classes_ - C_;
     p.dim = D_;

@@ -321,9 +321,7 @@ void check_products(const TileProblem& problem) {
     f.norm = norm.get();
     f.cosine = cosine.get();
     f.gamma = gamma.get();
-    f.update.learning_rate = 0.1f;
-    f.update.momentum = 0.9f;
-    f.update.weight_decay = 5e-4f;
+    f.sgd_step = {0.1f, 0.9f, 5e-4f, false};
     f.classes = static_cast<int32_t>(classes);
     f.padding = static_cast<int32_t>(operand.rows - classes);
     f.dim = static_cast<int32_t>(dim);

@@ -199,15 +199,15 @@ struct Step {
   const char* name;
   SinkKind sink;
   bool momentum;
-  UpdateConstants constants;
+  SgdStep sgd;
+  AdamwStep adamw;
 };
-// learning rate, momentum, decay, nesterov; step size, beta1, beta2, root correction, epsilon, decay
 constexpr Step kSteps[] = {
-    {"sgd", SinkKind::sgd, false, {0.1f, 0, 0, 0, 0, 0, 0, 0, 0, 0}},
-    {"sgd with decay", SinkKind::sgd, false, {0.1f, 0, 0.01f, 0, 0, 0, 0, 0, 0, 0}},
-    {"sgd with momentum", SinkKind::sgd, true, {0.2f, 0.9f, 5e-4f, 0, 0, 0, 0, 0, 0, 0}},
-    {"sgd with Nesterov's", SinkKind::sgd, true, {0.2f, 0.9f, 5e-4f, 1, 0, 0, 0, 0, 0, 0}},
-    {"adamw", SinkKind::adamw, true, {0, 0, 0, 0, 0.01f, 0.9f, 0.999f, 31.6f, 1e-8f, 0.99f}},
+    {"sgd", SinkKind::sgd, false, {0.1f, 0, 0, false}, {}},
+    {"sgd with decay", SinkKind::sgd, false, {0.1f, 0, 0.01f, false}, {}},
+    {"sgd with momentum", SinkKind::sgd, true, {0.2f, 0.9f, 5e-4f, false}, {}},
+    {"sgd with Nesterov's", SinkKind::sgd, true, {0.2f, 0.9f, 5e-4f, true}, {}},
+    {"adamw", SinkKind::adamw, true, {}, {0.01f, 0.9f, 0.999f, 31.6f, 1e-8f, 0.99f}},
 };
 
 // One element of an update, in float64, from the gradient in float32; *_size is what rounding errors are measured by.
@@ -215,13 +215,14 @@ struct Element {
   double w, momentum, variance, w_size, momentum_size;
 };
 Element update(const Step& step, double g, double w, double momentum, double variance) {
-  const UpdateConstants& u = step.constants;
   if (step.sink == SinkKind::adamw) {
+    const AdamwStep& u = step.adamw;
     const double m = momentum + (1.0f - u.beta1) * (g - momentum), v = u.beta2 * variance + (1.0f - u.beta2) * g * g;
     const double rate = u.step_size / (std::sqrt(v) * u.root_correction + u.epsilon);
     const double size = std::fabs(g) + std::fabs(momentum);
     return {w * u.decay - rate * m, m, v, std::fabs(w) + rate * size, size};
   }
+  const SgdStep& u = step.sgd;
   g += u.weight_decay * w;
   const double v = step.momentum ? u.momentum * momentum + g : 0;
   const double moved = !step.momentum ? g : u.nesterov ? g + u.momentum * v : v;
@@ -245,7 +246,8 @@ void check_step(const Device& device, const WeightProblem& problem, const Weight
   FinishWeightsParameters p = buffers.parameters(problem);
   p.weights = w.get();
   p.sink = step.sink;
-  p.update = step.constants;
+  p.sgd_step = step.sgd;
+  p.adamw_step = step.adamw;
   p.momentum = step.momentum ? momentum.get() : nullptr;
   p.variance = step.sink == SinkKind::adamw ? variance.get() : nullptr;
   p.operand = operand.memory.get();

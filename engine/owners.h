@@ -1,0 +1,18 @@
+// Which rows of a batch have their own class in a shard. For engines; engine/evaluation.h does without.
+#pragma once
+
+#include <vector>
+
+#include "engine/engine.h"
+
+namespace marginfc {
+
+struct Owner {
+  int32_t index;  // of the class, counted from the shard's first
+  int32_t row;
+};
+
+// By class, then row.
+std::vector<Owner> find_owners(const Batch& batch, ClassRange range);
+
+}  // namespace marginfc
