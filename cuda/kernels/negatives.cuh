@@ -49,30 +49,23 @@ __device__ __forceinline__ void negatives(const NegativesParameters& p) {
   using Sums = TileSums<TileShape<T>>;
   constexpr int kFragments = Sums::kFragments;
 
-  const int tiles = (p.classes + kTileSide - 1) / kTileSide;
-  const int first = blockIdx.x * p.tiles_per_split, count = min(p.tiles_per_split, tiles - first);
-  const int32_t row0 = blockIdx.y * kTileSide;
-  const int32_t* labels = p.labels + row0;
-
-  TileLoop<TileShape<T>, Along::inner, Along::inner, true> loop(
-      p.features.values + static_cast<int64_t>(row0) * p.features.stride, p.features.low, p.features.stride,
-      p.weights.values + static_cast<int64_t>(first) * kTileSide * p.weights.stride, p.weights.low, p.weights.stride,
-      p.steps, count, stages);
+  ClassTiles<T, true> tiles(p, stages);
+  const int32_t* labels = p.labels + tiles.row0;
 
   float total[kFragments][2] = {}, largest[kFragments][2];
 #pragma unroll
   for (int i = 0; i < kFragments; i++) largest[i][0] = largest[i][1] = -INFINITY;
-  for (int t = 0; t < count; t++) {
+  for (int t = 0; t < tiles.count; t++) {
     Sums sums;
-    loop.run(sums);
-    mask_tile(sums, labels, (first + t) * kTileSide, p.classes);
+    tiles.loop.run(sums);
+    mask_tile(sums, labels, (tiles.first + t) * kTileSide, p.classes);
 #pragma unroll
     for (int i = 0; i < kFragments; i++)
 #pragma unroll
       for (int h = 0; h < 2; h++) {
         // The tile's own sum first, then the running one: fewer roundings in a row.
         float part = 0;
-        const float offset = kMode == NegativesMode::shifted ? __ldg(p.offset + row0 + Sums::row(i, h)) : 0;
+        const float offset = kMode == NegativesMode::shifted ? __ldg(p.offset + tiles.row0 + Sums::row(i, h)) : 0;
 #pragma unroll
         for (int j = 0; j < 8; j++)
 #pragma unroll
@@ -86,7 +79,7 @@ __device__ __forceinline__ void negatives(const NegativesParameters& p) {
   }
 
   // Four neighbouring lanes share a row.
-  const int64_t partial = static_cast<int64_t>(blockIdx.x * 2 + Sums::warp_column() / 64) * p.padded_rows + row0;
+  const int64_t partial = static_cast<int64_t>(blockIdx.x * 2 + Sums::warp_column() / 64) * p.padded_rows + tiles.row0;
 #pragma unroll
   for (int i = 0; i < kFragments; i++)
 #pragma unroll

@@ -34,28 +34,21 @@ __device__ __forceinline__ void probabilities(const ProbabilitiesParameters& p) 
   using Sums = TileSums<TileShape<T>>;
   extern __shared__ __align__(1024) uint8_t stages[];
 
-  const int tiles = (p.classes + kTileSide - 1) / kTileSide;
-  const int first = blockIdx.x * p.tiles_per_split, count = min(p.tiles_per_split, tiles - first);
-  const int32_t row0 = blockIdx.y * kTileSide;
-  const int32_t* labels = p.labels + row0;
+  ClassTiles<T, true> tiles(p, stages);
+  const int32_t* labels = p.labels + tiles.row0;
 
-  TileLoop<TileShape<T>, Along::inner, Along::inner, true> loop(
-      p.features.values + static_cast<int64_t>(row0) * p.features.stride, p.features.low, p.features.stride,
-      p.weights.values + static_cast<int64_t>(first) * kTileSide * p.weights.stride, p.weights.low, p.weights.stride,
-      p.steps, count, stages);
-
-  for (int t = 0; t < count; t++) {
+  for (int t = 0; t < tiles.count; t++) {
     Sums sums;
-    loop.run(sums);
-    const int32_t class0 = (first + t) * kTileSide;
+    tiles.loop.run(sums);
+    const int32_t class0 = (tiles.first + t) * kTileSide;
     mask_tile(sums, labels, p.first_class + class0, p.first_class + p.classes);
 #pragma unroll
     for (int i = 0; i < Sums::kFragments; i++)
 #pragma unroll
       for (int h = 0; h < 2; h++) {
         const int row = Sums::row(i, h);
-        const float shift = __ldg(p.shift + row0 + row);
-        uint16_t* to = p.probabilities + static_cast<int64_t>(row0 + row) * p.stride + class0;
+        const float shift = __ldg(p.shift + tiles.row0 + row);
+        uint16_t* to = p.probabilities + static_cast<int64_t>(tiles.row0 + row) * p.stride + class0;
 #pragma unroll
         for (int g = 0; g < 2; g++) {
           const int column = Sums::template column<true>(4 * g);
@@ -73,28 +66,15 @@ template <class T>
 __device__ __forceinline__ void cosines(const CosinesParameters& p) {
   using Sums = TileSums<TileShape<T>>;
   extern __shared__ __align__(1024) uint8_t stages[];
-  const int tiles = (p.classes + kTileSide - 1) / kTileSide;
-  const int first = blockIdx.x * p.tiles_per_split, count = min(p.tiles_per_split, tiles - first);
-  const int32_t row0 = blockIdx.y * kTileSide;
+  ClassTiles<T, false> tiles(p, stages);
 
-  TileLoop<TileShape<T>, Along::inner, Along::inner, false> loop(
-      p.features.values + static_cast<int64_t>(row0) * p.features.stride, p.features.low, p.features.stride,
-      p.weights.values + static_cast<int64_t>(first) * kTileSide * p.weights.stride, p.weights.low, p.weights.stride,
-      p.steps, count, stages);
-
-  for (int t = 0; t < count; t++) {
+  for (int t = 0; t < tiles.count; t++) {
     Sums sums;
-    loop.run(sums);
-#pragma unroll
-    for (int i = 0; i < Sums::kFragments; i++)
-#pragma unroll
-      for (int h = 0; h < 2; h++) {
-        float* to = p.cosines + static_cast<int64_t>(row0 + Sums::row(i, h)) * p.stride + (first + t) * kTileSide;
-#pragma unroll
-        for (int j = 0; j < 8; j++)
-          __stcg(reinterpret_cast<float2*>(to + Sums::template column<false>(j)),
-                 make_float2(sums.value[i][j][2 * h], sums.value[i][j][2 * h + 1]));
-      }
+    tiles.loop.run(sums);
+    float* out = p.cosines + static_cast<int64_t>(tiles.row0) * p.stride + (tiles.first + t) * kTileSide;
+    sums.for_pairs([&](int row, int column, float2 pair) {
+      __stcg(reinterpret_cast<float2*>(out + static_cast<int64_t>(row) * p.stride + column), pair);
+    });
   }
 }
 

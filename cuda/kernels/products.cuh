@@ -29,15 +29,9 @@ __device__ __forceinline__ void product(const ProductParameters& p) {
   loop.run(sums);
 
   float* out = p.out + blockIdx.z * p.split_stride + row0 * p.width + column0;
-#pragma unroll
-  for (int i = 0; i < Sums::kFragments; i++)
-#pragma unroll
-    for (int h = 0; h < 2; h++)
-#pragma unroll
-      for (int j = 0; j < 8; j++)
-        __stcg(reinterpret_cast<float2*>(out + static_cast<int64_t>(Sums::row(i, h)) * p.width +
-                                         Sums::template column<false>(j)),
-               make_float2(sums.value[i][j][2 * h], sums.value[i][j][2 * h + 1]));
+  sums.for_pairs([&](int row, int column, float2 pair) {
+    __stcg(reinterpret_cast<float2*>(out + static_cast<int64_t>(row) * p.width + column), pair);
+  });
 }
 
 }  // namespace marginfc

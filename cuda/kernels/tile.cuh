@@ -196,6 +196,18 @@ struct TileSums {
     const int quad = threadIdx.x & 3;
     return warp_column() + (kPermuted ? (j >> 2) * 32 + quad * 8 + (j & 3) * 2 : j * 8 + quad * 2);
   }
+
+  // Calls body(row, column, pair) for each two neighbouring sums of the thread.
+  template <class Body>
+  __device__ __forceinline__ void for_pairs(const Body& body) const {
+#pragma unroll
+    for (int i = 0; i < kFragments; i++)
+#pragma unroll
+      for (int h = 0; h < 2; h++)
+#pragma unroll
+        for (int j = 0; j < 8; j++)
+          body(row(i, h), column<false>(j), make_float2(value[i][j][2 * h], value[i][j][2 * h + 1]));
+  }
 };
 
 template <class Shape, Along kLeft, Along kRight, bool kPermuted>
@@ -356,6 +368,24 @@ class TileLoop {
   int copied_ = 0;      // steps of that tile
   uint32_t stage_ = 0;  // bytes to the stage being multiplied
   Fragments fragments_[kAhead ? 2 : 1];
+};
+
+// A block's split of the tiles of classes against its tile of rows: x stays, W streams by. Parameters are those of a kernel
+// over such tiles; grid (splits, row tiles).
+template <class T, bool kPermuted>
+struct ClassTiles {
+  template <class Parameters>
+  __device__ __forceinline__ ClassTiles(const Parameters& p, uint8_t* stages)
+      : first(blockIdx.x * p.tiles_per_split),
+        count(min(p.tiles_per_split, (p.classes + kTileSide - 1) / kTileSide - first)),
+        row0(blockIdx.y * kTileSide),
+        loop(p.features.values + static_cast<int64_t>(row0) * p.features.stride, p.features.low, p.features.stride,
+             p.weights.values + static_cast<int64_t>(first) * kTileSide * p.weights.stride, p.weights.low,
+             p.weights.stride, p.steps, count, stages) {}
+
+  const int first, count;  // tiles
+  const int32_t row0;
+  TileLoop<TileShape<T>, Along::inner, Along::inner, kPermuted> loop;
 };
 
 }  // namespace marginfc

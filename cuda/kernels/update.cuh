@@ -49,6 +49,8 @@ template <class Shape>
 __device__ __forceinline__ void update(const UpdateParameters& p) {
   using Sums = TileSums<Shape>;
   constexpr int kStride = kProductStride<Shape>;
+  // The product is stored over the stages: no copy may be under way, as the last fills of stages beyond the steps would be.
+  static_assert(kTileSide / kStageDepth >= Shape::stages, "padded rows have fewer steps than there are stages");
   extern __shared__ __align__(1024) uint8_t stages[];
   auto* product = reinterpret_cast<float*>(stages);
 
@@ -67,15 +69,9 @@ __device__ __forceinline__ void update(const UpdateParameters& p) {
       Sums sums;
       loop.run(sums);
       __syncthreads();  // all warps have left the last stage
-#pragma unroll
-      for (int i = 0; i < Sums::kFragments; i++)
-#pragma unroll
-        for (int h = 0; h < 2; h++)
-#pragma unroll
-          for (int j = 0; j < 8; j++)
-            *reinterpret_cast<float2*>(product + Sums::row(i, h) * kStride +
-                                       Sums::template column<false>(j)) = make_float2(sums.value[i][j][2 * h],
-                                                                                      sums.value[i][j][2 * h + 1]);
+      sums.for_pairs([&](int row, int column, float2 pair) {
+        *reinterpret_cast<float2*>(product + row * kStride + column) = pair;
+      });
     }
     __syncthreads();  // the rows are whole
     with_columns(neighbours, finish.dim, [&](auto columns) {

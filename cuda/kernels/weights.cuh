@@ -25,8 +25,8 @@ constexpr float kLeastPlainFactor = 1e-30f, kMostPlainFactor = 1e30f;
 struct ClassSums {
   double squares, product;
 };
-template <typename Number, typename Columns>
-__device__ inline ClassSums class_sums(const Columns& columns, const StoredRow& row, const float* raw) {
+template <typename Number, typename Columns, typename Row>
+__device__ inline ClassSums class_sums(const Columns& columns, const Row& row, const float* raw) {
   Number squares = 0, product = 0;
 #pragma unroll 1
   for (int32_t start = 0; start < columns.dim; start += kColumns) {
@@ -69,8 +69,8 @@ struct UnitRow {
 };
 
 // The operand of class c is wh * scale; so are `copies` rows behind it.
-template <typename Columns>
-__device__ inline void store_unit_row(const Columns& columns, const StoredRow& row, double squares, double scale,
+template <typename Columns, typename Row>
+__device__ inline void store_unit_row(const Columns& columns, const Row& row, double squares, double scale,
                                       OperandRow operand, int32_t copies) {
   const UnitRow unit(squares);
   const auto scale32 = static_cast<float>(scale);  // a power of two
@@ -152,8 +152,8 @@ __device__ inline void add_own_rows(const FinishWeightsParameters& p, const Colu
 // torch.optim.SGD: g += decay * w; v = momentum * v + g; w -= lr * (nesterov ? g + momentum * v : v). v starts at 0,
 // which makes the first v = g as PyTorch's does.
 template <typename Columns>
-__device__ inline void sgd(const UpdateConstants& step, const Columns& columns, float* momentum, int32_t start,
-                           Four<float> g, Four<float>* w) {
+__device__ inline void sgd(const SgdStep& step, const Columns& columns, float* momentum, int32_t start, Four<float> g,
+                           Four<float>* w) {
   Four<float> v{};
   if (momentum) v = columns.load(momentum, start);
 #pragma unroll
@@ -171,8 +171,8 @@ __device__ inline void sgd(const UpdateConstants& step, const Columns& columns, 
 // torch.optim.AdamW: w *= 1 - lr * decay; m = b1 m + (1 - b1) g; v = b2 v + (1 - b2) g^2;
 // w -= lr / (1 - b1^t) * m / (sqrt(v) / sqrt(1 - b2^t) + eps).
 template <typename Columns>
-__device__ inline void adamw(const UpdateConstants& step, const Columns& columns, float* mean, float* variance,
-                             int32_t start, const Four<float>& g, Four<float>* w) {
+__device__ inline void adamw(const AdamwStep& step, const Columns& columns, float* mean, float* variance, int32_t start,
+                             const Four<float>& g, Four<float>* w) {
   Four<float> m = columns.load(mean, start), v = columns.load(variance, start);
 #pragma unroll
   for (int e = 0; e < kPerLane; e++) {
@@ -232,18 +232,19 @@ __device__ inline void finish_class(const FinishWeightsParameters& p, const Colu
       continue;
     }
     if (p.sink == SinkKind::sgd)
-      sgd(p.update, columns, p.momentum ? p.momentum + base : nullptr, start, g, &w);
+      sgd(p.sgd_step, columns, p.momentum ? p.momentum + base : nullptr, start, g, &w);
     else
-      adamw(p.update, columns, p.momentum + base, p.variance + base, start, g, &w);
+      adamw(p.adamw_step, columns, p.momentum + base, p.variance + base, start, g, &w);
     columns.store(static_cast<float*>(p.weights) + base, start, w);
 #pragma unroll
     for (int e = 0; e < kPerLane; e++) squares += w.v[e] * w.v[e];
   }
   if (p.sink == SinkKind::write || p.sink == SinkKind::accumulate || !p.operand) return;
-  // Each lane reads the columns back that it wrote itself.
+  // Each lane reads the columns back that it wrote itself; what is updated is float32.
+  const float* moved = static_cast<const float*>(p.weights) + base;
   double new_squares = warp_sum(squares);
-  if (!plain_square(new_squares)) new_squares = class_sums<double>(columns, row, nullptr).squares;
-  store_unit_row(columns, row, new_squares, p.operand_scale,
+  if (!plain_square(new_squares)) new_squares = class_sums<double>(columns, moved, nullptr).squares;
+  store_unit_row(columns, moved, new_squares, p.operand_scale,
                  {p.operand + static_cast<int64_t>(c) * p.depth, p.low, p.depth, p.kind},
                  c == p.classes - 1 ? p.padding : 0);
 }
