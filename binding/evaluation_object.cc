@@ -111,13 +111,13 @@ class PhasesJob final : public Job {
  private:
   // Workspace 'auto' keeps where that fits the caller's limit; where it does not fit the machine, it recomputes.
   Status forward() {
-    const bool features = backward_ && gradients_.features;
-    const Status status = state_->evaluation->forward(margin_, features, rows_, &result_);
+    const GradientPlan plan = backward_ ? gradients_.plan() : GradientPlan{};
+    const Status status = state_->evaluation->forward(margin_, plan, rows_, &result_);
     if (status.code != Code::out_of_memory || !state_->automatic || state_->workspace != Workspace::keep) return status;
     state_->workspace = state_->batch.workspace = Workspace::recompute;
     state_->workspace_bytes = 0;
     state_->evaluation = std::make_unique<Evaluation>(state_->shards, state_->batch, state_->options);
-    return state_->evaluation->forward(margin_, features, rows_, &result_);
+    return state_->evaluation->forward(margin_, plan, rows_, &result_);
   }
 
   float* row_array(const Napi::Object& object, const char* name, int64_t count) {

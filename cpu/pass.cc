@@ -169,7 +169,7 @@ bool CpuPass::reserve_accumulators() {
   return true;
 }
 
-Status CpuPass::negatives(bool feature_gradient, const Negatives& result) {
+Status CpuPass::negatives(const GradientPlan& plan, const Negatives& result) {
   const int64_t lanes = panels_ * kernels_.panel;
   const bool far = batch_.scale > kMostPlainScale;
   if (batch_.workspace == Workspace::keep &&
@@ -177,7 +177,7 @@ Status CpuPass::negatives(bool feature_gradient, const Negatives& result) {
     return Status::no_workspace();
   if (batch_.workspace == Workspace::keep && !inverse_norms_.allocate(engine_.buffers(), classes_))
     return Status::no_workspace();
-  if (feature_gradient && !reserve_accumulators()) return Status::no_workspace();
+  if (plan.features && !reserve_accumulators()) return Status::no_workspace();
   sums_.assign(chunks_ * lanes, 0);
   ordinary_.assign(blocks_, 0);
   bad_class_ = INT64_MAX;
@@ -190,9 +190,9 @@ Status CpuPass::negatives(bool feature_gradient, const Negatives& result) {
   Sweep sweep;
   sweep.sums = true;
   sweep.hardest = result.hardest && !far;
-  sweep.features = feature_gradient;
+  sweep.features = plan.features;
   MARGINFC_TRY(run(sweep));
-  features_gathered_ = feature_gradient;
+  features_gathered_ = plan.features;
   MARGINFC_TRY(check_weights());
 
   for (int64_t i = 0; i < rows_; i++) {

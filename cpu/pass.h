@@ -33,7 +33,7 @@ class CpuPass final : public ShardPass {
   // Phase 0.
   Status prepare();
   Status targets(Target* targets) override;
-  Status negatives(bool feature_gradient, const Negatives& result) override;
+  Status negatives(const GradientPlan& plan, const Negatives& result) override;
   Status reserve(bool feature_gradient, const WeightSink& sink) override;
   Status gradients(const RowCoefficients& rows, float* feature_gradient, const WeightSink& sink) override;
   // ClassShard::nearest; after prepare().

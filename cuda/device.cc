@@ -211,7 +211,7 @@ Status Device::load_kernels() {
   if (result != Result::success) {
     log[sizeof log - 1] = 0;
     return unavailable("cuModuleLoadDataEx said " + driver_.describe(result) + (*log ? std::string(": ") + log : "") +
-                       " (" + description_ + ")");
+                       " (" + description_ + "; kernels: " + image.contents + ")");
   }
 
   const std::string wrong = find_kernels(driver_, module_, stream_, capability_, &kernels_);
@@ -304,6 +304,14 @@ Status Device::writable(int buffer) {
 
 Status Device::download_ready(int buffer, void* to, const DeviceBuffer& from, size_t bytes) {
   return download_after(handovers_[buffer], to, from.address(), bytes);
+}
+
+Status Device::settle_downloads() {
+  for (size_t n = 0; n < slots_.size(); n++) {
+    Slot& slot = slots_[(next_slot_ + n) % slots_.size()];
+    if (slot.to) MARGINFC_TRY(finish(slot));
+  }
+  return {};
 }
 
 Status Device::settle() {

@@ -106,7 +106,9 @@ class Device {
   Status upload(const DeviceBuffer& to, const void* from, size_t bytes, size_t offset = 0);
   // To pageable memory, which is complete after settle(); behind what was launched before.
   Status download(void* to, const DeviceBuffer& from, size_t bytes, size_t offset = 0);
-  // Waits until everything is done, downloads too. Downloads that no settle() followed in a turn are dropped with it.
+  // Waits until all downloads are complete; what was launched behind them goes on.
+  Status settle_downloads();
+  // Waits until everything is done. Downloads that neither of these followed in a turn are dropped with it.
   Status settle();
   Status fill(const DeviceBuffer& at, uint32_t word, size_t bytes, size_t offset = 0);
 

@@ -10,50 +10,65 @@
 #include <cmath>
 #include <limits>
 #include <new>
+#include <utility>
 
 #include "cuda/pass.h"
 #include "cuda/plan.h"
 
 namespace marginfc::cuda {
 
-Status CudaPass::reserve(bool feature_gradient, const WeightSink& sink) try {
-  const Device::Turn turn(device_);
-  MARGINFC_TRY(turn.status());
-  const bool weights = sink.kind != WeightSink::Kind::none, raw = weights && !tiles_.update(width_);
-  if (classes_ == 0 || !(weights || feature_gradient)) return {};
-  // As they were in phase 2, unless the weights were written since.
-  if (!borrowed()) MARGINFC_TRY(prepare_weights(false));
-  if (sink.kind == WeightSink::Kind::accumulate) MARGINFC_TRY(shard_.reserve_accumulated());
-
+Status CudaPass::plan_gradients(const GradientPlan& plan) {
+  if (plan.features == planned_.features && plan.weights == planned_.weights) return {};
+  gradients_begun_ = false;
+  planned_ = {};
+  const bool weights = plan.weights != WeightSink::Kind::none, write = plan.weights == WeightSink::Kind::write;
+  const bool raw = weights && !tiles_.update(width_);
   GradientMemory& m = memory_;
   const int64_t halves = kind_ == OperandKind::split ? 2 : 1;
   const int64_t product_bytes = static_cast<int64_t>(padded_rows_) * width_ * sizeof(float);
   const int64_t raw_bytes = static_cast<int64_t>(kTileSide) * width_ * sizeof(float);  // of a tile
   const int64_t p_bytes = static_cast<int64_t>(padded_rows_) * kTileSide * halves * sizeof(uint16_t);
   const int64_t out_bytes = static_cast<int64_t>(kTileSide) * dim_ * sizeof(float);
-  const int64_t most = sink.kind == WeightSink::Kind::write ? kMostResultBytes / (2 * out_bytes) : INT64_MAX;
+  const int64_t most = write ? kMostResultBytes / (2 * out_bytes) : INT64_MAX;
   const int64_t tile_bytes = p_bytes + (raw ? raw_bytes : 0);
   m.chunk_tiles = tiles_per_chunk(class_tiles(), row_tiles(), slots(), tile_bytes, device_.l2_bytes(), most);
   MARGINFC_TRY(m.probabilities.allocate(device_, padded_rows_, static_cast<int32_t>(m.chunk_tiles * kTileSide), kind_));
-  m.shift_values.resize(padded_rows_);
   m.coefficient_values.resize(4 * rows_);
-  MARGINFC_TRY(m.shift.allocate(device_, padded_rows_ * sizeof(float)));
   MARGINFC_TRY(m.coefficients.allocate(device_, 4 * rows_ * sizeof(double)));
   if (weights) MARGINFC_TRY(m.weighted.allocate(device_, padded_rows_, dim_, kind_));
   if (raw) MARGINFC_TRY(m.raw.allocate(device_, m.chunk_tiles * raw_bytes));
-  if (sink.kind == WeightSink::Kind::write)
+  if (write)
     for (DeviceBuffer& buffer : m.weights) MARGINFC_TRY(buffer.allocate(device_, m.chunk_tiles * out_bytes));
-  if (!feature_gradient) return {};
-  const int64_t least = divide_up(m.chunk_tiles * product_bytes, kMostProductBytes);
-  m.product_tiles = tiles_per_block(m.chunk_tiles, width_ / kTileSide * row_tiles(), slots(), least,
-                                    kMostTilesPerProduct);
-  MARGINFC_TRY(m.products.allocate(device_, divide_up(m.chunk_tiles, m.product_tiles) * product_bytes));
-  MARGINFC_TRY(m.total.allocate(device_, 2 * product_bytes));
-  std::vector<int32_t> row_numbers(padded_rows_, -1);
-  for (const Owner& owner : owners_) row_numbers[owner.row] = owner.row;
-  MARGINFC_TRY(m.row_numbers.allocate(device_, row_numbers.size() * sizeof(int32_t)));
-  MARGINFC_TRY(device_.upload(m.row_numbers, row_numbers.data(), row_numbers.size() * sizeof(int32_t)));
-  return m.features.allocate(device_, rows_ * dim_ * sizeof(float));
+  if (plan.features) {
+    const int64_t least = divide_up(m.chunk_tiles * product_bytes, kMostProductBytes);
+    m.product_tiles = tiles_per_block(m.chunk_tiles, width_ / kTileSide * row_tiles(), slots(), least,
+                                      kMostTilesPerProduct);
+    MARGINFC_TRY(m.products.allocate(device_, divide_up(m.chunk_tiles, m.product_tiles) * product_bytes));
+    MARGINFC_TRY(m.total.allocate(device_, 2 * product_bytes));
+    MARGINFC_TRY(m.features.allocate(device_, rows_ * dim_ * sizeof(float)));
+  }
+  planned_ = plan;
+  return {};
+}
+
+Status CudaPass::begin_gradients(const GradientPlan& plan) {
+  if (!plan.features && plan.weights == WeightSink::Kind::none) return {};
+  MARGINFC_TRY(plan_gradients(plan));
+  const Chunk chunk = chunk_from(0, memory_.chunk_tiles);
+  MARGINFC_TRY(launch_probabilities(chunk));
+  if (plan.features) MARGINFC_TRY(launch_feature_product(chunk));
+  gradients_begun_ = true;
+  return {};
+}
+
+Status CudaPass::reserve(bool feature_gradient, const WeightSink& sink) try {
+  const Device::Turn turn(device_);
+  MARGINFC_TRY(turn.status());
+  if (classes_ == 0 || !(feature_gradient || sink.kind != WeightSink::Kind::none)) return {};
+  // As they were in phase 2, unless the weights were written since.
+  if (!borrowed()) MARGINFC_TRY(prepare_weights(false));
+  if (sink.kind == WeightSink::Kind::accumulate) MARGINFC_TRY(shard_.reserve_accumulated());
+  return plan_gradients({feature_gradient, sink.kind});
 } catch (const std::bad_alloc&) {
   return Status::no_workspace();
 }
@@ -78,11 +93,8 @@ Status CudaPass::gradients(const RowCoefficients& rows, float* feature_gradient,
 }
 
 Status CudaPass::upload_coefficients(const RowCoefficients& rows, double* unscale) {
-  constexpr float kInfinity = std::numeric_limits<float>::infinity();
   GradientMemory& m = memory_;
-  std::vector<float>& shift = m.shift_values;
   std::vector<double>& values = m.coefficient_values;
-  std::fill(shift.begin(), shift.end(), kInfinity);
   std::fill(values.begin(), values.end(), 0.0);
   double *factor = values.data(), *scale = factor + rows_, *gamma = scale + rows_, *radial = gamma + rows_;
   double largest = 0;
@@ -91,9 +103,8 @@ Status CudaPass::upload_coefficients(const RowCoefficients& rows, double* unscal
     if (rows.radial) radial[i] = rows.radial[i];
     if (sums_[i] == 0 || rows.kappa[i] == 0) continue;
     const double offset = offsets_.empty() ? 0.0 : offsets_[i];
-    shift[i] = static_cast<float>(std::log2(sums_[i]) + offset - kProbabilityExponent);
     // By the shift as it was rounded: 2^(shift - offset) P is exp(z - offset).
-    factor[i] = rows.kappa[i] * std::exp2(shift[i] - offset + kProbabilityExponent);
+    factor[i] = rows.kappa[i] * std::exp2(shifts_[i] - offset + kProbabilityExponent);
     scale[i] = std::ldexp(factor[i], -kProbabilityExponent) / weight_scale(kind_);
     largest = std::max(largest, std::fabs(factor[i]));
   }
@@ -101,7 +112,6 @@ Status CudaPass::upload_coefficients(const RowCoefficients& rows, double* unscal
     factor[i] = largest > 0 ? std::ldexp(factor[i] / largest, kWeightedExponent) : factor[i];
   *unscale = std::ldexp(largest, -kWeightedExponent - kProbabilityExponent);
 
-  MARGINFC_TRY(device_.upload(m.shift, shift.data(), shift.size() * sizeof(float)));
   MARGINFC_TRY(device_.upload(m.coefficients, values.data(), values.size() * sizeof(double)));
   if (!m.weighted) return {};
   WeightFeaturesParameters p;
@@ -131,14 +141,17 @@ Status CudaPass::run_chunks(bool features, const WeightSink& sink, double unscal
     return device_.download_ready(buffer, sink.gradient + chunk.first * dim_, m.weights[buffer],
                                   static_cast<size_t>(chunk.classes) * dim_ * sizeof(float));
   };
+  const bool begun = std::exchange(gradients_begun_, false);
   Chunk last{};
   int buffer = 0;
   for (int64_t first = 0; first < classes_; first += m.chunk_tiles * kTileSide) {
     const Chunk chunk = chunk_from(first, m.chunk_tiles);
     if (cancellable && cancelled()) return Status::aborted();
-    MARGINFC_TRY(device_.pace());
-    MARGINFC_TRY(launch_probabilities(chunk));
-    if (features) MARGINFC_TRY(launch_feature_product(chunk));
+    if (first > 0 || !begun) {
+      MARGINFC_TRY(device_.pace());
+      MARGINFC_TRY(launch_probabilities(chunk));
+      if (features) MARGINFC_TRY(launch_feature_product(chunk));
+    }
     if (weights) {
       if (write) MARGINFC_TRY(device_.writable(buffer));
       MARGINFC_TRY(launch_weights(chunk, sink, unscale, m.weights[buffer]));
@@ -158,7 +171,7 @@ Status CudaPass::launch_probabilities(const Chunk& chunk) {
   p.features = features_operand_.from(0);
   p.weights = class_operand().from(chunk.first);
   p.labels = labels_.as<int32_t>();
-  p.shift = memory_.shift.as<float>();
+  p.shift = shifts_memory_.as<float>();
   p.factor = factor_;
   p.probabilities = memory_.probabilities.values(0);
   p.low = memory_.probabilities.low();
@@ -256,7 +269,7 @@ Status CudaPass::launch_feature_finish(bool radial) {
   p.features = features_.as<float>();
   p.norm = norms_memory_.as<double>();
   p.weights = own_rows_.as<float>();
-  p.labels = m.row_numbers.as<int32_t>();
+  p.labels = labels_.as<int32_t>(padded_rows_ + 2 * static_cast<int64_t>(owners_.size()));
   p.cosine = norms_memory_.as<double>(rows_);
   p.weight_norm = norms_memory_.as<double>(3 * rows_);
   p.gamma = m.coefficients.as<double>(2 * rows_);

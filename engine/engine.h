@@ -59,6 +59,7 @@ struct Batch {
   double scale = 64;                        // s
   Precision operands = Precision::float32;  // what the products multiply
   bool check_finite = true;
+  bool hardest = false;  // phase 2 will be asked for Negatives::hardest
   Workspace workspace = Workspace::recompute;
   const std::atomic<int32_t>* cancel = nullptr;  // work stops soon after it becomes non-zero; nullable
 };
@@ -109,6 +110,12 @@ struct WeightSink {
   double* skipped_mass = nullptr;  // what was left out is added here; nullable
 };
 
+// What gradients() will be asked for, as far as it is known in phase 2.
+struct GradientPlan {
+  bool features = false;
+  WeightSink::Kind weights = WeightSink::Kind::none;
+};
+
 class Worker;
 
 // One batch against one shard.
@@ -119,9 +126,8 @@ class ShardPass {
   // Phase 1. `targets` [rows]; rows whose label lies elsewhere keep cosine and sine as they are.
   virtual Status targets(Target* targets) = 0;
 
-  // Phase 2. With `feature_gradient` the unnormalised dX is gathered on the way, which saves gradients()
-  // the work.
-  virtual Status negatives(bool feature_gradient, const Negatives& result) = 0;
+  // Phase 2. What `plan` names may be begun on the way, which saves gradients() the work.
+  virtual Status negatives(const GradientPlan& plan, const Negatives& result) = 0;
 
   // Before gradients(): takes all memory that call needs. After this, gradients() with an update cannot
   // fail and does not look at `cancel`, so that a step over several shards happens wholly or not at all.

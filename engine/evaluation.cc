@@ -33,10 +33,15 @@ double log_total(const std::vector<std::vector<double>>& sums, const std::vector
   return largest + std::log(total);
 }
 
+Batch with_hardest(Batch batch, bool hardest) {
+  batch.hardest = hardest;
+  return batch;
+}
+
 }  // namespace
 
 Evaluation::Evaluation(std::vector<ClassShard*> shards, const Batch& batch, const LossOptions& options)
-    : shards_(std::move(shards)), batch_(batch), options_(options) {
+    : shards_(std::move(shards)), batch_(with_hardest(batch, options.diagnostics)), options_(options) {
   for (ClassShard* shard : shards_) workers_.push_back(shard->worker());
 }
 
@@ -68,7 +73,7 @@ Status Evaluation::targets() try {
   return Status::no_workspace();
 }
 
-Status Evaluation::forward(const Margin& margin, bool feature_gradient, const RowResults& rows,
+Status Evaluation::forward(const Margin& margin, const GradientPlan& plan, const RowResults& rows,
                            ForwardResult* result) try {
   MARGINFC_TRY(targets());
   const size_t shards = shards_.size();
@@ -77,7 +82,7 @@ Status Evaluation::forward(const Margin& margin, bool feature_gradient, const Ro
   if (options_.diagnostics) hardest_.assign(shards, std::vector<float>(batch_.rows));
   MARGINFC_TRY(run_each(workers_, [&](size_t r) {
     float* hardest = options_.diagnostics ? hardest_[r].data() : nullptr;
-    return passes_[r]->negatives(feature_gradient, {sums_[r].data(), offsets_[r].data(), hardest});
+    return passes_[r]->negatives(plan, {sums_[r].data(), offsets_[r].data(), hardest});
   }));
   return epilogue(margin, rows, result);
 } catch (const std::bad_alloc&) {

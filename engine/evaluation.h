@@ -55,6 +55,8 @@ struct Gradients {
   // Classes without rows of their own may be left out of the weights' gradient while the sum over them and all rows of
   // |dLoss/dcos| is at most this part of the sum over rows of |dLoss/dz|; docs/numerics.md has the bound that follows.
   double tolerance = 0;
+
+  GradientPlan plan() const { return {features != nullptr, weights.kind}; }
 };
 
 class Evaluation {
@@ -67,8 +69,8 @@ class Evaluation {
   Status targets();
   const std::vector<Target>& target_rows() const { return targets_; }
 
-  // Phases 0 to 3. `feature_gradient`: dX will be asked for, so gather it on the way.
-  Status forward(const Margin& margin, bool feature_gradient, const RowResults& rows, ForwardResult* result);
+  // Phases 0 to 3. `plan`: what backward() will be asked for, if that is known.
+  Status forward(const Margin& margin, const GradientPlan& plan, const RowResults& rows, ForwardResult* result);
 
   // Phases 4 and 5; after forward().
   // `skipped_mass`: the part that `tolerance` left out; nullable.

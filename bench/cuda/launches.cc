@@ -277,9 +277,10 @@ class Launcher {
       p.partials = static_cast<int32_t>(2 * splits());
       p.sums = memory_.all(static_cast<int64_t>(p.partials) * rows_, 1.0f);
       p.sum = memory_.empty<double>(B_);
+      p.shift = memory_.empty<float>(rows_);
       p.rows = B_;
       p.padded_rows = rows_;
-      return launch(kernels_.reduce_negatives, divide_up(B_, 256), 1, 1, p);
+      return launch(kernels_.reduce_negatives, divide_up(rows_, 256), 1, 1, p);
     }
     if (named("add_products")) {
       AddProductsParameters p{};

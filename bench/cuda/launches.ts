@@ -138,7 +138,7 @@ function rowLaunches(): Launch[] {
     row('prepare_features', B * (6 * D + 8)),
     row('weight_features', B * (6 * D + 16)),
     row('targets', B * (8 * D + 36)),
-    row('reduce_negatives', B * (4 * partials(size) + 8)),
+    row('reduce_negatives', B * (4 * partials(size) + 12)),
     addProducts({ B, D, C: 4 * C }),
     row('finish_features', B * (20 * D + 44)),
     row('prepare_weights', 6 * C * D),

@@ -32,17 +32,8 @@ void heads_agree(const std::vector<Engine*>& engines, Optimizer::Kind kind) {
     const float* rows = problem.weights.data();
     check(head->write(40, 100, rows + 40 * size.dim).ok(), "write");
     for (int step = 0; step < 6; step++) {
-      Evaluation evaluation(head->shards(), make_batch(size, problem, Workspace::recompute), {});
-      std::vector<float> loss(size.rows), lse(size.rows), cosine(size.rows), dx(size.rows * size.dim);
-      ForwardResult result;
-      check(evaluation.forward(arcface(), true, {loss.data(), lse.data(), cosine.data()}, &result).ok(), "forward");
-      Gradients gradients;
-      gradients.features = dx.data();
-      gradients.weights.kind = step % 3 ? WeightSink::Kind::update : WeightSink::Kind::accumulate;
-      gradients.weights.learning_rate = 0.01;
-      gradients.weights.step = step + 1;
-      check(evaluation.backward(gradients).ok(), "backward");
-      if (step % 3 == 0) check(head->apply(0.01).ok(), "apply");
+      const auto sink = step % 3 ? WeightSink::Kind::update : WeightSink::Kind::accumulate;
+      check(take_step(*head, size, problem, sink, 0.01).ok(), "step");
     }
     weights[e].resize(size.classes * size.dim);
     check(head->read(0, size.classes, weights[e].data()).ok(), "read");
@@ -77,21 +68,7 @@ Status run_once(Engine& engine) {
   gradients.features = dx.data();
   gradients.weights.kind = WeightSink::Kind::write;
   gradients.weights.gradient = dw.data();
-  MARGINFC_TRY(evaluation.forward(arcface(), true, {loss.data(), lse.data(), cosine.data()}, &result));
-  return evaluation.backward(gradients);
-}
-
-// An update of a head, or how that failed.
-Status step_once(Head& head, const Size& size, const Problem& problem) {
-  Evaluation evaluation(head.shards(), make_batch(size, problem, Workspace::recompute), {});
-  std::vector<float> loss(size.rows), lse(size.rows), cosine(size.rows), dx(size.rows * size.dim);
-  ForwardResult result;
-  Gradients gradients;
-  gradients.features = dx.data();
-  gradients.weights.kind = WeightSink::Kind::update;
-  gradients.weights.learning_rate = 0.1;
-  gradients.weights.step = 1;
-  MARGINFC_TRY(evaluation.forward(arcface(), true, {loss.data(), lse.data(), cosine.data()}, &result));
+  MARGINFC_TRY(evaluation.forward(arcface(), gradients.plan(), {loss.data(), lse.data(), cosine.data()}, &result));
   return evaluation.backward(gradients);
 }
 
@@ -129,7 +106,7 @@ void failures_of_the_driver() {
   for (int call = 1;; call++) {
     engine->trim();
     fail("cuMemAlloc_v2", call, 2);
-    const Status status = step_once(*head, size, problem);
+    const Status status = take_step(*head, size, problem, WeightSink::Kind::update, 0.1);
     if (!fail("", 0, 0)) break;
     check(head->read(0, size.classes, weights.data()).ok(), "read");
     if (!status.ok()) check(weights == problem.weights, "no half step");

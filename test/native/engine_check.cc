@@ -48,7 +48,7 @@ int main() {
           Evaluation evaluation(pointers(shards), make_batch(size, problem, Workspace::recompute), {});
           std::vector<float> loss(size.rows), lse(size.rows), cosine(size.rows);
           ForwardResult result;
-          if (evaluation.forward(arcface(), false, {loss.data(), lse.data(), cosine.data()}, &result).ok() &&
+          if (evaluation.forward(arcface(), {}, {loss.data(), lse.data(), cosine.data()}, &result).ok() &&
               std::fabs(result.loss - reference(size, problem).loss) < 1e-4)
             right++;
         }

@@ -215,19 +215,27 @@ void check_reduce_negatives(const Device& device) {
         sums[e] = static_cast<float>(std::exp(20 * random.normal()));
         hardest[e] = e % 3 ? static_cast<float>(random.normal()) : -std::numeric_limits<float>::infinity();
       }
-      const Buffer<float> parts(sums), hardest_parts(hardest), largest(rows);
+      // A row without negatives.
+      for (int32_t part = 0; part < partials; part++) sums[part * padded] = 0;
+      std::vector<float> offsets(padded);
+      for (float& offset : offsets) offset = static_cast<float>(50 * random.normal());
+      const Buffer<float> parts(sums), hardest_parts(hardest), largest(rows), offset(offsets), shift(padded);
       const Buffer<double> sum(rows);
+      // As phase 2 does: hardest negatives of a plain scale, offsets of a far one.
       for (const bool with_hardest : {false, true}) {
         ReduceNegativesParameters p{};
         p.sums = parts.get();
         p.hardest = with_hardest ? hardest_parts.get() : nullptr;
+        p.offset = with_hardest ? nullptr : offset.get();
         p.sum = sum.get();
+        p.shift = shift.get();
         p.largest = with_hardest ? largest.get() : nullptr;
         p.partials = partials;
         p.rows = rows;
         p.padded_rows = padded;
-        device.launch("reduce_negatives", p, (rows + 255) / 256, 256);
+        device.launch("reduce_negatives", p, (padded + 255) / 256, 256);
         const std::vector<double> got = sum.read();
+        const std::vector<float> got_shift = shift.read();
         const std::vector<float> got_largest = with_hardest ? largest.read() : std::vector<float>();
         Values values(size_text("reduce_negatives", partials, rows));
         for (int32_t i = 0; i < rows; i++) {
@@ -239,7 +247,12 @@ void check_reduce_negatives(const Device& device) {
           }
           values.equal(got[i], want, i);
           if (with_hardest) values.equal(got_largest[i], want_largest, i, 1);
+          const double want_shift = std::log2(want) + (p.offset ? offsets[i] : 0) - kProbabilityExponent;
+          if (want > 0) values.near(got_shift[i], want_shift, std::ldexp(std::fabs(want_shift), -24), i, 2);
+          if (want == 0) values.equal(got_shift[i], std::numeric_limits<float>::infinity(), i, 2);
         }
+        for (int32_t i = rows; i < padded; i++)
+          values.equal(got_shift[i], std::numeric_limits<float>::infinity(), i, 3);
       }
     }
 }
