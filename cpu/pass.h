@@ -34,8 +34,9 @@ class CpuPass final : public ShardPass {
   Status prepare();
   Status targets(Target* targets) override;
   Status negatives(const GradientPlan& plan, const Negatives& result) override;
-  Status reserve(bool feature_gradient, const WeightSink& sink) override;
-  Status gradients(const RowCoefficients& rows, float* feature_gradient, const WeightSink& sink) override;
+  Status reserve(const FeatureSink& features, const WeightSink& sink) override;
+  Status gradients(const RowCoefficients& rows, const FeatureSink& features, const WeightSink& sink) override;
+  Status store_features(const float* total, float* to) override;
   // ClassShard::nearest; after prepare().
   Status nearest(int64_t k, int32_t* classes, float* cosines);
 

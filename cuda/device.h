@@ -31,6 +31,8 @@ class DeviceBuffer {
   // Exactly `bytes`, for what lives long: goes back to the driver, not to the pool.
   Status allocate_apart(Device& device, size_t bytes);
   void release();
+  // Memory that somebody else owns.
+  static DeviceBuffer view(const void* address, size_t bytes);
 
   explicit operator bool() const { return address_ != 0; }
   DevicePointer address() const { return address_; }
@@ -110,6 +112,11 @@ class Device {
   Status settle_downloads();
   // Waits until everything is done. Downloads that neither of these followed in a turn are dropped with it.
   Status settle();
+  // Between GPUs' memory, in stream order.
+  Status copy(const DeviceBuffer& to, const DeviceBuffer& from, size_t bytes);
+  // Fails, naming the argument, unless the caller's `bytes` from `address` on are a GPU's memory. `here`: kernels of this one may
+  // work on it in place.
+  Status find(const char* argument, const void* address, size_t bytes, bool* here);
   Status fill(const DeviceBuffer& at, uint32_t word, size_t bytes, size_t offset = 0);
 
   // Large results on their way to the host while the next ones are computed, in two buffers by turns. What was launched

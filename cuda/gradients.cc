@@ -61,34 +61,57 @@ Status CudaPass::begin_gradients(const GradientPlan& plan) {
   return {};
 }
 
-Status CudaPass::reserve(bool feature_gradient, const WeightSink& sink) try {
+Status CudaPass::reserve(const FeatureSink& features, const WeightSink& sink) try {
   const Device::Turn turn(device_);
   MARGINFC_TRY(turn.status());
-  if (classes_ == 0 || !(feature_gradient || sink.kind != WeightSink::Kind::none)) return {};
+  const auto find = [&](const char* argument, Place place, const float* to, int64_t rows, bool* here) {
+    if (!to || place == Place::host || rows == 0) return Status{};
+    return device_.find(argument, to, rows * dim_ * sizeof(float), here);
+  };
+  bool anywhere;
+  MARGINFC_TRY(find("out.dFeatures", features.place, features.gradient, batch_.rows, &anywhere));
+  MARGINFC_TRY(find("out.dWeights", sink.place, sink.gradient, classes_, &gradient_here_));
+  if (classes_ == 0 || !(features.gradient || sink.kind != WeightSink::Kind::none)) return {};
   // As they were in phase 2, unless the weights were written since.
   if (!borrowed()) MARGINFC_TRY(prepare_weights(false));
   if (sink.kind == WeightSink::Kind::accumulate) MARGINFC_TRY(shard_.reserve_accumulated());
-  return plan_gradients({feature_gradient, sink.kind});
+  return plan_gradients({features.gradient != nullptr, sink.kind});
 } catch (const std::bad_alloc&) {
   return Status::no_workspace();
 }
 
-Status CudaPass::gradients(const RowCoefficients& rows, float* feature_gradient, const WeightSink& sink) {
+Status CudaPass::gradients(const RowCoefficients& rows, const FeatureSink& features, const WeightSink& sink) {
   const Device::Turn turn(device_);
   MARGINFC_TRY(turn.status());
+  const size_t feature_bytes = batch_.rows * dim_ * sizeof(float);
   if (classes_ == 0) {
-    if (feature_gradient) std::fill_n(feature_gradient, batch_.rows * dim_, 0.0f);
-    return {};
+    if (!features.gradient) return {};
+    if (features.place == Place::host) {
+      std::fill_n(features.gradient, batch_.rows * dim_, 0.0f);
+      return {};
+    }
+    MARGINFC_TRY(device_.fill(DeviceBuffer::view(features.gradient, feature_bytes), 0, feature_bytes));
+    return device_.settle();
   }
-  if (!feature_gradient && sink.kind == WeightSink::Kind::none) return {};
+  if (!features.gradient && sink.kind == WeightSink::Kind::none) return {};
   double unscale;
   MARGINFC_TRY(upload_coefficients(rows, &unscale));
   if (sink.kind == WeightSink::Kind::update) shard_.mark_updated(kind_);
-  MARGINFC_TRY(run_chunks(feature_gradient != nullptr, sink, unscale));
-  if (feature_gradient) {
+  MARGINFC_TRY(run_chunks(features.gradient != nullptr, sink, unscale));
+  if (features.gradient) {
     MARGINFC_TRY(launch_feature_finish(rows.radial != nullptr));
-    MARGINFC_TRY(device_.download(feature_gradient, memory_.features, batch_.rows * dim_ * sizeof(float)));
+    MARGINFC_TRY(features.place == Place::host ? device_.download(features.gradient, memory_.features, feature_bytes)
+                                               : device_.copy(DeviceBuffer::view(features.gradient, feature_bytes),
+                                                              memory_.features, feature_bytes));
   }
+  return device_.settle();
+}
+
+Status CudaPass::store_features(const float* total, float* to) {
+  const Device::Turn turn(device_);
+  MARGINFC_TRY(turn.status());
+  const size_t bytes = batch_.rows * dim_ * sizeof(float);
+  MARGINFC_TRY(device_.upload(DeviceBuffer::view(to, bytes), total, bytes));
   return device_.settle();
 }
 
@@ -137,6 +160,12 @@ Status CudaPass::run_chunks(bool features, const WeightSink& sink, double unscal
   // What changes the shard happens wholly or not at all.
   const bool cancellable = write || !weights;
   GradientMemory& m = memory_;
+  // dW of a chunk goes to the host by way of two buffers, one chunk behind: the host waits for the bus while the device has
+  // work. To a GPU's memory it goes at once, to this GPU's without a copy.
+  const bool download = write && sink.place == Place::host, copy = write && !download && !gradient_here_;
+  const auto result = [&](const Chunk& chunk) {
+    return DeviceBuffer::view(sink.gradient + chunk.first * dim_, chunk.classes * dim_ * sizeof(float));
+  };
   const auto send = [&](const Chunk& chunk, int buffer) {
     return device_.download_ready(buffer, sink.gradient + chunk.first * dim_, m.weights[buffer],
                                   static_cast<size_t>(chunk.classes) * dim_ * sizeof(float));
@@ -152,18 +181,18 @@ Status CudaPass::run_chunks(bool features, const WeightSink& sink, double unscal
       MARGINFC_TRY(launch_probabilities(chunk));
       if (features) MARGINFC_TRY(launch_feature_product(chunk));
     }
-    if (weights) {
-      if (write) MARGINFC_TRY(device_.writable(buffer));
-      MARGINFC_TRY(launch_weights(chunk, sink, unscale, m.weights[buffer]));
-    }
-    if (!write) continue;
+    if (!weights) continue;
+    if (download) MARGINFC_TRY(device_.writable(buffer));
+    const DeviceBuffer there = write && !download ? result(chunk) : DeviceBuffer();
+    MARGINFC_TRY(launch_weights(chunk, sink, unscale, write && gradient_here_ ? there : m.weights[buffer]));
+    if (copy) MARGINFC_TRY(device_.copy(there, m.weights[buffer], there.bytes()));
+    if (!download) continue;
     MARGINFC_TRY(device_.ready(buffer));
-    // One chunk behind: the host waits for the bus while the device has work.
     if (first > 0) MARGINFC_TRY(send(last, 1 - buffer));
     last = chunk;
     buffer = 1 - buffer;
   }
-  return write ? send(last, 1 - buffer) : Status{};
+  return download ? send(last, 1 - buffer) : Status{};
 }
 
 Status CudaPass::launch_probabilities(const Chunk& chunk) {

@@ -59,10 +59,15 @@ Status CudaPass::prepare_features() {
   MARGINFC_TRY(labels_.allocate(device_, label_bytes));
   MARGINFC_TRY(device_.upload(labels_, labels.data(), label_bytes));
   MARGINFC_TRY(features_.allocate(device_, feature_bytes));
-  if (batch_.rows > 0)
-    MARGINFC_TRY(device_.upload(features_, batch_.features, feature_bytes));
-  else
+  if (batch_.rows == 0) {
     MARGINFC_TRY(device_.fill(features_, 0, feature_bytes));
+  } else if (batch_.place == Place::host) {
+    MARGINFC_TRY(device_.upload(features_, batch_.features, feature_bytes));
+  } else {
+    bool here;
+    MARGINFC_TRY(device_.find("features", batch_.features, feature_bytes, &here));
+    MARGINFC_TRY(device_.copy(features_, DeviceBuffer::view(batch_.features, feature_bytes), feature_bytes));
+  }
   MARGINFC_TRY(norms_memory_.allocate(device_, norm_bytes));
   MARGINFC_TRY(device_.fill(norms_memory_, 0, norm_bytes));
   MARGINFC_TRY(features_operand_.allocate(device_, padded_rows_, dim_, kind_));
@@ -84,9 +89,17 @@ Status CudaPass::prepare_weights(bool must_check) {
   MARGINFC_TRY(bad_class_.allocate(device_, sizeof(int32_t)));
   if (!borrowed()) return shard_.prepare(kind_, must_check, bad_class_, &checked_);
   const size_t bytes = static_cast<size_t>(classes_) * dim_ * byte_size(shard_.storage());
-  MARGINFC_TRY(weights_.allocate(device_, bytes));
+  const ClassRows& rows = shard_.borrowed();
+  bool here = false;
+  if (rows.place == Place::device) MARGINFC_TRY(device_.find("weights", rows.values, bytes, &here));
+  if (here) {
+    weights_ = DeviceBuffer::view(rows.values, bytes);
+  } else {
+    MARGINFC_TRY(weights_.allocate(device_, bytes));
+    MARGINFC_TRY(rows.place == Place::host ? device_.upload(weights_, rows.values, bytes)
+                                           : device_.copy(weights_, DeviceBuffer::view(rows.values, bytes), bytes));
+  }
   MARGINFC_TRY(operand_.allocate(device_, padded_rows(classes_), dim_, kind_));
-  MARGINFC_TRY(device_.upload(weights_, shard_.borrowed(), bytes));
   checked_ = true;
   return CudaShard::prepare_operand(device_, weights_, shard_.storage(), classes_, dim_, kind_, operand_, bad_class_);
 }

@@ -17,8 +17,9 @@ class CudaPass final : public ShardPass {
   Status prepare(bool must_check);
   Status targets(Target* targets) override;
   Status negatives(const GradientPlan& plan, const Negatives& result) override;
-  Status reserve(bool feature_gradient, const WeightSink& sink) override;
-  Status gradients(const RowCoefficients& rows, float* feature_gradient, const WeightSink& sink) override;
+  Status reserve(const FeatureSink& features, const WeightSink& weights) override;
+  Status gradients(const RowCoefficients& rows, const FeatureSink& features, const WeightSink& weights) override;
+  Status store_features(const float* total, float* to) override;
   // ClassShard::nearest; after prepare().
   Status nearest(int64_t k, int32_t* classes, float* cosines);
 
@@ -57,7 +58,7 @@ class CudaPass final : public ShardPass {
   Status find_offsets();
   const DeviceBuffer& class_rows() const { return borrowed() ? weights_ : shard_.weights(); }
   const OperandRows& class_operand() const { return borrowed() ? operand_ : shard_.operand(kind_); }
-  bool borrowed() const { return shard_.borrowed() != nullptr; }
+  bool borrowed() const { return shard_.borrowed().values != nullptr; }
   // Exponents need offsets.
   bool far() const { return batch_.scale > kMostPlainScale; }
   bool cancelled() const { return batch_.cancel && batch_.cancel->load(std::memory_order_relaxed) != 0; }
@@ -111,14 +112,15 @@ class CudaPass final : public ShardPass {
   DeviceBuffer labels_;
   DeviceBuffer norms_memory_;  // as norms_
   DeviceBuffer own_rows_;      // [rows, dim], w of the row's own class, as it was in phase 1
-  DeviceBuffer weights_;       // borrowed: [classes, dim] as stored
+  DeviceBuffer weights_;       // borrowed: [classes, dim] as stored; the caller's own where it lies on this GPU
   OperandRows operand_;        // borrowed: [padded classes, depth]
   DeviceBuffer bad_class_;     // [1]
   bool checked_ = false;       // bad_class_ tells of these weights
   DeviceBuffer partial_sums_, partial_hardest_, sums_memory_, shifts_memory_, largest_, offsets_memory_;
   std::vector<float> largest_host_;
   GradientMemory memory_;
-  GradientPlan planned_;  // what memory_ is for
+  GradientPlan planned_;        // what memory_ is for
+  bool gradient_here_ = false;  // the caller's dW lies on this GPU
   bool negatives_begun_ = false;
   bool gradients_begun_ = false;  // the first chunk's P and, if planned, dX are launched
 };

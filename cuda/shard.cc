@@ -113,7 +113,7 @@ Status CudaShard::prepare(OperandKind kind, bool must_check, const DeviceBuffer&
   *checked = !valid_[k] || (must_check && !finite_);
   if (!*checked) return {};
   if (!operands_[k]) MARGINFC_TRY(operands_[k].allocate(device_, padded_rows(classes()), dim_, kind, true));
-  MARGINFC_TRY(prepare_operand(device_, weights_, storage_, classes(), dim_, kind, operands_[k], bad_class));
+  MARGINFC_TRY(prepare_operand(device_, weights_, storage(), classes(), dim_, kind, operands_[k], bad_class));
   valid_[k] = true;
   return {};
 }
@@ -146,7 +146,7 @@ Status CudaShard::reserve_accumulated() {
 void CudaShard::aim(const WeightSink& sink, int64_t first, OperandKind kind, FinishWeightsParameters* p) const {
   const int64_t at = first * dim_;
   p->weights = weights_.as<float>(at);
-  p->storage = storage_kind(storage_);
+  p->storage = storage_kind(storage());
   if (accumulated_) p->gradient = accumulated_.as<float>(at);
   if (sink.kind != WeightSink::Kind::update) {
     p->sink = SinkKind::accumulate;

@@ -50,13 +50,13 @@ struct ForwardResult {
 struct Gradients {
   double loss_gradient = 1;                  // mean and sum
   const float* row_loss_gradient = nullptr;  // [rows]; reduction none
-  float* features = nullptr;                 // [rows, dim]; nullable
-  WeightSink weights;                        // weights.gradient is [classes, dim] of all shards
+  FeatureSink features;
+  WeightSink weights;  // weights.gradient is [classes, dim] of all shards
   // Classes without rows of their own may be left out of the weights' gradient while the sum over them and all rows of
   // |dLoss/dcos| is at most this part of the sum over rows of |dLoss/dz|; docs/numerics.md has the bound that follows.
   double tolerance = 0;
 
-  GradientPlan plan() const { return {features != nullptr, weights.kind}; }
+  GradientPlan plan() const { return {features.gradient != nullptr, weights.kind}; }
 };
 
 class Evaluation {

@@ -51,8 +51,16 @@ function bringUpToDate(name, { sources, products, make }) {
 
 function buildNative() {
   bringUpToDate('native', {
-    sources: filesIn('CMakeLists.txt', 'engine', 'cpu', 'cuda', 'binding', 'scripts/lib'),
-    products: ['build/Release/marginfc.node'],
+    sources: filesIn(
+      'CMakeLists.txt',
+      'engine',
+      'cpu',
+      'cuda',
+      'binding',
+      'scripts/lib',
+      'test/native/gpu_memory.cc',
+    ),
+    products: ['build/Release/marginfc.node', 'build/test/gpu_memory.node'],
     make: () => compile(root).ok,
   });
 }

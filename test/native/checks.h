@@ -135,7 +135,7 @@ inline std::vector<std::unique_ptr<ClassShard>> borrow(const std::vector<Engine*
   for (int64_t r = 0; r < size.shards; r++) {
     const ClassRange range = shard_range(size.classes, size.shards, r);
     check(engines[r % engines.size()]
-              ->borrow(range, size.dim, problem.weights.data() + range.start * size.dim, Precision::float32, &shards[r])
+              ->borrow(range, size.dim, {problem.weights.data() + range.start * size.dim}, &shards[r])
               .ok(),
           "borrow");
   }
@@ -194,7 +194,7 @@ inline void gradients_match(const std::vector<Engine*>& engines, const Size& siz
   std::vector<float> dx(size.rows * size.dim), dw(size.classes * size.dim);
   ForwardResult result;
   Gradients gradients;
-  gradients.features = dx.data();
+  gradients.features.gradient = dx.data();
   gradients.weights.kind = WeightSink::Kind::write;
   gradients.weights.gradient = dw.data();
   // Gathered on the way, then once more from scratch by a second evaluation's backward.
@@ -209,7 +209,7 @@ inline void gradients_match(const std::vector<Engine*>& engines, const Size& siz
   Evaluation apart(pointers(shards), batch, options);
   check(apart.forward(arcface(), {}, {loss.data(), lse.data(), cosine.data()}, &result).ok(), "forward alone");
   std::vector<float> dx_apart(dx.size());
-  gradients.features = dx_apart.data();
+  gradients.features.gradient = dx_apart.data();
   check(apart.backward(gradients).ok(), "backward alone");
   check(close(dx_apart, expected.feature_gradient, problem.features, size.dim, limits.gradient),
         "dX of backward alone");
@@ -222,7 +222,7 @@ inline Status take_step(Head& head, const Size& size, const Problem& problem, We
   std::vector<float> loss(size.rows), lse(size.rows), cosine(size.rows), dx(size.rows * size.dim);
   ForwardResult result;
   Gradients gradients;
-  gradients.features = dx.data();
+  gradients.features.gradient = dx.data();
   gradients.weights.kind = kind;
   gradients.weights.learning_rate = learning_rate;
   gradients.weights.step = head.step_count() + 1;

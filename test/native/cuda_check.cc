@@ -58,14 +58,13 @@ Status run_once(Engine& engine) {
   const Size size{33, 64, 300, 1, 64};
   const Problem problem = make_problem(size, 3);
   std::unique_ptr<ClassShard> shard;
-  MARGINFC_TRY(engine.borrow({0, size.classes}, static_cast<int32_t>(size.dim), problem.weights.data(),
-                             Precision::float32, &shard));
+  MARGINFC_TRY(engine.borrow({0, size.classes}, static_cast<int32_t>(size.dim), {problem.weights.data()}, &shard));
   Evaluation evaluation({shard.get()}, make_batch(size, problem, Workspace::recompute), {});
   std::vector<float> loss(size.rows), lse(size.rows), cosine(size.rows);
   std::vector<float> dx(size.rows * size.dim), dw(size.classes * size.dim);
   ForwardResult result;
   Gradients gradients;
-  gradients.features = dx.data();
+  gradients.features.gradient = dx.data();
   gradients.weights.kind = WeightSink::Kind::write;
   gradients.weights.gradient = dw.data();
   MARGINFC_TRY(evaluation.forward(arcface(), gradients.plan(), {loss.data(), lse.data(), cosine.data()}, &result));
