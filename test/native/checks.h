@@ -217,8 +217,10 @@ inline void gradients_match(const std::vector<Engine*>& engines, const Size& siz
 
 // One step of a head: an update at once, or a gradient that is accumulated and then applied.
 inline Status take_step(Head& head, const Size& size, const Problem& problem, WeightSink::Kind kind,
-                        double learning_rate, double* step_loss = nullptr) {
-  Evaluation evaluation(head.shards(), make_batch(size, problem, Workspace::recompute), {});
+                        double learning_rate, double* step_loss = nullptr, Precision operands = Precision::float32) {
+  Batch batch = make_batch(size, problem, Workspace::recompute);
+  batch.operands = operands;
+  Evaluation evaluation(head.shards(), batch, {});
   std::vector<float> loss(size.rows), lse(size.rows), cosine(size.rows), dx(size.rows * size.dim);
   ForwardResult result;
   Gradients gradients;

@@ -71,11 +71,46 @@ Status run_once(Engine& engine) {
   return evaluation.backward(gradients);
 }
 
+// Device memory of a step beyond weights, optimiser state, features and dX: 64 MiB and a chunk the size of the L2 cache at
+// most, whatever the number of classes. Launches do nothing, so results mean nothing.
+void steps_need_little_memory(void* driver) {
+  auto* idle = reinterpret_cast<void (*)(bool)>(dlsym(driver, "idle_driver"));
+  auto* most_memory = reinterpret_cast<size_t (*)()>(dlsym(driver, "most_driver_memory"));
+  idle(true);
+  for (const Size& size : {Size{512, 512, 20'000, 1, 64}, Size{512, 512, 100'000, 1, 64},
+                           Size{4096, 512, 20'000, 1, 64}, Size{256, 1024, 50'000, 1, 64}})
+    for (const Precision operands : {Precision::float16, Precision::float32}) {
+      std::shared_ptr<cuda::CudaEngine> engine;
+      check(cuda::CudaEngine::create(0, &engine).ok(), "create");
+      std::unique_ptr<Head> head;
+      Optimizer optimizer;
+      optimizer.momentum = 0.9;
+      check(Head::create({engine.get()}, size.classes, static_cast<int32_t>(size.dim), 1, optimizer, &head).ok(),
+            "head");
+      Problem problem;
+      problem.features.resize(size.rows * size.dim);
+      for (int64_t i = 0; i < size.rows; i++) problem.labels.push_back(static_cast<int32_t>(i));
+      (void)most_memory();
+      check(take_step(*head, size, problem, WeightSink::Kind::update, 0.1, nullptr, operands).ok(), "step");
+      const int64_t shadows = operands == Precision::float32 ? 2 : 1;  // of 16 bits
+      const int64_t held = size.classes * size.dim * (2 * 4 + 2 * shadows) + 2 * size.rows * size.dim * 4;
+      const int64_t extra = static_cast<int64_t>(most_memory()) - held;
+      std::printf("  B = %lld, D = %lld, C = %lld, %s: %.1f MiB beyond weights and features\n",
+                  static_cast<long long>(size.rows), static_cast<long long>(size.dim),
+                  static_cast<long long>(size.classes), operands == Precision::float32 ? "float32" : "float16",
+                  static_cast<double>(extra) / (1 << 20));
+      check(extra > 0 && extra < (int64_t{64} << 20) + engine->device().l2_bytes(), "memory of a step");
+    }
+  idle(false);
+}
+
 // With test/native/failing_driver.cc as the driver: every allocation fails once, every launch loses the device once.
 void failures_of_the_driver() {
   void* library = dlopen(std::getenv("MARGINFC_LIBCUDA"), RTLD_NOW | RTLD_NOLOAD);
   auto* fail = reinterpret_cast<bool (*)(const char*, int, int)>(library ? dlsym(library, "fail_driver") : nullptr);
   if (!fail) return;
+  std::printf("memory\n");
+  steps_need_little_memory(library);
   std::printf("a failing driver\n");
   std::shared_ptr<cuda::CudaEngine> engine;
   int memory_failures = 0, losses = 0;
