@@ -80,6 +80,7 @@ describe.skipIf(gpus.length === 0)('arrays in the memory of a GPU', () => {
     // To the host where `out` names no array; and in two calls.
     expect(valueAndGradSync(given, { ...options }).dWeights).toEqual(expected.dWeights);
     const pass = await forward(given, options);
+    await pass.backward(1, { out });
     expect(await pass.backward(1, { out: { dFeatures: out.dFeatures } })).toEqual({
       dFeatures: out.dFeatures,
       dWeights: expected.dWeights,
