@@ -3,7 +3,7 @@
 //
 //   cuda_kernels_check kernels.ptx [kernel...]                  all kernels that the device has, or those
 //   cuda_kernels_check kernels.ptx --first-failure [kernel...]  no further than the first value that is wrong
-//   cuda_kernels_check kernels.ptx --list                       names of the kernels, a line each
+//   cuda_kernels_check kernels.ptx --list                       each kernel, and what others its check launches
 //
 // Prints "N passed, N failed", and before that a number made of all bits that the kernels wrote, which no order of blocks
 // and warps may change.
@@ -63,7 +63,9 @@ int main(int count, char** arguments) {
     for (const KernelCheck& one : checks) {
       if (!wanted.empty() && std::find(wanted.begin(), wanted.end(), one.kernel) == wanted.end()) continue;
       if (list) {
-        std::printf("%s\n", one.kernel.c_str());
+        std::printf("%s", one.kernel.c_str());
+        for (const std::string& other : one.needs) std::printf(" %s", other.c_str());
+        std::printf("\n");
         continue;
       }
       const Counts before = counts();

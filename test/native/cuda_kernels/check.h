@@ -190,6 +190,7 @@ inline double floored(double norm) { return norm < kNormFloor ? kNormFloor : nor
 struct KernelCheck {
   std::string kernel;
   std::function<void(const Device&)> run;
+  std::vector<std::string> needs = {};  // other kernels that it launches
 };
 using KernelChecks = std::vector<KernelCheck>;
 // Of the kernels over tiles: each of them for each operand type.

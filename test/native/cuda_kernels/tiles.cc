@@ -137,21 +137,25 @@ void compare_product(Values& values, const std::vector<float>& out, int64_t spli
 void check_features_product(const TileProblem& problem) {
   const TileProbabilities probabilities(problem);
   const int64_t padded = problem.x.padded, width = padded_width(problem.size.dim);
-  ProductParameters p{};
-  p.left = probabilities.operand();
-  p.right = problem.w.operand();
-  p.width = static_cast<int32_t>(width);
-  p.steps = static_cast<int32_t>(problem.w.padded / kStageDepth);
-  p.steps_per_split = (p.steps + 2) / 3;
-  p.split_stride = padded * width + 64;
-  const int64_t splits = (p.steps + p.steps_per_split - 1) / p.steps_per_split;
-  const Buffer<float> out(splits * p.split_stride);
-  p.out = out.get();
-  problem.launch("features_product", &p, width / kTileSide, problem.row_tiles(), splits);
-  Values values(problem.text("features_product"));
-  compare_product(values, out.read(), splits, p.split_stride, width, problem.size.rows, problem.size.dim,
-                  problem.size.classes,
-                  [&](int64_t i, int64_t d, int64_t j) { return probabilities.of(i, j) * problem.w.row(j)[d]; });
+  const auto steps = static_cast<int32_t>(problem.w.padded / kStageDepth);
+  // Splits end with a tile of classes; fewer steps than there are stages, and an odd number, are of interest all the same.
+  for (const int32_t steps_per_split : {(steps + 2) / 3, 1, 5}) {
+    ProductParameters p{};
+    p.left = probabilities.operand();
+    p.right = problem.w.operand();
+    p.width = static_cast<int32_t>(width);
+    p.steps = steps;
+    p.steps_per_split = steps_per_split;
+    p.split_stride = padded * width + 64;
+    const int64_t splits = (steps + steps_per_split - 1) / steps_per_split;
+    const Buffer<float> out(splits * p.split_stride);
+    p.out = out.get();
+    problem.launch("features_product", &p, width / kTileSide, problem.row_tiles(), splits);
+    Values values(problem.text("features_product"));
+    compare_product(values, out.read(), splits, p.split_stride, width, problem.size.rows, problem.size.dim,
+                    problem.size.classes,
+                    [&](int64_t i, int64_t d, int64_t j) { return probabilities.of(i, j) * problem.w.row(j)[d]; });
+  }
 }
 
 void check_weights_product(const TileProblem& problem) {
@@ -197,7 +201,8 @@ KernelChecks tile_checks(const Device& device) {
           {kernel + ("_" + type_name(kind)), [=, check = check](const Device&) { problems->for_each(kind, check); }});
     for (const int32_t width : {128, 256, 512})
       checks.push_back({"update_" + type_name(kind) + "_" + std::to_string(width),
-                        [=](const Device&) { check_updates(*problems, kind, width); }});
+                        [=](const Device&) { check_updates(*problems, kind, width); },
+                        {"weights_product_" + type_name(kind), "finish_weights"}});
   }
   return checks;
 }

@@ -352,8 +352,12 @@ void check_finish_weights(const Device& device) {
         }
         if (storage != StorageKind::float32) continue;
         for (const Step& step : kSteps)
-          for (const bool apply : {false, true})
-            check_step(device, problem, buffers, step, apply, kOperands[++turn % 3], skew, gradients);
+          for (const bool apply : {false, true}) {
+            turn++;
+            // Of many long rows some.
+            if (classes * dim > 200000 && turn % 4 != 0) continue;
+            check_step(device, problem, buffers, step, apply, kOperands[turn % 3], skew, gradients);
+          }
       }
   for (const int64_t dim : {33, 132})
     for (const SinkKind sink : {SinkKind::write, SinkKind::sgd}) check_bad_class(device, dim, sink);
