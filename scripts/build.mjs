@@ -4,6 +4,7 @@
 //   node scripts/build.mjs [native] [ts]      both when none is named
 //   node scripts/build.mjs gpusim             the software CUDA device and its checks, which only tests need
 //   node scripts/build.mjs launches           the program that launches kernels for npm run cuda:report
+//   node scripts/build.mjs kernels_check      the program that compares each CUDA kernel with float64
 
 import { spawnSync } from 'node:child_process';
 import fs from 'node:fs';
@@ -88,18 +89,22 @@ function buildGpusim() {
   });
 }
 
-function buildLaunches() {
-  const folder = inRoot('build', 'cuda_report');
-  bringUpToDate('cuda_launches', {
-    sources: filesIn('CMakeLists.txt', 'bench/cuda', 'cuda', 'engine').filter((file) =>
+/**
+ * A program over the CUDA kernels that needs no Node, in build/${folder}/${target}.
+ * @param {{ folder: string, target: string, sources: string }} program
+ */
+function buildProgram({ folder: name, target, sources }) {
+  const folder = inRoot('build', name);
+  bringUpToDate(target, {
+    sources: filesIn('CMakeLists.txt', sources, 'cuda', 'engine').filter((file) =>
       /\.(cc|h|txt)$/.test(file),
     ),
-    products: ['build/cuda_report/cuda_launches'],
+    products: [`build/${name}/${target}`],
     make: () => {
       if (configuredElsewhere(folder, root)) fs.rmSync(folder, { recursive: true, force: true });
       return (
         cmake('-S', root, '-B', folder, '-DMARGINFC_ADDON=OFF') &&
-        cmake('--build', folder, '--target', 'cuda_launches', '--parallel', '2')
+        cmake('--build', folder, '--target', target, '--parallel', '2')
       );
     },
   });
@@ -155,4 +160,7 @@ const steps = process.argv.slice(2);
 if (steps.length === 0 || steps.includes('native')) buildNative();
 if (steps.length === 0 || steps.includes('ts')) buildTypeScript();
 if (steps.includes('gpusim')) buildGpusim();
-if (steps.includes('launches')) buildLaunches();
+if (steps.includes('launches'))
+  buildProgram({ folder: 'cuda_report', target: 'cuda_launches', sources: 'bench/cuda' });
+if (steps.includes('kernels_check'))
+  buildProgram({ folder: 'cuda_kernels', target: 'cuda_kernels_check', sources: 'test/native' });
