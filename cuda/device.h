@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "cuda/driver.h"
+#include "cuda/hopper.h"
 #include "cuda/kernel_table.h"
 #include "engine/status.h"
 
@@ -108,6 +109,10 @@ class Device {
   Status download(void* to, const DeviceBuffer& from, size_t bytes, size_t offset = 0);
   // Waits until everything is done, downloads too. Downloads that no settle() followed in a turn are dropped with it.
   Status settle();
+  // A tensor map of 16-bit rows; see hopper.h.
+  Status map_rows(const DeviceBuffer& at, int64_t rows, int64_t columns, TensorMap* map) {
+    return check(cuda::map_rows(driver_, at.address(), rows, columns, map), "cuTensorMapEncodeTiled");
+  }
   Status fill(const DeviceBuffer& at, uint32_t word, size_t bytes, size_t offset = 0);
 
   // Large results on their way to the host while the next ones are computed, in two buffers by turns. What was launched

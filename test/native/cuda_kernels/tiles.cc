@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <memory>
 
+#include "cuda/hopper.h"
 #include "test/native/cuda_kernels/check.h"
 
 namespace marginfc::check {
@@ -70,12 +71,21 @@ struct Rows {
 
 std::string type_name(OperandKind kind) { return kind == OperandKind::split ? "float32" : name_of(kind); }
 
-// A batch against classes, with everything the kernels need.
+// An operand as the Hopper kernels take it.
+TensorMap map_of(const Operand& operand, int64_t rows) {
+  TensorMap map;
+  const auto values = reinterpret_cast<cuda::DevicePointer>(operand.values);
+  must(cuda::map_rows(cuda::driver(), values, rows, operand.stride, &map), "cuTensorMapEncodeTiled");
+  return map;
+}
+
+// A batch against classes, with everything the kernels need. `hopper`: by the kernels of this name.
 struct TileProblem {
-  TileProblem(const Device& on, const Size& of, OperandKind operand_kind)
+  TileProblem(const Device& on, const Size& of, OperandKind operand_kind, bool by_hopper)
       : device(on),
         size(of),
         kind(operand_kind),
+        hopper(by_hopper),
         random(of.rows * 7919 + of.classes),
         x(random, of.rows, of.dim, kMostPlainScale * kLog2E / (kind == OperandKind::split ? 16 : 1), kind),
         w(random, of.classes, of.dim, kind == OperandKind::split ? 16 : 1, kind),
@@ -104,12 +114,22 @@ struct TileProblem {
     return made;
   }
 
-  void launch(const std::string& kernel, const void* parameters, int64_t x_blocks, int64_t y_blocks,
-              int64_t z_blocks) const {
+  void launch(const std::string& kernel, const void* parameters, int64_t x_blocks, int64_t y_blocks, int64_t z_blocks,
+              const std::string& shape = "tile") const {
     const std::string type = type_name(kind);
     device.launch((kernel + "_" + type).c_str(), parameters, static_cast<uint32_t>(x_blocks),
                   static_cast<uint32_t>(y_blocks), static_cast<uint32_t>(z_blocks),
-                  device.variable(("tile_threads_" + type).c_str()), device.variable(("tile_bytes_" + type).c_str()));
+                  device.variable((shape + "_threads_" + type).c_str()),
+                  device.variable((shape + "_bytes_" + type).c_str()));
+  }
+  // A product of rows of two operands; `x_blocks` is for the Hopper kernels divided by `tiles_per_block`.
+  template <typename Parameters>
+  void launch_product(const std::string& kernel, const Parameters& p, const Operand& left, int64_t left_rows,
+                      const Operand& right, int64_t right_rows, int64_t x_blocks, int64_t y_blocks,
+                      int64_t z_blocks = 1, int32_t tiles_per_block = 1) const {
+    if (!hopper) return launch(kernel, &p, x_blocks, y_blocks, z_blocks);
+    const Mapped<Parameters> m{map_of(left, left_rows), map_of(right, right_rows), 0, 0, p, tiles_per_block};
+    launch("hopper_" + kernel, &m, (x_blocks + tiles_per_block - 1) / tiles_per_block, y_blocks, z_blocks, "hopper");
   }
   int64_t row_tiles() const { return x.buffer.rows / kTileSide; }
   int64_t class_tiles() const { return w.buffer.rows / kTileSide; }
@@ -117,13 +137,14 @@ struct TileProblem {
   int32_t steps() const { return x.buffer.depth / kStageDepth; }
   double logit(int64_t i, int64_t j) const { return logits[i * size.classes + j]; }
   std::string text(const std::string& kernel) const {
-    return kernel + "_" + type_name(kind) + " of " + std::to_string(size.rows) + " x " + std::to_string(size.classes) +
-           " x " + std::to_string(size.dim);
+    return (hopper ? "hopper_" : "") + kernel + "_" + type_name(kind) + " of " + std::to_string(size.rows) + " x " +
+           std::to_string(size.classes) + " x " + std::to_string(size.dim);
   }
 
   const Device& device;
   Size size;
   OperandKind kind;
+  bool hopper;
   Random random;
   Rows x, w, v;
   std::vector<int32_t> labels;
@@ -154,7 +175,8 @@ void check_negatives(const TileProblem& problem, const std::string& kernel) {
   p.classes = problem.size.classes;
   p.steps = problem.steps();
   p.tiles_per_split = problem.size.tiles_per_split;
-  problem.launch(kernel, &p, problem.splits(), problem.row_tiles(), 1);
+  problem.launch_product(kernel, p, p.features, padded, p.weights, problem.w.buffer.rows, problem.splits(),
+                         problem.row_tiles());
 
   Values values(problem.text(kernel));
   const std::vector<float> got = sums.read(), got_largest = hardest ? largest.read() : std::vector<float>();
@@ -197,7 +219,8 @@ struct Probabilities {
     p.classes = problem.size.classes;
     p.steps = problem.steps();
     p.tiles_per_split = problem.size.tiles_per_split;
-    problem.launch("probabilities", &p, problem.splits(), problem.row_tiles(), 1);
+    problem.launch_product("probabilities", p, p.features, padded, p.weights, stride, problem.splits(),
+                           problem.row_tiles());
 
     Values values(problem.text("probabilities"));
     const std::vector<uint16_t> bits = memory.read();
@@ -251,11 +274,14 @@ void check_products(const TileProblem& problem) {
   p.right = problem.w.operand();
   p.steps = probabilities.stride / kStageDepth;
   p.steps_per_split = (p.steps + 2) / 3;
+  if (problem.hopper) p.steps_per_split += p.steps_per_split % 2;
   p.split_stride = padded * width;
   const int64_t splits = (p.steps + p.steps_per_split - 1) / p.steps_per_split;
   const Buffer<float> features(splits * padded * width);
   p.out = features.get();
-  problem.launch("features_product", &p, width / kTileSide, problem.row_tiles(), splits);
+  // Two tiles a block, so that consumers take turns and a block has fewer at the end.
+  problem.launch_product("features_product", p, left, padded, p.right, stride, width / kTileSide, problem.row_tiles(),
+                         splits, 2);
   Values dx(problem.text("features_product"));
   compare_product(
       dx, features.read(), splits, p.split_stride, width, problem.size.rows, problem.size.dim, stride,
@@ -266,7 +292,8 @@ void check_products(const TileProblem& problem) {
   p.out = weights.get();
   p.split_stride = 0;
   p.steps = p.steps_per_split = static_cast<int32_t>(padded / kStageDepth);
-  problem.launch("weights_product", &p, width / kTileSide, problem.class_tiles(), 1);
+  problem.launch_product("weights_product", p, left, padded, p.right, padded, width / kTileSide, problem.class_tiles(),
+                         1, 3);
   const std::vector<float> dw = weights.read();
   {
     Values values(problem.text("weights_product"));
@@ -367,11 +394,14 @@ void check_tiles(const Device& device) {
   for (const OperandKind kind : kOperands) {
     if (!device.has(("negatives_" + type_name(kind)).c_str())) continue;
     for (const Size& size : kSizes) {
-      const TileProblem problem(device, size, kind);
-      for (const char* kernel : {"negatives", "negatives_hardest", "negatives_shifted"})
-        check_negatives(problem, kernel);
-      check_products(problem);
-      check_cosines(problem);
+      for (const bool hopper : {false, true}) {
+        if (hopper && !device.has(("hopper_negatives_" + type_name(kind)).c_str())) continue;
+        const TileProblem problem(device, size, kind, hopper);
+        for (const char* kernel : {"negatives", "negatives_hardest", "negatives_shifted"})
+          check_negatives(problem, kernel);
+        check_products(problem);
+        if (!hopper) check_cosines(problem);
+      }
     }
   }
 }
