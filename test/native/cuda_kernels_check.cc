@@ -26,6 +26,7 @@ constexpr KernelCheck kChecks[] = {
     {"select_nearest", check_select_nearest},
     {"initialize_weights", check_initialize_weights},
     {"tiles", check_tiles},
+    {"hopper_tiles", check_hopper_tiles},
 };
 
 }  // namespace

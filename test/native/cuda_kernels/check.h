@@ -200,5 +200,6 @@ void check_finish_weights(const Device& device);
 void check_initialize_weights(const Device& device);
 void check_select_nearest(const Device& device);
 void check_tiles(const Device& device);
+void check_hopper_tiles(const Device& device);
 
 }  // namespace marginfc::check

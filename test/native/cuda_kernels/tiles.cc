@@ -15,6 +15,9 @@ struct Size {
 // One tile and many, one step of the inner dimension and many, more and fewer steps than stages, tails of every kind.
 constexpr Size kSizes[] = {{1, 1, 1, 1},     {2, 131, 31, 1},    {5, 3, 33, 4},      {131, 33, 131, 1},
                            {33, 700, 96, 2}, {257, 400, 200, 4}, {130, 1009, 64, 3}, {64, 300, 512, 2}};
+// Longer than what Hopper kernels keep of the left operand, along D, the classes or the rows; lines of tiles of one
+// consumer more than of the other.
+constexpr Size kHopperSizes[] = {{3, 641, 600, 5}, {600, 140, 130, 2}};
 
 double widen(uint16_t bits, OperandKind kind) {
   return kind == OperandKind::bfloat16 ? from_bfloat16(bits) : from_float16(bits);
@@ -388,22 +391,25 @@ void check_cosines(const TileProblem& problem) {
       values.near(got[i * stride + j], problem.logit(i, j), 5e-5, i, j);
 }
 
-}  // namespace
-
-void check_tiles(const Device& device) {
+void check_tiles_by(const Device& device, bool hopper) {
+  const std::string prefix = hopper ? "hopper_negatives_" : "negatives_";
   for (const OperandKind kind : kOperands) {
-    if (!device.has(("negatives_" + type_name(kind)).c_str())) continue;
-    for (const Size& size : kSizes) {
-      for (const bool hopper : {false, true}) {
-        if (hopper && !device.has(("hopper_negatives_" + type_name(kind)).c_str())) continue;
-        const TileProblem problem(device, size, kind, hopper);
-        for (const char* kernel : {"negatives", "negatives_hardest", "negatives_shifted"})
-          check_negatives(problem, kernel);
-        check_products(problem);
-        if (!hopper) check_cosines(problem);
-      }
+    if (!device.has((prefix + type_name(kind)).c_str())) continue;
+    std::vector<Size> sizes(std::begin(kSizes), std::end(kSizes));
+    if (hopper) sizes.insert(sizes.end(), std::begin(kHopperSizes), std::end(kHopperSizes));
+    for (const Size& size : sizes) {
+      const TileProblem problem(device, size, kind, hopper);
+      for (const char* kernel : {"negatives", "negatives_hardest", "negatives_shifted"})
+        check_negatives(problem, kernel);
+      check_products(problem);
+      if (!hopper) check_cosines(problem);
     }
   }
 }
+
+}  // namespace
+
+void check_tiles(const Device& device) { check_tiles_by(device, false); }
+void check_hopper_tiles(const Device& device) { check_tiles_by(device, true); }
 
 }  // namespace marginfc::check
