@@ -22,7 +22,7 @@ Status CudaPass::plan_gradients(const GradientPlan& plan) {
   gradients_begun_ = false;
   planned_ = {};
   const bool weights = plan.weights != WeightSink::Kind::none, write = plan.weights == WeightSink::Kind::write;
-  const bool raw = weights && !tiles_.update(width_);
+  const bool raw = weights && !fused(plan.weights);
   GradientMemory& m = memory_;
   const int64_t halves = kind_ == OperandKind::split ? 2 : 1;
   const int64_t product_bytes = static_cast<int64_t>(padded_rows_) * width_ * sizeof(float);
@@ -210,7 +210,8 @@ Status CudaPass::launch_probabilities(const Chunk& chunk) {
   p.classes = chunk.classes;
   p.steps = steps();
   p.tiles_per_split = tiles_per_block(chunk.tiles, row_tiles(), slots(), 1, chunk.tiles);
-  return device_.launch(tiles_.probabilities, {divide_up(chunk.tiles, p.tiles_per_split), row_tiles()}, p);
+  return launch_product(products_.probabilities, {divide_up(chunk.tiles, p.tiles_per_split), row_tiles()},
+                        features_operand_, 0, class_operand(), chunk.first, p);
 }
 
 Status CudaPass::launch_feature_product(const Chunk& chunk) {
@@ -225,7 +226,10 @@ Status CudaPass::launch_feature_product(const Chunk& chunk) {
   p.steps = chunk.tiles * kSteps;
   p.steps_per_split = m.product_tiles * kSteps;
   const int64_t splits = divide_up(chunk.tiles, m.product_tiles);
-  MARGINFC_TRY(device_.launch(tiles_.features_product, {width_ / kTileSide, row_tiles(), splits}, p));
+  const int64_t across = width_ / kTileSide;
+  const int32_t each = mapped() ? tiles_per_block(across, row_tiles() * splits, slots(), 1, across) : 1;
+  MARGINFC_TRY(launch_product(products_.features_product, {divide_up(across, each), row_tiles(), splits},
+                              m.probabilities, 0, class_operand(), chunk.first, p, each));
 
   AddProductsParameters add;
   add.products = p.out;
@@ -245,23 +249,31 @@ Status CudaPass::launch_weight_product(const Chunk& chunk) {
   p.split_stride = 0;
   p.width = width_;
   p.steps = p.steps_per_split = padded_rows_ / kStageDepth;
-  return device_.launch(tiles_.weights_product, {width_ / kTileSide, chunk.tiles}, p);
+  const int64_t across = width_ / kTileSide;
+  const int32_t each = mapped() ? tiles_per_block(across, chunk.tiles, slots(), 1, across) : 1;
+  return launch_product(products_.weights_product, {divide_up(across, each), chunk.tiles}, memory_.probabilities, 0,
+                        memory_.weighted, 0, p, each);
 }
 
 Status CudaPass::launch_weights(const Chunk& chunk, const WeightSink& sink, double unscale, const DeviceBuffer& to) {
-  if (const Kernel* fused = tiles_.update(width_)) {
+  if (const Kernel* kernel = fused(sink.kind)) {
     UpdateParameters p;
     p.left = memory_.probabilities.from(0);
     p.right = memory_.weighted.from(0);
     p.steps = padded_rows_ / kStageDepth;
     p.finish = weight_finish(chunk, sink, unscale, to);
-    return device_.launch(*fused, {device_.multiprocessors()}, p);
+    return device_.launch(*kernel, {device_.multiprocessors()}, p);
   }
   MARGINFC_TRY(launch_weight_product(chunk));
   FinishWeightsParameters p = weight_finish(chunk, sink, unscale, to);
   p.raw = memory_.raw.as<float>();
   const int64_t blocks = row_blocks(chunk.classes, device_.multiprocessors());
   return device_.launch(device_.kernels().finish_weights, {blocks}, p);
+}
+
+// Where dW only has to be stored, wgmma and a kernel more cost less than mma.sync in the one.
+const Kernel* CudaPass::fused(WeightSink::Kind sink) const {
+  return mapped() && sink != WeightSink::Kind::update ? nullptr : tiles_.update(width_);
 }
 
 FinishWeightsParameters CudaPass::weight_finish(const Chunk& chunk, const WeightSink& sink, double unscale,

@@ -8,6 +8,9 @@ namespace {
 // One tile and many, one step of the inner dimension and many, more and fewer steps than stages, tails of every kind.
 constexpr TileSize kSizes[] = {{1, 1, 1, 1},     {2, 131, 31, 1},    {5, 3, 33, 4},      {131, 33, 131, 1},
                                {33, 700, 96, 2}, {257, 400, 200, 4}, {130, 1009, 64, 3}, {64, 300, 512, 2}};
+// Longer than what Hopper kernels keep of the left operand, along D, the classes or the rows; lines of tiles of one
+// consumer more than of the other.
+constexpr TileSize kHopperSizes[] = {{3, 641, 600, 5}, {600, 140, 130, 2}};
 
 uint16_t narrow(double value, OperandKind kind) {
   const auto v = static_cast<float>(value);
@@ -28,6 +31,13 @@ double store(double value, OperandKind kind, uint16_t* at, int64_t low) {
 }  // namespace
 
 std::string type_name(OperandKind kind) { return kind == OperandKind::split ? "float32" : name_of(kind); }
+
+TensorMap map_of(const Operand& operand, int64_t rows) {
+  TensorMap map;
+  const auto values = reinterpret_cast<cuda::DevicePointer>(operand.values);
+  must(cuda::map_rows(cuda::driver(), values, rows, operand.stride, &map), "cuTensorMapEncodeTiled");
+  return map;
+}
 
 double widen(uint16_t bits, OperandKind kind) {
   return kind == OperandKind::bfloat16 ? from_bfloat16(bits) : from_float16(bits);
@@ -95,16 +105,17 @@ TileProblem::TileProblem(const Device& on, const TileSize& of, OperandKind opera
 }
 
 void TileProblem::launch(const std::string& kernel, const void* parameters, int64_t x_blocks, int64_t y_blocks,
-                         int64_t z_blocks) const {
+                         int64_t z_blocks, const std::string& shape) const {
   const std::string type = type_name(kind);
   device.launch((kernel + "_" + type).c_str(), parameters, static_cast<uint32_t>(x_blocks),
                 static_cast<uint32_t>(y_blocks), static_cast<uint32_t>(z_blocks),
-                device.variable(("tile_threads_" + type).c_str()), device.variable(("tile_bytes_" + type).c_str()));
+                device.variable((shape + "_threads_" + type).c_str()),
+                device.variable((shape + "_bytes_" + type).c_str()));
 }
 
-std::string TileProblem::text(const std::string& kernel) const {
-  return kernel + "_" + type_name(kind) + " of " + std::to_string(size.rows) + " x " + std::to_string(size.classes) +
-         " x " + std::to_string(size.dim);
+std::string TileProblem::text(Path path, const std::string& kernel) const {
+  return (path == Path::hopper ? "hopper_" : "") + kernel + "_" + type_name(kind) + " of " + std::to_string(size.rows) +
+         " x " + std::to_string(size.classes) + " x " + std::to_string(size.dim);
 }
 
 std::vector<float> probability_shifts(const TileProblem& problem) {
@@ -129,8 +140,10 @@ TileProbabilities::TileProbabilities(const TileProblem& problem)
   memory = std::make_unique<Buffer<uint16_t>>(bits);
 }
 
-void TileProblems::for_each(OperandKind kind, const std::function<void(const TileProblem&)>& body) {
+void TileProblems::for_each(Path path, OperandKind kind, const std::function<void(const TileProblem&)>& body) {
   for (const TileSize& size : kSizes) body(of(kind, size));
+  if (path == Path::common) return;
+  for (const TileSize& size : kHopperSizes) body(of(kind, size));
 }
 
 const TileProblem& TileProblems::of(OperandKind kind, const TileSize& size) {

@@ -6,6 +6,7 @@
 #include <map>
 #include <memory>
 
+#include "cuda/hopper.h"
 #include "test/native/cuda_kernels/check.h"
 
 namespace marginfc::check {
@@ -31,17 +32,33 @@ struct TileRows {
   std::unique_ptr<Buffer<uint16_t>> memory[2];  // by Padding
 };
 
+// An operand as the Hopper kernels take it.
+TensorMap map_of(const Operand& operand, int64_t rows);
+
+// Whose kernels: those that every architecture has, or hopper_*, which only compute capability 9.0 has.
+enum class Path { common, hopper };
+
 struct TileProblem {
   TileProblem(const Device& on, const TileSize& of, OperandKind operand_kind);
 
-  void launch(const std::string& kernel, const void* parameters, int64_t x_blocks, int64_t y_blocks,
-              int64_t z_blocks) const;
+  // `shape` of the variables that say how many threads and how much shared memory.
+  void launch(const std::string& kernel, const void* parameters, int64_t x_blocks, int64_t y_blocks, int64_t z_blocks,
+              const std::string& shape = "tile") const;
+  // A product of two operands of so many rows. `x_blocks` at a tile of columns each; Hopper's blocks take `tiles_per_block`.
+  template <typename Parameters>
+  void launch_product(Path path, const std::string& kernel, const Parameters& p, const Operand& left, int64_t left_rows,
+                      const Operand& right, int64_t right_rows, int64_t x_blocks, int64_t y_blocks,
+                      int64_t z_blocks = 1, int32_t tiles_per_block = 1) const {
+    if (path == Path::common) return launch(kernel, &p, x_blocks, y_blocks, z_blocks);
+    const Mapped<Parameters> m{map_of(left, left_rows), map_of(right, right_rows), 0, 0, p, tiles_per_block};
+    launch("hopper_" + kernel, &m, (x_blocks + tiles_per_block - 1) / tiles_per_block, y_blocks, z_blocks, "hopper");
+  }
   int64_t row_tiles() const { return x.padded / kTileSide; }
   int64_t class_tiles() const { return w.padded / kTileSide; }
   int64_t splits() const { return (class_tiles() + size.tiles_per_split - 1) / size.tiles_per_split; }
   int32_t steps() const { return x.depth / kStageDepth; }
   double logit(int64_t i, int64_t j) const { return logits[i * size.classes + j]; }
-  std::string text(const std::string& kernel) const;
+  std::string text(Path path, const std::string& kernel) const;
 
   const Device& device;
   TileSize size;
@@ -74,7 +91,7 @@ double widen(uint16_t bits, OperandKind kind);
 class TileProblems {
  public:
   explicit TileProblems(const Device& device) : device_(device) {}
-  void for_each(OperandKind kind, const std::function<void(const TileProblem&)>& body);
+  void for_each(Path path, OperandKind kind, const std::function<void(const TileProblem&)>& body);
   const TileProblem& of(OperandKind kind, const TileSize& size);
   const Device& device() const { return device_; }
 

@@ -9,7 +9,7 @@ namespace {
 // exp2 of an exponent near 92: a unit in the last place of that is 5e-6 of the result.
 constexpr double kExponentError = 3e-5;
 
-void check_negatives(const TileProblem& problem, const std::string& kernel) {
+void check_negatives(const TileProblem& problem, Path path, const std::string& kernel) {
   const bool shifted = kernel == "negatives_shifted", hardest = kernel == "negatives_hardest";
   const int64_t padded = problem.x.padded, partials = 2 * problem.splits();
   // As for s = 128: twice the exponent, from the largest.
@@ -29,9 +29,10 @@ void check_negatives(const TileProblem& problem, const std::string& kernel) {
   p.classes = problem.size.classes;
   p.steps = problem.steps();
   p.tiles_per_split = problem.size.tiles_per_split;
-  problem.launch(kernel, &p, problem.splits(), problem.row_tiles(), 1);
+  problem.launch_product(path, kernel, p, p.features, padded, p.weights, problem.w.padded, problem.splits(),
+                         problem.row_tiles());
 
-  Values values(problem.text(kernel));
+  Values values(problem.text(path, kernel));
   const std::vector<float> got = sums.read(), got_largest = hardest ? largest.read() : std::vector<float>();
   for (int32_t i = 0; i < problem.size.rows; i++) {
     double sum = 0, most = -std::numeric_limits<double>::infinity(), want = problem.sums[i];
@@ -50,7 +51,7 @@ void check_negatives(const TileProblem& problem, const std::string& kernel) {
 }
 
 // As a chunk that is not the shard's first, of whose columns the last tile is not there.
-void check_probabilities(const TileProblem& problem) {
+void check_probabilities(const TileProblem& problem, Path path) {
   constexpr int32_t kFirstClass = 1000;
   const int64_t padded = problem.x.padded, stride = problem.w.padded + kTileSide;
   const int64_t low = padded * stride + kOperandSlack;
@@ -75,9 +76,10 @@ void check_probabilities(const TileProblem& problem) {
   p.classes = problem.size.classes;
   p.steps = problem.steps();
   p.tiles_per_split = problem.size.tiles_per_split;
-  problem.launch("probabilities", &p, problem.splits(), problem.row_tiles(), 1);
+  problem.launch_product(path, "probabilities", p, p.features, padded, p.weights, problem.w.padded, problem.splits(),
+                         problem.row_tiles());
 
-  Values values(problem.text("probabilities"));
+  Values values(problem.text(path, "probabilities"));
   const std::vector<uint16_t> bits = memory.read();
   const double relative = split                                   ? kExponentError
                           : problem.kind == OperandKind::bfloat16 ? 0x1p-8
@@ -98,7 +100,7 @@ void check_probabilities(const TileProblem& problem) {
     }
 }
 
-void check_cosines(const TileProblem& problem) {
+void check_cosines(const TileProblem& problem, Path path) {
   const int64_t padded = problem.x.padded, stride = problem.w.padded;
   const Buffer<float> out(padded * stride);
   CosinesParameters p{};
@@ -110,7 +112,7 @@ void check_cosines(const TileProblem& problem) {
   p.steps = problem.steps();
   p.tiles_per_split = problem.size.tiles_per_split;
   problem.launch("cosines", &p, problem.splits(), problem.row_tiles(), 1);
-  Values values(problem.text("cosines"));
+  Values values(problem.text(path, "cosines"));
   const std::vector<float> got = out.read();
   for (int32_t i = 0; i < problem.size.rows; i++)
     for (int32_t j = 0; j < problem.size.classes; j++)
@@ -134,12 +136,16 @@ void compare_product(Values& values, const std::vector<float>& out, int64_t spli
     }
 }
 
-void check_features_product(const TileProblem& problem) {
+// Hopper's steps are two of the others'.
+int32_t whole_steps(Path path, int32_t steps) { return path == Path::hopper ? steps + steps % 2 : steps; }
+
+void check_features_product(const TileProblem& problem, Path path) {
   const TileProbabilities probabilities(problem);
   const int64_t padded = problem.x.padded, width = padded_width(problem.size.dim);
   const auto steps = static_cast<int32_t>(problem.w.padded / kStageDepth);
   // Splits end with a tile of classes; fewer steps than there are stages, and an odd number, are of interest all the same.
-  for (const int32_t steps_per_split : {(steps + 2) / 3, 1, 5}) {
+  for (const int32_t split : {(steps + 2) / 3, 1, 5}) {
+    const int32_t steps_per_split = whole_steps(path, split);
     ProductParameters p{};
     p.left = probabilities.operand();
     p.right = problem.w.operand();
@@ -150,20 +156,23 @@ void check_features_product(const TileProblem& problem) {
     const int64_t splits = (steps + steps_per_split - 1) / steps_per_split;
     const Buffer<float> out(splits * p.split_stride);
     p.out = out.get();
-    problem.launch("features_product", &p, width / kTileSide, problem.row_tiles(), splits);
-    Values values(problem.text("features_product"));
+    // Two tiles a block, so that consumers take turns and a block has fewer at the end.
+    problem.launch_product(path, "features_product", p, p.left, padded, p.right, problem.w.padded, width / kTileSide,
+                           problem.row_tiles(), splits, 2);
+    Values values(problem.text(path, "features_product"));
     compare_product(values, out.read(), splits, p.split_stride, width, problem.size.rows, problem.size.dim,
                     problem.size.classes,
                     [&](int64_t i, int64_t d, int64_t j) { return probabilities.of(i, j) * problem.w.row(j)[d]; });
   }
 }
 
-void check_weights_product(const TileProblem& problem) {
+void check_weights_product(const TileProblem& problem, Path path) {
   const TileProbabilities probabilities(problem);
   const int64_t width = padded_width(problem.size.dim);
   const auto whole = static_cast<int32_t>(problem.x.padded / kStageDepth);
   // Rows of the batch end with a tile; a step less or more than the stages there are is of interest all the same.
-  for (const int32_t steps : {whole, 1, 5}) {
+  for (const int32_t few : {whole, 1, 5}) {
+    const int32_t steps = whole_steps(path, few);
     if (steps > whole) continue;
     const Buffer<float> out(problem.w.padded * width);
     ProductParameters p{};
@@ -172,8 +181,9 @@ void check_weights_product(const TileProblem& problem) {
     p.width = static_cast<int32_t>(width);
     p.out = out.get();
     p.steps = p.steps_per_split = steps;
-    problem.launch("weights_product", &p, width / kTileSide, problem.class_tiles(), 1);
-    Values values(problem.text("weights_product"));
+    problem.launch_product(path, "weights_product", p, p.left, problem.x.padded, p.right, problem.v.padded,
+                           width / kTileSide, problem.class_tiles(), 1, 3);
+    Values values(problem.text(path, "weights_product"));
     compare_product(values, out.read(), 1, 0, width, problem.size.classes, problem.size.dim,
                     std::min(problem.size.rows, steps * kStageDepth),
                     [&](int64_t j, int64_t d, int64_t i) { return probabilities.of(i, j) * problem.v.row(i)[d]; });
@@ -183,11 +193,13 @@ void check_weights_product(const TileProblem& problem) {
 }  // namespace
 
 KernelChecks tile_checks(const Device& device) {
-  using Check = void (*)(const TileProblem&);
+  using Check = void (*)(const TileProblem&, Path);
   static constexpr std::pair<const char*, Check> kKernels[] = {
-      {"negatives", [](const TileProblem& problem) { check_negatives(problem, "negatives"); }},
-      {"negatives_hardest", [](const TileProblem& problem) { check_negatives(problem, "negatives_hardest"); }},
-      {"negatives_shifted", [](const TileProblem& problem) { check_negatives(problem, "negatives_shifted"); }},
+      {"negatives", [](const TileProblem& problem, Path path) { check_negatives(problem, path, "negatives"); }},
+      {"negatives_hardest",
+       [](const TileProblem& problem, Path path) { check_negatives(problem, path, "negatives_hardest"); }},
+      {"negatives_shifted",
+       [](const TileProblem& problem, Path path) { check_negatives(problem, path, "negatives_shifted"); }},
       {"probabilities", check_probabilities},
       {"cosines", check_cosines},
       {"features_product", check_features_product},
@@ -196,9 +208,12 @@ KernelChecks tile_checks(const Device& device) {
   KernelChecks checks;
   const auto problems = std::make_shared<TileProblems>(device);
   for (const OperandKind kind : kOperands) {
-    for (const auto& [kernel, check] : kKernels)
-      checks.push_back(
-          {kernel + ("_" + type_name(kind)), [=, check = check](const Device&) { problems->for_each(kind, check); }});
+    for (const Path path : {Path::common, Path::hopper})
+      for (const auto& [kernel, check] : kKernels)
+        checks.push_back({(path == Path::hopper ? "hopper_" : "") + (kernel + ("_" + type_name(kind))),
+                          [=, check = check](const Device&) {
+                            problems->for_each(path, kind, [&](const TileProblem& problem) { check(problem, path); });
+                          }});
     for (const int32_t width : {128, 256, 512})
       checks.push_back({"update_" + type_name(kind) + "_" + std::to_string(width),
                         [=](const Device&) { check_updates(*problems, kind, width); },

@@ -154,8 +154,8 @@ void check_updates(TileProblems& problems, OperandKind kind, int32_t width) {
   const int32_t shared_bytes = problems.device().variable(("update_bytes_" + of).c_str());
   const auto compare = [&](const UpdateProblem& update, const Sink& sink, OperandKind stored, int64_t skew) {
     check(update.run(sink, stored, skew, kernel.c_str(), shared_bytes) == update.run(sink, stored, skew, nullptr, 0),
-          update.problem.text("update_" + std::to_string(width)) + ", " + sink.name + ", " + name_of(stored) +
-              (skew ? ", at an odd address" : ""));
+          update.problem.text(Path::common, "update_" + std::to_string(width)) + ", " + sink.name + ", " +
+              name_of(stored) + (skew ? ", at an odd address" : ""));
   };
   // Everything that the sinks can do, on few classes.
   for (const TileSize& size : {TileSize{33, 5, width, 1}, TileSize{33, 6, width - 5, 1}, TileSize{9, 2, width, 1}}) {
