@@ -148,7 +148,6 @@ class HopperTiles {
         init_barrier(empty(s), 4);
       }
       // The barriers are there for TMA too.
-      asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
       asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
     }
     __syncthreads();  // the barriers are there for all
