@@ -17,7 +17,7 @@ constexpr Size kSizes[] = {{1, 1, 1, 1},     {2, 131, 31, 1},    {5, 3, 33, 4}, 
                            {33, 700, 96, 2}, {257, 400, 200, 4}, {130, 1009, 64, 3}, {64, 300, 512, 2}};
 // Longer than what Hopper kernels keep of the left operand, along D, the classes or the rows; lines of tiles of one
 // consumer more than of the other.
-constexpr Size kHopperSizes[] = {{3, 641, 600, 5}, {600, 140, 130, 2}};
+constexpr Size kHopperSizes[] = {{3, 641, 600, 5}, {600, 140, 130, 2}, {140, 260, 768, 1}};
 
 double widen(uint16_t bits, OperandKind kind) {
   return kind == OperandKind::bfloat16 ? from_bfloat16(bits) : from_float16(bits);
@@ -280,26 +280,30 @@ void check_products(const TileProblem& problem) {
   if (problem.hopper) p.steps_per_split += p.steps_per_split % 2;
   p.split_stride = padded * width;
   const int64_t splits = (p.steps + p.steps_per_split - 1) / p.steps_per_split;
-  const Buffer<float> features(splits * padded * width);
-  p.out = features.get();
-  // Two tiles a block, so that consumers take turns and a block has fewer at the end.
-  problem.launch_product("features_product", p, left, padded, p.right, stride, width / kTileSide, problem.row_tiles(),
-                         splits, 2);
-  Values dx(problem.text("features_product"));
-  compare_product(
-      dx, features.read(), splits, p.split_stride, width, problem.size.rows, problem.size.dim, stride,
-      [&](int64_t i, int64_t d, int64_t j) { return probabilities.exact[i * stride + j] * problem.w.row(j)[d]; });
+  // By the columns of a tile; several tiles a block, and fewer in the last one.
+  std::vector<std::pair<std::string, int64_t>> variants = {{"", kTileSide}};
+  if (problem.hopper && width % kWideTile == 0) variants.push_back({"_wide", kWideTile});
+  for (const auto& [variant, columns] : variants) {
+    const Buffer<float> features(splits * padded * width);
+    p.out = features.get();
+    problem.launch_product("features_product" + variant, p, left, padded, p.right, stride, width / columns,
+                           problem.row_tiles(), splits, 2);
+    Values dx(problem.text("features_product" + variant));
+    compare_product(
+        dx, features.read(), splits, p.split_stride, width, problem.size.rows, problem.size.dim, stride,
+        [&](int64_t i, int64_t d, int64_t j) { return probabilities.exact[i * stride + j] * problem.w.row(j)[d]; });
+  }
 
   const Buffer<float> weights(stride * width);
   p.right = problem.v.operand();
   p.out = weights.get();
   p.split_stride = 0;
   p.steps = p.steps_per_split = static_cast<int32_t>(padded / kStageDepth);
-  problem.launch_product("weights_product", p, left, padded, p.right, padded, width / kTileSide, problem.class_tiles(),
-                         1, 3);
-  const std::vector<float> dw = weights.read();
-  {
-    Values values(problem.text("weights_product"));
+  for (const auto& [variant, columns] : variants) {
+    problem.launch_product("weights_product" + variant, p, left, padded, p.right, padded, width / columns,
+                           problem.class_tiles(), 1, 3);
+    const std::vector<float> dw = weights.read();
+    Values values(problem.text("weights_product" + variant));
     compare_product(
         values, dw, 1, 0, width, problem.size.classes, problem.size.dim, padded,
         [&](int64_t j, int64_t d, int64_t i) { return probabilities.exact[i * stride + j] * problem.v.row(i)[d]; });
