@@ -41,7 +41,7 @@ Status CudaPass::plan_gradients(const GradientPlan& plan) {
     for (DeviceBuffer& buffer : m.weights) MARGINFC_TRY(buffer.allocate(device_, m.chunk_tiles * out_bytes));
   if (plan.features) {
     const int64_t least = divide_up(m.chunk_tiles * product_bytes, kMostProductBytes);
-    m.product_tiles = tiles_per_block(m.chunk_tiles, width_ / kTileSide * row_tiles(), slots(), least,
+    m.product_tiles = tiles_per_block(m.chunk_tiles, width_ / tile_columns(false) * row_tiles(), slots(), least,
                                       kMostTilesPerProduct);
     MARGINFC_TRY(m.products.allocate(device_, divide_up(m.chunk_tiles, m.product_tiles) * product_bytes));
     MARGINFC_TRY(m.total.allocate(device_, 2 * product_bytes));
@@ -226,10 +226,12 @@ Status CudaPass::launch_feature_product(const Chunk& chunk) {
   p.steps = chunk.tiles * kSteps;
   p.steps_per_split = m.product_tiles * kSteps;
   const int64_t splits = divide_up(chunk.tiles, m.product_tiles);
-  const int64_t across = width_ / kTileSide;
+  const int32_t columns = tile_columns(false);
+  const int64_t across = width_ / columns;
   const int32_t each = mapped() ? tiles_per_block(across, row_tiles() * splits, slots(), 1, across) : 1;
-  MARGINFC_TRY(launch_product(products_.features_product, {divide_up(across, each), row_tiles(), splits},
-                              m.probabilities, 0, class_operand(), chunk.first, p, each));
+  const Kernel& kernel = columns == kWideTile ? tiles_.features_product_wide : products_.features_product;
+  MARGINFC_TRY(launch_product(kernel, {divide_up(across, each), row_tiles(), splits}, m.probabilities, 0,
+                              class_operand(), chunk.first, p, each));
 
   AddProductsParameters add;
   add.products = p.out;
@@ -249,10 +251,12 @@ Status CudaPass::launch_weight_product(const Chunk& chunk) {
   p.split_stride = 0;
   p.width = width_;
   p.steps = p.steps_per_split = padded_rows_ / kStageDepth;
-  const int64_t across = width_ / kTileSide;
+  const int32_t columns = tile_columns(padded_rows_ <= kHopperStays);
+  const int64_t across = width_ / columns;
   const int32_t each = mapped() ? tiles_per_block(across, chunk.tiles, slots(), 1, across) : 1;
-  return launch_product(products_.weights_product, {divide_up(across, each), chunk.tiles}, memory_.probabilities, 0,
-                        memory_.weighted, 0, p, each);
+  const Kernel& kernel = columns == kWideTile ? tiles_.weights_product_wide : products_.weights_product;
+  return launch_product(kernel, {divide_up(across, each), chunk.tiles}, memory_.probabilities, 0, memory_.weighted, 0,
+                        p, each);
 }
 
 Status CudaPass::launch_weights(const Chunk& chunk, const WeightSink& sink, double unscale, const DeviceBuffer& to) {

@@ -97,9 +97,14 @@ void find_tiles(Names& names, const std::string& kind, bool hopper, TileKernels*
   if (!names.find_products("", "tile", kind, tiles)) return;
   const Kernel& like = tiles->negatives;
   if (!names.find("cosines_" + kind, like.threads, like.shared_bytes, &tiles->cosines)) return;
-  if (hopper && names.has("hopper_negatives_" + kind) &&
-      !names.find_products("hopper_", "hopper", kind, &tiles->hopper))
-    return;
+  if (hopper && names.has("hopper_negatives_" + kind)) {
+    if (!names.find_products("hopper_", "hopper", kind, &tiles->hopper)) return;
+    const Kernel& of = tiles->hopper.negatives;
+    if (!names.find("hopper_features_product_wide_" + kind, of.threads, of.shared_bytes,
+                    &tiles->features_product_wide) ||
+        !names.find("hopper_weights_product_wide_" + kind, of.threads, of.shared_bytes, &tiles->weights_product_wide))
+      return;
+  }
 
   for (int n = 0; n < 3; n++) {
     const std::string of = kind + "_" + std::to_string(kUpdateWidths[n]), name = "update_" + of;

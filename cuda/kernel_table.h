@@ -40,7 +40,9 @@ struct ProductKernels {
 
 // Of one operand kind; no functions where the device has none (bfloat16 before compute capability 8.0).
 struct TileKernels : ProductKernels {
-  ProductKernels hopper;  // take Mapped parameters; 16-bit operands on compute capability 9.0 only
+  // These take Mapped parameters; 16-bit operands on compute capability 9.0 only.
+  ProductKernels hopper;
+  Kernel features_product_wide, weights_product_wide;
   Kernel cosines;
   Kernel updates[3];  // by kUpdateWidths; none where shared memory is too small
 

@@ -54,6 +54,10 @@ class CudaPass final : public ShardPass {
         left.map(), right.map(), static_cast<int32_t>(left_row), static_cast<int32_t>(right_row), p, tiles_per_block};
     return device_.launch(kernel, grid, m);
   }
+  // Columns of a product's tiles; `stays`: its left operand may stay in shared memory.
+  int32_t tile_columns(bool stays) const {
+    return mapped() && !stays && width_ % kWideTile == 0 ? kWideTile : kTileSide;
+  }
   // Whether kernels take tensor maps.
   bool mapped() const { return &products_ != &tiles_; }
   Status prepare_features();

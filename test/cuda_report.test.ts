@@ -162,7 +162,7 @@ describe('a launch on the software GPU', () => {
         ?.phases.map(({ kernel }) => kernel)
         .filter((kernel) => kernel.includes('weights_product'));
     expect(kernels(512, () => true)).toEqual(['hopper_weights_product_float16']);
-    expect(kernels(1024, () => true)).toEqual(['hopper_weights_product_float16:streamed']);
+    expect(kernels(1024, () => true)).toEqual(['hopper_weights_product_wide_float16']);
     expect(kernels(1024, ({ kernel }) => !kernel.startsWith('hopper_'))).toEqual(['weights_product_float16']);
   });
 

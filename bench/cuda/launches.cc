@@ -110,8 +110,10 @@ class Launcher {
     if (name == "negatives_hardest") return negatives(products.negatives_hardest, kind);
     if (name == "negatives_shifted") return negatives(products.negatives_shifted, kind);
     if (name == "probabilities") return probabilities(products.probabilities, kind);
-    if (name == "features_product") return features_product(products.features_product, kind);
-    if (name == "weights_product") return weights_product(products.weights_product, kind);
+    if (name == "features_product") return features_product(products.features_product, kind, kTileSide);
+    if (name == "weights_product") return weights_product(products.weights_product, kind, kTileSide);
+    if (name == "features_product_wide") return features_product(tiles.features_product_wide, kind, kWideTile);
+    if (name == "weights_product_wide") return weights_product(tiles.weights_product_wide, kind, kWideTile);
     if (name == "cosines") return cosines(tiles.cosines, kind);
     const Kernel* update = tiles.update(width_);
     return name == "update" && update && fused_update(*update, kind);
@@ -168,7 +170,7 @@ class Launcher {
     return launch(kernel, splits(), rows_ / kTileSide, 1, p);
   }
 
-  bool features_product(const Kernel& kernel, OperandKind kind) {
+  bool features_product(const Kernel& kernel, OperandKind kind, int32_t columns) {
     const int64_t splits = divide_up(class_tiles(), kMostTilesPerProduct);
     ProductParameters p{};
     p.left = memory_.operand(rows_, classes_, kind);
@@ -178,19 +180,19 @@ class Launcher {
     p.width = width_;
     p.steps = classes_ / kStageDepth;
     p.steps_per_split = kMostTilesPerProduct * kTileSide / kStageDepth;
-    const int32_t across = width_ / kTileSide;
+    const int32_t across = width_ / columns;
     return launch_product(kernel, mapped_ ? 1 : across, rows_ / kTileSide, splits, p, p.left, rows_, p.right, classes_,
                           across);
   }
 
-  bool weights_product(const Kernel& kernel, OperandKind kind) {
+  bool weights_product(const Kernel& kernel, OperandKind kind, int32_t columns) {
     ProductParameters p{};
     p.left = memory_.operand(rows_, classes_, kind);
     p.right = features(kind);
     p.out = memory_.empty<float>(static_cast<int64_t>(classes_) * width_);
     p.width = width_;
     p.steps = p.steps_per_split = rows_ / kStageDepth;
-    const int32_t across = width_ / kTileSide;
+    const int32_t across = width_ / columns;
     return launch_product(kernel, mapped_ ? 1 : across, class_tiles(), 1, p, p.left, rows_, p.right, rows_, across);
   }
 

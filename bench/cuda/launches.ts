@@ -58,6 +58,7 @@ export const gates = {
   // The left operand stays in shared memory, or comes with each tile anew.
   hopper: (): Gates => ({ ...hopper, l2BytesPerMma: 40 }),
   hopperStreamed: (): Gates => ({ ...hopper, l2BytesPerMma: 68 }),
+  hopperWide: (): Gates => ({ ...hopper, l2BytesPerMma: 50 }),
   row: (): Gates => ({ spillBytes: 0 }),
 } as const satisfies Record<string, (architecture: string) => Gates>;
 
@@ -151,15 +152,16 @@ function hopperLaunches(type: 'float16' | 'bfloat16'): Launch[] {
     const [width, limits] = columns[launch.kernel] ?? [];
     return width === undefined || limits === undefined ? [] : [wide(launch, width, limits)];
   });
-  // More rows than stay in shared memory.
+  // Where the left operand does not stay; of dW with more rows than that.
   const rows = 1024;
-  const streamed = resident
-    .filter(({ kernel }) => kernel.includes('weights_product'))
-    .map((launch) => ({
-      ...wide({ ...launch, kernel: `weights_product_${type}:streamed` }, 128, 'hopperStreamed'),
-      ...{ size: { ...size, B: rows }, operandBytes: 2 * rows * (size.C + D) },
-    }));
-  return [...resident, ...streamed];
+  const wider = tileLaunches(type).flatMap((launch) => {
+    const name = launch.kernel.replace('_product_', '_product_wide_');
+    if (name === launch.kernel) return [];
+    const of = wide({ ...launch, kernel: name }, 256, 'hopperWide');
+    const more = { size: { ...size, B: rows }, operandBytes: 2 * rows * (size.C + D) };
+    return [name.startsWith('weights') ? { ...of, ...more } : of];
+  });
+  return [...resident, ...wider];
 }
 
 function rowLaunches(): Launch[] {

@@ -101,9 +101,14 @@ export function predict(
   };
 }
 
-/** What the engine launches: the Hopper kernels where they were counted, and of these the one for as many rows. */
+/**
+ * What the engine launches: the Hopper kernels where they were counted, and of these the wide ones where the left operand
+ * of a product does not stay in shared memory (and, as of all sizes here, the width is a multiple of 256).
+ */
 function launchOf(kernel: string, { B }: Size, counted: (launch: Launch) => boolean): Launch | undefined {
-  const names = [...(B > 512 ? [`hopper_${kernel}:streamed`] : []), ...[`hopper_${kernel}`, kernel]];
+  const stays = kernel.startsWith('weights_product') && B <= 512;
+  const wide = stays ? kernel : kernel.replace('_product_', '_product_wide_');
+  const names = [`hopper_${wide}`, `hopper_${kernel}`, kernel];
   return names
     .flatMap((name) => launches.filter((launch) => launch.kernel === name))
     .find((launch, i, { length }) => i === length - 1 || counted(launch));

@@ -12,7 +12,7 @@
 namespace marginfc {
 
 // As mask_tile: the rows' own classes and padding to -infinity.
-__device__ __forceinline__ void mask_tile(HopperSums& sums, const int32_t* labels, int32_t first, int32_t classes) {
+__device__ __forceinline__ void mask_tile(HopperSums<>& sums, const int32_t* labels, int32_t first, int32_t classes) {
   const int lane = threadIdx.x & 31, warp = threadIdx.x >> 5 & 3;
   // The 32 rows of a warp: 16 of each half of the tile.
   const int32_t label = __ldg(labels + (lane >> 4) * 64 + warp * 16 + (lane & 15));
@@ -22,12 +22,12 @@ __device__ __forceinline__ void mask_tile(HopperSums& sums, const int32_t* label
   for (int i = 0; i < 2; i++)
 #pragma unroll
     for (int h = 0; h < 2; h++) {
-      const int32_t own = __ldg(labels + HopperSums::row(i, h)) - first;
+      const int32_t own = __ldg(labels + HopperSums<>::row(i, h)) - first;
 #pragma unroll
       for (int j = 0; j < 16; j++)
 #pragma unroll
         for (int e = 0; e < 2; e++) {
-          const int32_t column = HopperSums::column(j) + e;
+          const int32_t column = HopperSums<>::column(j) + e;
           if (column == own || column >= left) sums.value[i][4 * j + 2 * h + e] = -INFINITY;
         }
     }
@@ -59,8 +59,8 @@ __device__ __forceinline__ void hopper_negatives(const Mapped<NegativesParameter
   float total[2][2] = {}, largest[2][2];
 #pragma unroll
   for (int i = 0; i < 2; i++) largest[i][0] = largest[i][1] = -INFINITY;
-  for (int t = consumer; t < classes.count; t += 2) {
-    HopperSums sums;
+  for (int t = consumer; t < classes.count; t += classes.tiles.kNext) {
+    HopperSums<> sums;
     classes.tiles.run(sums, t);
     mask_tile(sums, labels, (classes.first + t) * kTileSide, p.classes);
 #pragma unroll
@@ -69,7 +69,7 @@ __device__ __forceinline__ void hopper_negatives(const Mapped<NegativesParameter
       for (int h = 0; h < 2; h++) {
         // The tile's own sum first, in two chains, then the running one.
         float part[2] = {};
-        const float offset = kMode == NegativesMode::shifted ? __ldg(p.offset + classes.row0 + HopperSums::row(i, h))
+        const float offset = kMode == NegativesMode::shifted ? __ldg(p.offset + classes.row0 + HopperSums<>::row(i, h))
                                                              : 0;
 #pragma unroll
         for (int j = 0; j < 16; j++)
@@ -96,8 +96,8 @@ __device__ __forceinline__ void hopper_negatives(const Mapped<NegativesParameter
           largest[i][h] = fmaxf(largest[i][h], __shfl_xor_sync(0xffffffff, largest[i][h], distance));
       }
       if ((threadIdx.x & 3) == 0) {
-        p.sums[partial + HopperSums::row(i, h)] = total[i][h];
-        if constexpr (kMode == NegativesMode::hardest) p.hardest[partial + HopperSums::row(i, h)] = largest[i][h];
+        p.sums[partial + HopperSums<>::row(i, h)] = total[i][h];
+        if constexpr (kMode == NegativesMode::hardest) p.hardest[partial + HopperSums<>::row(i, h)] = largest[i][h];
       }
     }
 }
@@ -129,8 +129,8 @@ __device__ __forceinline__ void hopper_probabilities(const Mapped<ProbabilitiesP
   if (classes.tiles.produce()) return;
   const int32_t* labels = p.labels + classes.row0;
 
-  for (int t = classes.tiles.consumer(); t < classes.count; t += 2) {
-    HopperSums sums;
+  for (int t = classes.tiles.first(); t < classes.count; t += classes.tiles.kNext) {
+    HopperSums<> sums;
     classes.tiles.run(sums, t);
     const int32_t class0 = (classes.first + t) * kTileSide;
     mask_tile(sums, labels, p.first_class + class0, p.first_class + p.classes);
@@ -138,7 +138,7 @@ __device__ __forceinline__ void hopper_probabilities(const Mapped<ProbabilitiesP
     for (int i = 0; i < 2; i++)
 #pragma unroll
       for (int h = 0; h < 2; h++) {
-        const int row = HopperSums::row(i, h);
+        const int row = HopperSums<>::row(i, h);
         const float shift = __ldg(p.shift + classes.row0 + row);
         uint16_t* to = p.probabilities + static_cast<int64_t>(classes.row0 + row) * p.stride + class0;
 #pragma unroll
@@ -155,34 +155,36 @@ __device__ __forceinline__ void hopper_probabilities(const Mapped<ProbabilitiesP
   }
 }
 
-template <class T, Along kLeft>
+template <class T, Along kLeft, Share kShare>
 __device__ __forceinline__ void hopper_product(const Mapped<ProductParameters>& m) {
   extern __shared__ __align__(1024) uint8_t stages[];
+  using Tiles = HopperTiles<T, kLeft, Along::outer, kShare>;
+  using Sums = HopperSums<kShare>;
   const ProductParameters& p = m.of;
   const int32_t row0 = blockIdx.y * kTileSide, first = blockIdx.x * m.tiles_per_block;
-  const int count = min(m.tiles_per_block, p.width / kTileSide - first);
+  const int count = min(m.tiles_per_block, p.width / Sums::kColumns - first);
   // In steps of 32, an even number of them.
   const int32_t step0 = blockIdx.z * p.steps_per_split, inner = step0 * kStageDepth;
   const int steps = min(p.steps_per_split, p.steps - step0) / 2;
-  using Tiles = HopperTiles<T, kLeft, Along::outer>;
   const typename Tiles::Corner left = kLeft == Along::inner ? typename Tiles::Corner{m.left_row + row0, inner}
                                                             : typename Tiles::Corner{row0, m.left_row + inner};
-  const Tiles tiles(m.left, left, m.right, {first * kTileSide, m.right_row + inner}, steps, count, stages);
+  const Tiles tiles(m.left, left, m.right, {first * Sums::kColumns, m.right_row + inner}, steps, count, stages);
   if (tiles.produce()) return;
 
-  for (int t = tiles.consumer(); t < count; t += 2) {
-    HopperSums sums;
+  for (int t = tiles.first(); t < count; t += tiles.kNext) {
+    Sums sums;
     tiles.run(sums, t);
-    float* out = p.out + blockIdx.z * p.split_stride + static_cast<int64_t>(row0) * p.width + (first + t) * kTileSide;
+    float* out = p.out + blockIdx.z * p.split_stride + static_cast<int64_t>(row0) * p.width +
+                 (first + t) * Sums::kColumns;
 #pragma unroll
-    for (int i = 0; i < 2; i++)
+    for (int i = 0; i < Sums::kParts; i++)
 #pragma unroll
       for (int h = 0; h < 2; h++) {
-        float* to = out + static_cast<int64_t>(HopperSums::row(i, h)) * p.width;
+        float* to = out + static_cast<int64_t>(Sums::row(i, h)) * p.width;
 #pragma unroll
-        for (int j = 0; j < 16; j++) {
+        for (int j = 0; j < Sums::kColumns / 8; j++) {
           const float* pair = sums.value[i] + 4 * j + 2 * h;
-          __stcg(reinterpret_cast<float2*>(to + HopperSums::column(j)), make_float2(pair[0], pair[1]));
+          __stcg(reinterpret_cast<float2*>(to + Sums::column(j)), make_float2(pair[0], pair[1]));
         }
       }
   }
@@ -196,6 +198,10 @@ __device__ __forceinline__ void hopper_product(const Mapped<ProductParameters>& 
   MARGINFC_HOPPER_KERNEL name(const __grid_constant__ marginfc::Mapped<marginfc::NegativesParameters> p) { \
     marginfc::hopper_negatives<T, marginfc::NegativesMode::mode>(p);                                       \
   }
+#define MARGINFC_HOPPER_PRODUCT(T, along, share, name)                                                   \
+  MARGINFC_HOPPER_KERNEL name(const __grid_constant__ marginfc::Mapped<marginfc::ProductParameters> p) { \
+    marginfc::hopper_product<T, marginfc::Along::along, marginfc::Share::share>(p);                      \
+  }
 #define MARGINFC_HOPPER_KERNELS(T, name)                                               \
   extern "C" __device__ int32_t hopper_threads_##name = marginfc::kHopperThreads;      \
   extern "C" __device__ int32_t hopper_bytes_##name = marginfc::kHopperBytes;          \
@@ -206,14 +212,10 @@ __device__ __forceinline__ void hopper_product(const Mapped<ProductParameters>& 
       const __grid_constant__ marginfc::Mapped<marginfc::ProbabilitiesParameters> p) { \
     marginfc::hopper_probabilities<T>(p);                                              \
   }                                                                                    \
-  MARGINFC_HOPPER_KERNEL hopper_features_product_##name(                               \
-      const __grid_constant__ marginfc::Mapped<marginfc::ProductParameters> p) {       \
-    marginfc::hopper_product<T, marginfc::Along::inner>(p);                            \
-  }                                                                                    \
-  MARGINFC_HOPPER_KERNEL hopper_weights_product_##name(                                \
-      const __grid_constant__ marginfc::Mapped<marginfc::ProductParameters> p) {       \
-    marginfc::hopper_product<T, marginfc::Along::outer>(p);                            \
-  }
+  MARGINFC_HOPPER_PRODUCT(T, inner, turns, hopper_features_product_##name)             \
+  MARGINFC_HOPPER_PRODUCT(T, outer, turns, hopper_weights_product_##name)              \
+  MARGINFC_HOPPER_PRODUCT(T, inner, halves, hopper_features_product_wide_##name)       \
+  MARGINFC_HOPPER_PRODUCT(T, outer, halves, hopper_weights_product_wide_##name)
 
 MARGINFC_HOPPER_KERNELS(marginfc::Float16, float16)
 MARGINFC_HOPPER_KERNELS(marginfc::Bfloat16, bfloat16)

@@ -10,7 +10,7 @@ constexpr TileSize kSizes[] = {{1, 1, 1, 1},     {2, 131, 31, 1},    {5, 3, 33, 
                                {33, 700, 96, 2}, {257, 400, 200, 4}, {130, 1009, 64, 3}, {64, 300, 512, 2}};
 // Longer than what Hopper kernels keep of the left operand, along D, the classes or the rows; lines of tiles of one
 // consumer more than of the other.
-constexpr TileSize kHopperSizes[] = {{3, 641, 600, 5}, {600, 140, 130, 2}};
+constexpr TileSize kHopperSizes[] = {{3, 641, 600, 5}, {600, 140, 130, 2}, {140, 260, 768, 1}};
 
 uint16_t narrow(double value, OperandKind kind) {
   const auto v = static_cast<float>(value);

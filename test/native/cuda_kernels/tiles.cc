@@ -139,9 +139,17 @@ void compare_product(Values& values, const std::vector<float>& out, int64_t spli
 // Hopper's steps are two of the others'.
 int32_t whole_steps(Path path, int32_t steps) { return path == Path::hopper ? steps + steps % 2 : steps; }
 
+// By the columns of a tile.
+std::string product_name(const char* product, int64_t columns) {
+  return product + std::string(columns == kWideTile ? "_wide" : "");
+}
+
+template <int64_t kTileColumns>
 void check_features_product(const TileProblem& problem, Path path) {
   const TileProbabilities probabilities(problem);
   const int64_t padded = problem.x.padded, width = padded_width(problem.size.dim);
+  if (width % kTileColumns != 0) return;
+  const std::string kernel = product_name("features_product", kTileColumns);
   const auto steps = static_cast<int32_t>(problem.w.padded / kStageDepth);
   // Splits end with a tile of classes; fewer steps than there are stages, and an odd number, are of interest all the same.
   for (const int32_t split : {(steps + 2) / 3, 1, 5}) {
@@ -157,18 +165,21 @@ void check_features_product(const TileProblem& problem, Path path) {
     const Buffer<float> out(splits * p.split_stride);
     p.out = out.get();
     // Two tiles a block, so that consumers take turns and a block has fewer at the end.
-    problem.launch_product(path, "features_product", p, p.left, padded, p.right, problem.w.padded, width / kTileSide,
+    problem.launch_product(path, kernel, p, p.left, padded, p.right, problem.w.padded, width / kTileColumns,
                            problem.row_tiles(), splits, 2);
-    Values values(problem.text(path, "features_product"));
+    Values values(problem.text(path, kernel));
     compare_product(values, out.read(), splits, p.split_stride, width, problem.size.rows, problem.size.dim,
                     problem.size.classes,
                     [&](int64_t i, int64_t d, int64_t j) { return probabilities.of(i, j) * problem.w.row(j)[d]; });
   }
 }
 
+template <int64_t kTileColumns>
 void check_weights_product(const TileProblem& problem, Path path) {
   const TileProbabilities probabilities(problem);
   const int64_t width = padded_width(problem.size.dim);
+  if (width % kTileColumns != 0) return;
+  const std::string kernel = product_name("weights_product", kTileColumns);
   const auto whole = static_cast<int32_t>(problem.x.padded / kStageDepth);
   // Rows of the batch end with a tile; a step less or more than the stages there are is of interest all the same.
   for (const int32_t few : {whole, 1, 5}) {
@@ -181,9 +192,9 @@ void check_weights_product(const TileProblem& problem, Path path) {
     p.width = static_cast<int32_t>(width);
     p.out = out.get();
     p.steps = p.steps_per_split = steps;
-    problem.launch_product(path, "weights_product", p, p.left, problem.x.padded, p.right, problem.v.padded,
-                           width / kTileSide, problem.class_tiles(), 1, 3);
-    Values values(problem.text(path, "weights_product"));
+    problem.launch_product(path, kernel, p, p.left, problem.x.padded, p.right, problem.v.padded, width / kTileColumns,
+                           problem.class_tiles(), 1, 3);
+    Values values(problem.text(path, kernel));
     compare_product(values, out.read(), 1, 0, width, problem.size.classes, problem.size.dim,
                     std::min(problem.size.rows, steps * kStageDepth),
                     [&](int64_t j, int64_t d, int64_t i) { return probabilities.of(i, j) * problem.v.row(i)[d]; });
@@ -202,8 +213,10 @@ KernelChecks tile_checks(const Device& device) {
        [](const TileProblem& problem, Path path) { check_negatives(problem, path, "negatives_shifted"); }},
       {"probabilities", check_probabilities},
       {"cosines", check_cosines},
-      {"features_product", check_features_product},
-      {"weights_product", check_weights_product},
+      {"features_product", check_features_product<kTileSide>},
+      {"features_product_wide", check_features_product<kWideTile>},
+      {"weights_product", check_weights_product<kTileSide>},
+      {"weights_product_wide", check_weights_product<kWideTile>},
   };
   KernelChecks checks;
   const auto problems = std::make_shared<TileProblems>(device);
