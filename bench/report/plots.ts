@@ -1,0 +1,301 @@
+/** The plots, as SVG text made on the spot: Observable Plot on a document that is not a browser's. */
+
+import * as Plot from '@observablehq/plot';
+import { parseHTML } from 'linkedom';
+import type { PhaseRow, ResultRow, Results } from '../results.js';
+import { sizeName } from '../size.js';
+import { type Point, type Series, seriesOf, sweep } from './series.js';
+
+/** Legible on white and on near-black; marginfc's are the warm ones. */
+const ownColours = ['#e4572e', '#d81b60', '#f2a104', '#a44a3f', '#c2185b', '#ff7043'];
+const peerColours = [
+  '#3f88c5',
+  '#2a9d8f',
+  '#7e6bc4',
+  '#6b9e23',
+  '#8d99ae',
+  '#0fa3b1',
+  '#9c6644',
+  '#5c7cfa',
+  '#43a047',
+];
+
+export interface Figure {
+  readonly id: string;
+  readonly title: string;
+  readonly caption: string;
+  readonly svg: string;
+  readonly legend: readonly { readonly name: string; readonly colour: string; readonly dashed: boolean }[];
+}
+
+const size = {
+  width: 760,
+  height: 420,
+  marginLeft: 64,
+  marginRight: 20,
+  marginBottom: 44,
+  marginTop: 24,
+} as const;
+
+export function figures(results: Results): Figure[] {
+  return [...lines(results.rows), ...roofline(results)];
+}
+
+function lines(rows: readonly ResultRow[]): Figure[] {
+  const along = sweep(rows);
+  if (!along) return [];
+  const where = `B ${along.B}, D ${along.D}`;
+  const times = seriesOf(rows, along, ({ medianMs, intervalMs }) =>
+    medianMs === null
+      ? undefined
+      : { value: medianMs, ...(intervalMs && { low: intervalMs[0], high: intervalMs[1] }) },
+  );
+  const colours = coloursOf(times);
+  const memory = seriesOf(rows, along, ({ extraBytes }) =>
+    extraBytes === null ? undefined : { value: Math.max(extraBytes / 2 ** 20, 0.5) },
+  );
+  const base = new Map(
+    rows
+      .filter(
+        ({ contestant, size: { B, D }, medianMs }) =>
+          contestant === 'tfjs wasm' && medianMs !== null && B === along.B && D === along.D,
+      )
+      .map((row) => [row.size.C, row.medianMs as number]),
+  );
+  const speedUp = seriesOf(rows, along, ({ medianMs, size: { C } }) => {
+    const naive = base.get(C);
+    return medianMs === null || naive === undefined ? undefined : { value: naive / medianMs };
+  });
+  const figure = (
+    id: string,
+    title: string,
+    caption: string,
+    series: readonly Series[],
+    label: string,
+  ): Figure[] =>
+    series.length === 0
+      ? []
+      : [
+          {
+            id,
+            title,
+            caption,
+            svg: linePlot(series, colours, label, `${title}: ${caption}`),
+            legend: series.map(({ name, own }) => ({
+              name,
+              colour: colours.get(name) ?? 'gray',
+              dashed: !own,
+            })),
+          },
+        ];
+  return [
+    ...figure(
+      'time',
+      'Time over classes',
+      `${where}; loss and both gradients, median and 95 % interval`,
+      times,
+      'milliseconds',
+    ),
+    ...figure(
+      'memory',
+      'Memory over classes',
+      `${where}; most beyond inputs and gradients, 0.5 MiB or less drawn as that`,
+      memory,
+      'MiB',
+    ),
+    ...figure(
+      'speed-up',
+      'Speed-up over naive tfjs',
+      `${where}; times as fast as tfjs on its wasm backend`,
+      speedUp,
+      'times',
+    ),
+  ];
+}
+
+function coloursOf(series: readonly Series[]): Map<string, string> {
+  let [own, peer] = [0, 0];
+  return new Map(
+    series.map(({ name, own: isOwn }) => [
+      name,
+      isOwn
+        ? (ownColours[own++ % ownColours.length] as string)
+        : (peerColours[peer++ % peerColours.length] as string),
+    ]),
+  );
+}
+
+function linePlot(
+  series: readonly Series[],
+  colours: ReadonlyMap<string, string>,
+  label: string,
+  description: string,
+): string {
+  const ticks = [...new Set(series.flatMap(({ points }) => points.map(({ C }) => C)))].sort((a, b) => a - b);
+  const values = series.flatMap(({ points }) => points.map(({ value }) => value));
+  const marks = series.flatMap(({ name, own, points }) => {
+    const stroke = colours.get(name) ?? 'gray';
+    const style = { x: 'C', y: 'value', stroke, strokeWidth: own ? 2.5 : 1.8 };
+    return [
+      Plot.link(
+        points.filter(({ low }) => low !== undefined),
+        { x: 'C', y1: 'low', y2: 'high', stroke, strokeWidth: 5, strokeOpacity: 0.35 },
+      ),
+      Plot.line(points, { ...style, ...(!own && { strokeDasharray: '5 3' }) }),
+      Plot.dot(points, {
+        x: 'C',
+        y: 'value',
+        fill: stroke,
+        r: 3.5,
+        title: ({ C, value }: Point) => `${name}, C ${C}: ${value.toPrecision(3)} ${label}`,
+      }),
+    ];
+  });
+  return draw(
+    {
+      ...size,
+      x: { type: 'log', label: 'classes', ticks, tickFormat: shortCount, grid: true, inset: 12 },
+      y: {
+        type: 'log',
+        label,
+        grid: true,
+        ticks: powersOfTen(values),
+        tickFormat: (value: number) => (value >= 1 ? shortCount(value) : String(value)),
+        inset: 8,
+      },
+      marks,
+    },
+    description,
+  );
+}
+
+function powersOfTen(values: readonly number[]): number[] {
+  const [low, high] = [Math.min(...values), Math.max(...values)].map(Math.log10);
+  const first = Math.floor(low as number);
+  return Array.from({ length: Math.ceil(high as number) - first + 1 }, (_, i) => 10 ** (first + i));
+}
+
+function shortCount(value: number): string {
+  if (value >= 1e6) return `${value / 1e6}M`;
+  return value >= 1e3 ? `${value / 1e3}k` : String(value);
+}
+
+interface RoofPoint {
+  readonly name: string;
+  readonly intensity: number;
+  readonly gigaflops: number;
+  readonly symbol: 'circle' | 'diamond';
+  readonly colour: string;
+}
+
+function roofline({ peaks, phases, machine }: Results): Figure[] {
+  const largest = phases.at(-1)?.size;
+  if (!peaks || !largest) return [];
+  const precisions = [...new Set(phases.map(({ precision }) => precision))];
+  const colourOf = new Map(
+    precisions.map((precision, i) => [precision, [ownColours[0], peerColours[0]][i % 2] as string]),
+  );
+  const points = phases
+    .filter(
+      (row) =>
+        sizeName(row.size) === sizeName(largest) && ['negatives', 'gradients', 'update'].includes(row.phase),
+    )
+    .map(
+      (row: PhaseRow): RoofPoint => ({
+        name: `${row.phase}, ${row.workspace}`,
+        intensity: row.operations / row.bytes,
+        gigaflops: row.operations / (row.medianMs / 1e3) / 1e9,
+        symbol: row.workspace === 'keep' ? 'circle' : 'diamond',
+        colour: colourOf.get(row.precision) as string,
+      }),
+    );
+  if (points.length === 0) return [];
+  const roofs = [
+    { name: 'float32', peak: peaks.float32 },
+    ...(peaks.bfloat16 === undefined ? [] : [{ name: 'bfloat16', peak: peaks.bfloat16 }]),
+  ];
+  const read = peaks.read / 1e9;
+  const xs = [...points.map(({ intensity }) => intensity), ...roofs.map(({ peak }) => peak / peaks.read)];
+  const [left, right] = [Math.min(...xs) / 4, Math.max(...xs) * 4];
+  const marks = [
+    ...roofs.map(({ name, peak }) =>
+      Plot.line(
+        [left, peak / 1e9 / read, right].map((x) => ({ x, y: Math.min(peak / 1e9, x * read) })),
+        { x: 'x', y: 'y', stroke: colourOf.get(name) ?? 'currentColor', strokeWidth: 2 },
+      ),
+    ),
+    Plot.text(
+      roofs.map(({ name, peak }) => ({
+        x: right,
+        y: peak / 1e9,
+        text: `${name} peak, ${(peak / 1e9).toFixed(0)} GFLOP/s`,
+      })),
+      { x: 'x', y: 'y', text: 'text', textAnchor: 'end', dy: -8, fill: 'currentColor' },
+    ),
+    Plot.dot(points, {
+      x: 'intensity',
+      y: 'gigaflops',
+      symbol: 'symbol',
+      fill: 'colour',
+      r: 5,
+      title: 'name',
+    }),
+    Plot.text(spread(points), {
+      x: 'intensity',
+      y: 'y',
+      text: 'name',
+      textAnchor: 'start',
+      dx: 9,
+      fill: 'currentColor',
+      fontSize: 10,
+    }),
+  ];
+  const caption = `${sizeName(largest)}, ${machine.threads} threads; circles: workspace keep, diamonds: recompute. Lines: what multiply-adds on registers and reads of main memory (${read.toFixed(0)} GB/s) allow`;
+  return [
+    {
+      id: 'roofline',
+      title: 'Roofline of the phases',
+      caption,
+      svg: draw(
+        {
+          ...size,
+          x: { type: 'log', label: 'operations per byte', grid: true, tickFormat: '~s' },
+          y: { type: 'log', label: 'GFLOP/s', grid: true, tickFormat: '~s', insetTop: 16 },
+          symbol: { type: 'identity' },
+          color: { type: 'identity' },
+          marks,
+        },
+        `Roofline of the phases: ${caption}`,
+      ),
+      legend: precisions.map((precision) => ({
+        name: precision,
+        colour: colourOf.get(precision) as string,
+        dashed: false,
+      })),
+    },
+  ];
+}
+
+/** Labels near each other, moved apart: at least so far on a logarithmic scale. */
+function spread(points: readonly RoofPoint[]): (RoofPoint & { y: number })[] {
+  const step = 0.09;
+  const placed: (RoofPoint & { y: number })[] = [];
+  for (const point of [...points].sort((a, b) => a.gigaflops - b.gigaflops)) {
+    const near = placed.filter(({ intensity }) => Math.abs(Math.log10(intensity / point.intensity)) < 0.8);
+    const least = Math.max(0, ...near.map(({ y }) => y * 10 ** step));
+    placed.push({ ...point, y: Math.max(point.gigaflops, least) });
+  }
+  return placed;
+}
+
+function draw(options: Plot.PlotOptions, description: string): string {
+  const { document } = parseHTML('<!doctype html><html><body></body></html>');
+  const element = Plot.plot({
+    ...options,
+    document: document as unknown as NonNullable<Plot.PlotOptions['document']>,
+    style: { background: 'none', color: 'currentColor', fontSize: '12px' },
+    ariaLabel: description,
+  });
+  element.setAttribute('role', 'img');
+  return element.outerHTML;
+}
