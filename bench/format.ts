@@ -1,6 +1,6 @@
 /** Numbers and reasons as they are shown, in the terminal, the report and README.md alike. */
 
-import type { Gap } from './goals.js';
+import { type Gap, reached } from './goals.js';
 import type { ResultRow } from './results.js';
 import { sizeName } from './size.js';
 
@@ -36,4 +36,10 @@ export function timesText(times: number): string {
 export function gapText({ times, extrapolated, reason }: Gap): string {
   if (times === null) return reason ?? '-';
   return extrapolated ? `about ${timesText(times)} (extrapolated)` : timesText(times);
+}
+
+export function verdictText(gap: Gap): string {
+  if (gap.goal === undefined) return '';
+  const verdict = reached(gap);
+  return verdict === undefined ? 'not measured' : verdict ? 'reached' : 'not reached';
 }

@@ -59,6 +59,11 @@ const goals: readonly Goal[] = [
   { own: recompute32, peers: pytorch, of: 'memory', name: 'the fastest PyTorch', sizes: each(10) },
 ];
 
+/** Whether a goal was reached; undefined where there is none, or no measurement to tell by. */
+export function reached({ goal, times, extrapolated }: Gap): boolean | undefined {
+  return goal === undefined || times === null || extrapolated ? undefined : times >= goal;
+}
+
 /** Of every size that was measured. */
 export function gaps(rows: readonly ResultRow[]): Gap[] {
   const sizes = [...new Map(rows.map(({ size }) => [sizeName(size), size])).values()];
@@ -95,7 +100,7 @@ function gapOf({ own, peers, of, name, sizes }: Goal, size: Size, rows: readonly
     {
       size,
       of,
-      own: `${settingName(row)}${of === 'memory' ? ', memory' : ''}`,
+      own: settingName(row),
       peer: peer.medianMs === null ? name : settingName(peer),
       times: known ? b / (of === 'time' ? a : Math.max(a, 1)) : null,
       extrapolated: peer.medianMs === null,

@@ -47,23 +47,28 @@ interface Found {
 export async function run(plan: Plan): Promise<Found> {
   const rows: ResultRow[] = [];
   const versions: Record<string, string> = {};
-  let left = plan.sizes.length * plan.contestants.length;
-  for (const size of plan.sizes) {
-    const seconds = plan.seconds ?? Math.max(1, (plan.deadline - performance.now()) / 1e3 / left);
+  for (const [index, size] of plan.sizes.entries()) {
     const cell = new Cell(
       plan,
       size,
-      seconds,
+      secondsOfCell(plan, index),
       rows,
       versions,
-      plan.sizes.length * plan.contestants.length - left,
+      index * plan.contestants.length,
     );
     const found = await cell.measure();
     rows.push(...found);
     plan.onRows?.(size, found);
-    left -= plan.contestants.length;
   }
   return { rows, versions };
+}
+
+/** For all contestants at a size together: large sizes get more of what is left, though less than by their work. */
+function secondsOfCell({ sizes, contestants, seconds, deadline }: Plan, index: number): number {
+  if (seconds !== undefined) return seconds * contestants.length;
+  const share = (size: Size) => Math.sqrt(work(size));
+  const all = sizes.slice(index).reduce((sum, size) => sum + share(size), 0);
+  return (((deadline - performance.now()) / 1e3) * share(sizes[index] as Size)) / all;
 }
 
 interface Entry {
@@ -88,12 +93,14 @@ class Cell {
   readonly #rows = new Map<Contestant, ResultRow>();
   readonly #folder = mkdtempSync(join(tmpdir(), 'marginfc-bench-'));
   #done: number;
+  /** For each contestant. */
+  #seconds = 0;
 
   constructor(
     readonly plan: Plan,
     readonly size: Size,
-    /** For each contestant. */
-    readonly seconds: number,
+    /** For all contestants together. */
+    readonly allSeconds: number,
     /** Of sizes before. */
     readonly earlier: readonly ResultRow[],
     readonly versions: Record<string, string>,
@@ -104,7 +111,7 @@ class Cell {
 
   async measure(): Promise<ResultRow[]> {
     try {
-      const waiting = this.plan.contestants.filter((contestant) => this.#admit(contestant));
+      const waiting = this.#affordable(this.plan.contestants.filter((contestant) => this.#admit(contestant)));
       if (waiting.length > 0 && this.#secondsLeft() > 0) {
         this.#progress('inputs and reference');
         const verification = this.#makeInputs();
@@ -128,21 +135,29 @@ class Cell {
     const available = availableMemory();
     if (needed > available)
       return this.#skip(contestant, 'does not fit', `needs about ${gib(needed)}, ${gib(available)} are free`);
-    const guess = this.#extrapolate(before);
-    // One call for the check and one for a sample.
-    if (guess && (2 * guess.ms) / 1e3 > this.seconds)
-      return this.#skip(
-        contestant,
-        'would take longer',
-        `than the ${Math.round(this.seconds)} s it has here`,
-        guess,
-      );
     return true;
   }
 
+  /** Shares the time out among those who can use it; one whose calls would take longer than its share leaves it to others. */
+  #affordable(contestants: readonly Contestant[]): Contestant[] {
+    const open = contestants
+      .map((contestant) => ({ contestant, guess: this.#extrapolate(contestant) }))
+      .sort((a, b) => (a.guess?.ms ?? 0) - (b.guess?.ms ?? 0));
+    for (let last = open.at(-1); last; last = open.at(-1)) {
+      this.#seconds = this.plan.seconds ?? this.allSeconds / open.length;
+      // One call for the check and one for a sample.
+      if (!last.guess || (2 * last.guess.ms) / 1e3 <= this.#seconds) break;
+      const reason = `than the ${Math.round(this.#seconds)} s it has here`;
+      this.#skip(last.contestant, 'would take longer', reason, last.guess);
+      open.pop();
+    }
+    return contestants.filter((contestant) => open.some((entry) => entry.contestant === contestant));
+  }
+
   /** By the work of the nearest size that was measured, B x D x C. */
-  #extrapolate(before: readonly ResultRow[]): { ms: number; from: Size } | undefined {
-    const nearest = before
+  #extrapolate(contestant: Contestant): { ms: number; from: Size } | undefined {
+    const nearest = this.earlier
+      .filter((row) => settingKey(row) === settingKey(contestant))
       .filter(({ medianMs }) => medianMs !== null && medianMs >= leastExtrapolatedMs)
       .sort((a, b) => work(b.size) - work(a.size))[0];
     if (nearest?.medianMs == null) return undefined;
@@ -253,7 +268,7 @@ class Cell {
     const start = performance.now();
     const spent = () => (performance.now() - start) / 1e3;
     this.#progress(`${contestant.contestant} starts`);
-    const startSeconds = this.seconds + (contestant.startSeconds ?? 10);
+    const startSeconds = this.#seconds + (contestant.startSeconds ?? 10);
     const prepared = await session.prepare(
       { do: 'prepare', input: this.#input, size: this.size, ...loss, job: contestant.job },
       within(startSeconds),
@@ -267,7 +282,7 @@ class Cell {
     const rows = expected.rows.map(({ row }) => row);
     const classes = expected.classes.map((entry) => entry.class);
     const begun = spent();
-    const checked = await session.check({ do: 'check', rows, classes, output }, within(this.seconds));
+    const checked = await session.check({ do: 'check', rows, classes, output }, within(this.#seconds));
     if ('failure' in checked) return out(checked.failure);
     const found = compareOutput(output, rows, classes, expected);
     const { limits } = contestant;
@@ -312,7 +327,7 @@ class Cell {
       if (taken.length === 0) return true;
       if (judge(taken, contestant.threads).kept.length >= this.plan.samples) return false;
       if (taken.length >= mostTries * this.plan.samples) return false;
-      return spent + fastest <= this.seconds;
+      return spent + fastest <= this.#seconds;
     };
     for (let open = entries.filter(wants); open.length > 0; open = open.filter(wants))
       for (const entry of open) if (wants(entry)) await this.#takeSample(entry);

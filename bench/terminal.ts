@@ -2,7 +2,7 @@
 
 import { type Differences, verdicts } from './compare.js';
 import { styled, table } from './cpu/table.js';
-import { bytesText, gapText, msText, statusText } from './format.js';
+import { bytesText, gapText, msText, statusText, verdictText } from './format.js';
 import { type Gap, gaps } from './goals.js';
 import type { Phases } from './phases.js';
 import { type ResultRow, type Results, settingName } from './results.js';
@@ -85,17 +85,19 @@ export function printPhases({ rows, peaks }: Phases): void {
 export function printSummary(rows: readonly ResultRow[]): void {
   const found = gaps(rows);
   if (found.length === 0) return;
-  console.log(`\n${styled('bold', 'Times as fast, and as much memory')}\n`);
-  const heading = ['B,D,C', 'marginfc', 'against', 'times', 'goal', ''];
+  console.log(`\n${styled('bold', 'Times as fast, and times less memory')}\n`);
+  const heading = ['B,D,C', 'this package', 'against', 'of', 'times', 'goal', ''];
   const cells = found.map((gap: Gap) => [
     sizeName(gap.size),
     gap.own,
     gap.peer,
+    gap.of,
     gapText(gap),
     gap.goal === undefined ? '' : `>= ${gap.goal}`,
-    gap.goal === undefined || gap.times === null ? '' : gap.times >= gap.goal ? 'reached' : 'not reached',
+    verdictText(gap),
   ]);
-  for (const line of table(heading, cells, new Set(['B,D,C', 'marginfc', 'against', '']))) console.log(line);
+  for (const line of table(heading, cells, new Set(['B,D,C', 'this package', 'against', 'of', ''])))
+    console.log(line);
 }
 
 export function printDifferences({ compared, onlyBefore, onlyAfter, warnings }: Differences): void {

@@ -184,44 +184,51 @@ interface RoofPoint {
   readonly name: string;
   readonly intensity: number;
   readonly gigaflops: number;
-  readonly symbol: 'circle' | 'diamond';
+  readonly symbol: (typeof symbols)[keyof typeof symbols];
   readonly colour: string;
+  readonly filled: boolean;
+}
+
+const symbols = { negatives: 'circle', gradients: 'triangle', update: 'square' } as const;
+
+function isProduct(phase: PhaseRow['phase']): phase is keyof typeof symbols {
+  return phase in symbols;
 }
 
 function roofline({ peaks, phases, machine }: Results): Figure[] {
   const largest = phases.at(-1)?.size;
   if (!peaks || !largest) return [];
-  const precisions = [...new Set(phases.map(({ precision }) => precision))];
-  const colourOf = new Map(
-    precisions.map((precision, i) => [precision, [ownColours[0], peerColours[0]][i % 2] as string]),
-  );
-  const points = phases
-    .filter(
-      (row) =>
-        sizeName(row.size) === sizeName(largest) && ['negatives', 'gradients', 'update'].includes(row.phase),
-    )
-    .map(
-      (row: PhaseRow): RoofPoint => ({
-        name: `${row.phase}, ${row.workspace}`,
-        intensity: row.operations / row.bytes,
-        gigaflops: row.operations / (row.medianMs / 1e3) / 1e9,
-        symbol: row.workspace === 'keep' ? 'circle' : 'diamond',
-        colour: colourOf.get(row.precision) as string,
-      }),
-    );
-  if (points.length === 0) return [];
   const roofs = [
-    { name: 'float32', peak: peaks.float32 },
-    ...(peaks.bfloat16 === undefined ? [] : [{ name: 'bfloat16', peak: peaks.bfloat16 }]),
+    { name: 'float32', peak: peaks.float32, colour: ownColours[0] as string },
+    ...(peaks.bfloat16 === undefined
+      ? []
+      : [{ name: 'bfloat16', peak: peaks.bfloat16, colour: peerColours[0] as string }]),
   ];
+  const colourOf = (precision: string) => roofs.find(({ name }) => name === precision)?.colour ?? 'gray';
+  const points = phases.flatMap((row): RoofPoint[] =>
+    sizeName(row.size) === sizeName(largest) && isProduct(row.phase)
+      ? [
+          {
+            name: `${row.precision} ${row.phase}, ${row.workspace}`,
+            intensity: row.operations / row.bytes,
+            gigaflops: row.operations / (row.medianMs / 1e3) / 1e9,
+            symbol: symbols[row.phase],
+            colour: colourOf(row.precision),
+            filled: row.workspace === 'keep',
+          },
+        ]
+      : [],
+  );
+  if (points.length === 0) return [];
   const read = peaks.read / 1e9;
   const xs = [...points.map(({ intensity }) => intensity), ...roofs.map(({ peak }) => peak / peaks.read)];
-  const [left, right] = [Math.min(...xs) / 4, Math.max(...xs) * 4];
+  const [left, right] = [Math.min(...xs) / 3, Math.max(...xs) * 3];
+  const dots = { x: 'intensity', y: 'gigaflops', symbol: 'symbol', r: 5.5, title: 'name' } as const;
   const marks = [
-    ...roofs.map(({ name, peak }) =>
+    ...roofs.map(({ peak, colour }) =>
       Plot.line(
         [left, peak / 1e9 / read, right].map((x) => ({ x, y: Math.min(peak / 1e9, x * read) })),
-        { x: 'x', y: 'y', stroke: colourOf.get(name) ?? 'currentColor', strokeWidth: 2 },
+        { x: 'x', y: 'y', stroke: colour, strokeWidth: 2 },
       ),
     ),
     Plot.text(
@@ -230,27 +237,23 @@ function roofline({ peaks, phases, machine }: Results): Figure[] {
         y: peak / 1e9,
         text: `${name} peak, ${(peak / 1e9).toFixed(0)} GFLOP/s`,
       })),
-      { x: 'x', y: 'y', text: 'text', textAnchor: 'end', dy: -8, fill: 'currentColor' },
+      { x: 'x', y: 'y', text: 'text', textAnchor: 'end', dy: -9, fill: 'currentColor' },
     ),
-    Plot.dot(points, {
-      x: 'intensity',
-      y: 'gigaflops',
-      symbol: 'symbol',
-      fill: 'colour',
-      r: 5,
-      title: 'name',
-    }),
-    Plot.text(spread(points), {
-      x: 'intensity',
-      y: 'y',
-      text: 'name',
-      textAnchor: 'start',
-      dx: 9,
-      fill: 'currentColor',
-      fontSize: 10,
-    }),
+    Plot.dot(
+      points.filter(({ filled }) => filled),
+      { ...dots, fill: 'colour', stroke: 'colour' },
+    ),
+    Plot.dot(
+      points.filter(({ filled }) => !filled),
+      { ...dots, stroke: 'colour', strokeWidth: 2 },
+    ),
   ];
-  const caption = `${sizeName(largest)}, ${machine.threads} threads; circles: workspace keep, diamonds: recompute. Lines: what multiply-adds on registers and reads of main memory (${read.toFixed(0)} GB/s) allow`;
+  const caption = `${sizeName(largest)}, ${machine.threads} threads. Circles: negatives with dX, triangles: gradients, squares: update in place of dW; filled: workspace keep, hollow: recompute. The lines are what multiply-adds on registers and reads of main memory (${read.toFixed(0)} GB/s) allow`;
+  const rates = [
+    ...points.map(({ gigaflops }) => gigaflops),
+    ...roofs.map(({ peak }) => peak / 1e9),
+    left * read,
+  ];
   return [
     {
       id: 'roofline',
@@ -259,33 +262,37 @@ function roofline({ peaks, phases, machine }: Results): Figure[] {
       svg: draw(
         {
           ...size,
-          x: { type: 'log', label: 'operations per byte', grid: true, tickFormat: '~s' },
-          y: { type: 'log', label: 'GFLOP/s', grid: true, tickFormat: '~s', insetTop: 16 },
+          x: {
+            type: 'log',
+            label: 'operations per byte',
+            grid: true,
+            ticks: decades(left, right),
+            tickFormat: shortCount,
+          },
+          y: {
+            type: 'log',
+            label: 'GFLOP/s',
+            grid: true,
+            ticks: powersOfTen(rates),
+            tickFormat: shortCount,
+            insetTop: 18,
+          },
           symbol: { type: 'identity' },
           color: { type: 'identity' },
           marks,
         },
         `Roofline of the phases: ${caption}`,
       ),
-      legend: precisions.map((precision) => ({
-        name: precision,
-        colour: colourOf.get(precision) as string,
-        dashed: false,
-      })),
+      legend: roofs.map(({ name, colour }) => ({ name, colour, dashed: false })),
     },
   ];
 }
 
-/** Labels near each other, moved apart: at least so far on a logarithmic scale. */
-function spread(points: readonly RoofPoint[]): (RoofPoint & { y: number })[] {
-  const step = 0.09;
-  const placed: (RoofPoint & { y: number })[] = [];
-  for (const point of [...points].sort((a, b) => a.gigaflops - b.gigaflops)) {
-    const near = placed.filter(({ intensity }) => Math.abs(Math.log10(intensity / point.intensity)) < 0.8);
-    const least = Math.max(0, ...near.map(({ y }) => y * 10 ** step));
-    placed.push({ ...point, y: Math.max(point.gigaflops, least) });
-  }
-  return placed;
+/** Powers of ten with their doubles and fives, inside. */
+function decades(low: number, high: number): number[] {
+  return powersOfTen([low, high])
+    .flatMap((power) => [power, 2 * power, 5 * power])
+    .filter((value) => value >= low && value <= high);
 }
 
 function draw(options: Plot.PlotOptions, description: string): string {

@@ -6,7 +6,7 @@ export const style = `
   :root { --page: #14171c; --text: #e4e8ee; --dim: #9aa5b3; --line: #2e353f; --band: #1b2027; --good: #5cc48c; --bad: #ff8b7e; --own: #2b211e; }
 }
 * { box-sizing: border-box; }
-body { margin: 0 auto; max-width: 68rem; padding: 2rem 1.25rem 4rem; background: var(--page); color: var(--text); font: 15px/1.5 system-ui, sans-serif; }
+body { margin: 0 auto; max-width: 76rem; padding: 2rem 1.25rem 4rem; background: var(--page); color: var(--text); font: 15px/1.5 system-ui, sans-serif; }
 h1 { margin: 0 0 .25rem; font-size: 1.7rem; }
 h2 { margin: 2.75rem 0 .5rem; font-size: 1.25rem; }
 h3 { margin: 1.75rem 0 .5rem; font-size: 1.02rem; }
@@ -18,18 +18,18 @@ dt { color: var(--dim); }
 dd { margin: 0; overflow-wrap: anywhere; }
 .scroll { overflow-x: auto; border: 1px solid var(--line); border-radius: 6px; }
 table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; font-size: .9rem; }
-th, td { padding: .36rem .7rem; text-align: right; white-space: nowrap; }
+th, td { padding: .34rem .6rem; text-align: right; white-space: nowrap; }
 th { background: var(--band); font-weight: 600; border-bottom: 1px solid var(--line); }
 tr + tr td { border-top: 1px solid var(--line); }
 th.text, td.text { text-align: left; }
-td.wrap { white-space: normal; min-width: 14rem; color: var(--dim); }
+td.wrap { white-space: normal; color: var(--dim); } td.wrap:not(:empty) { min-width: 9rem; } td.long { min-width: 18rem; }
 tr.own td { background: var(--own); }
 .good { color: var(--good); } .bad { color: var(--bad); }
 th button { all: unset; cursor: pointer; } th button:focus-visible { outline: 2px solid currentColor; outline-offset: 2px; }
 th[aria-sort=ascending] button::after { content: ' \\2191'; } th[aria-sort=descending] button::after { content: ' \\2193'; }
 figure { margin: 1.25rem 0 2rem; }
 figcaption { color: var(--dim); margin-bottom: .25rem; max-width: 46rem; }
-figure svg { display: block; width: 100%; max-width: 760px; height: auto; overflow: visible; }
+figure svg { display: block; width: 100%; max-width: 860px; height: auto; overflow: visible; }
 .plot { overflow-x: auto; } .plot svg { min-width: 34rem; }
 .legend { display: flex; flex-wrap: wrap; gap: .2rem 1.1rem; margin: .35rem 0; padding: 0; list-style: none; font-size: .86rem; }
 .legend svg { display: inline-block; width: 26px; min-width: 0; height: 10px; margin-right: .4rem; vertical-align: baseline; }
