@@ -64,13 +64,17 @@ export function reached({ goal, times, extrapolated }: Gap): boolean | undefined
   return goal === undefined || times === null || extrapolated ? undefined : times >= goal;
 }
 
-/** Of every size that was measured. */
+/** Of every size that was measured; those with a goal first. */
 export function gaps(rows: readonly ResultRow[]): Gap[] {
   const sizes = [...new Map(rows.map(({ size }) => [sizeName(size), size])).values()];
-  return sizes.flatMap((size) => {
+  const found = sizes.flatMap((size) => {
     const here = rows.filter((row) => sizeName(row.size) === sizeName(size));
     return goals.flatMap((goal) => gapOf(goal, size, here));
   });
+  return [
+    ...found.filter(({ goal }) => goal !== undefined),
+    ...found.filter(({ goal }) => goal === undefined),
+  ];
 }
 
 function gapOf({ own, peers, of, name, sizes }: Goal, size: Size, rows: readonly ResultRow[]): Gap[] {

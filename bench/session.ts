@@ -25,6 +25,7 @@ const keptCharacters = 2000;
 export class Session {
   readonly #child: ChildProcess;
   readonly #ended: Promise<string>;
+  #absent = false;
   #complaints = '';
   #waiting: ((line: string) => void) | undefined;
 
@@ -40,7 +41,10 @@ export class Session {
     this.#child.stdin?.on('error', () => {});
     createInterface({ input: this.#child.stdio[3] as Readable }).on('line', (line) => this.#waiting?.(line));
     this.#ended = new Promise((resolve) => {
-      this.#child.once('error', ({ message }) => resolve(message));
+      this.#child.once('error', (error: NodeJS.ErrnoException) => {
+        this.#absent = error.code === 'ENOENT';
+        resolve(this.#absent ? `there is no ${file}` : error.message);
+      });
       this.#child.once('close', (code, signal) => {
         const last = this.#complaints.trim().split('\n').at(-1) ?? '';
         resolve(`its process ended with ${signal ?? code}${last === '' ? '' : `: ${last}`}`);
@@ -72,6 +76,7 @@ export class Session {
       timer = setTimeout(() => resolve({ kind: 'slow', reason }), seconds * 1e3);
     });
     const gone = this.#ended.then((reason): Failure => {
+      if (this.#absent) return { kind: 'missing', reason };
       // How the kernel ends a process when memory runs out.
       const kind = this.#child.signalCode === 'SIGKILL' || /memory/i.test(reason) ? 'memory' : 'failed';
       return { kind, reason };

@@ -7,16 +7,16 @@ import { sizeName } from '../size.js';
 import { type Point, type Series, seriesOf, sweep } from './series.js';
 
 /** Legible on white and on near-black; marginfc's are the warm ones. */
-const ownColours = ['#e4572e', '#d81b60', '#f2a104', '#a44a3f', '#c2185b', '#ff7043'];
+const ownColours = ['#e4572e', '#b5179e', '#f2a104', '#e07a9b', '#c1440e', '#ff8a5c'];
 const peerColours = [
   '#3f88c5',
   '#2a9d8f',
   '#7e6bc4',
   '#6b9e23',
   '#8d99ae',
-  '#0fa3b1',
-  '#9c6644',
-  '#5c7cfa',
+  '#0fb5d4',
+  '#4059ad',
+  '#b08968',
   '#43a047',
 ];
 
