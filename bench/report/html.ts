@@ -28,7 +28,7 @@ export function html(results: Results): string {
 and was compared with a float64 reference before it was timed; then all took turns.</p>`,
     section('How much better', gapTable(results.rows)),
     section('Machine', machineList(results)),
-    section('Plots', figures(results).map(figure).join('\n')),
+    section('Plots', plots(figures(results))),
     section('Results', `${legend}${sizes.map((size) => sizeTable(size, results.rows)).join('\n')}`),
     results.phases.length > 0 ? section('Phases of the cpu engine', phasesPart(results)) : '',
   ];
@@ -238,6 +238,10 @@ probabilities again. Update: that phase with SGD and momentum in place of dW. By
     },
   ];
   return `${intro}${table(columns, phases)}`;
+}
+
+function plots(all: readonly Figure[]): string {
+  return all.length === 0 ? '' : `<div class="plots">\n${all.map(figure).join('\n')}\n</div>`;
 }
 
 function figure({ id, title, caption, svg, legend: entries }: Figure): string {

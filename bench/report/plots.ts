@@ -29,12 +29,12 @@ export interface Figure {
 }
 
 const size = {
-  width: 760,
-  height: 420,
-  marginLeft: 64,
-  marginRight: 20,
+  width: 620,
+  height: 400,
+  marginLeft: 52,
+  marginRight: 18,
   marginBottom: 44,
-  marginTop: 24,
+  marginTop: 26,
 } as const;
 
 export function figures(results: Results): Figure[] {
@@ -154,30 +154,37 @@ function linePlot(
   return draw(
     {
       ...size,
-      x: { type: 'log', label: 'classes', ticks, tickFormat: shortCount, grid: true, inset: 12 },
-      y: {
-        type: 'log',
-        label,
-        grid: true,
-        ticks: powersOfTen(values),
-        tickFormat: (value: number) => (value >= 1 ? shortCount(value) : String(value)),
-        inset: 8,
-      },
-      marks,
+      x: { type: 'log', inset: 12 },
+      y: { type: 'log', inset: 8 },
+      marks: [...axes('classes', ticks, label, logTicks(values)), ...marks],
     },
     description,
   );
 }
 
-function powersOfTen(values: readonly number[]): number[] {
-  const [low, high] = [Math.min(...values), Math.max(...values)].map(Math.log10);
-  const first = Math.floor(low as number);
-  return Array.from({ length: Math.ceil(high as number) - first + 1 }, (_, i) => 10 ** (first + i));
+/** With every tick named: Plot itself leaves out most that are no powers of ten. */
+function axes(x: string, xTicks: readonly number[], y: string, yTicks: readonly number[]): Plot.Markish[] {
+  return [
+    Plot.gridX(xTicks),
+    Plot.gridY(yTicks),
+    Plot.axisX(xTicks, { label: x, text: shortCount }),
+    Plot.axisY(yTicks, { label: y, text: shortCount }),
+  ];
+}
+
+/** Round numbers between the least and the largest: powers of ten, where these are few with their doubles and fives. */
+function logTicks(values: readonly number[]): number[] {
+  const [low, high] = [Math.min(...values), Math.max(...values)];
+  const first = Math.floor(Math.log10(low));
+  const powers = Array.from({ length: Math.ceil(Math.log10(high)) - first + 1 }, (_, i) => 10 ** (first + i));
+  const inside = (ticks: readonly number[]) => ticks.filter((tick) => tick >= low && tick <= high);
+  const few = inside(powers).length < 3;
+  return inside(few ? powers.flatMap((power) => [power, 2 * power, 5 * power]) : powers);
 }
 
 function shortCount(value: number): string {
   if (value >= 1e6) return `${value / 1e6}M`;
-  return value >= 1e3 ? `${value / 1e3}k` : String(value);
+  return value >= 1e3 ? `${value / 1e3}k` : String(Number(value.toPrecision(3)));
 }
 
 interface RoofPoint {
@@ -237,7 +244,10 @@ function roofline({ peaks, phases, machine }: Results): Figure[] {
         y: peak / 1e9,
         text: `${name} peak, ${(peak / 1e9).toFixed(0)} GFLOP/s`,
       })),
-      { x: 'x', y: 'y', text: 'text', textAnchor: 'end', dy: -9, fill: 'currentColor' },
+      {
+        ...{ x: 'x', y: 'y', text: 'text', textAnchor: 'end', dy: -9, fill: 'currentColor' },
+        ...{ stroke: 'var(--page)', strokeWidth: 4 },
+      },
     ),
     Plot.dot(
       points.filter(({ filled }) => filled),
@@ -262,37 +272,20 @@ function roofline({ peaks, phases, machine }: Results): Figure[] {
       svg: draw(
         {
           ...size,
-          x: {
-            type: 'log',
-            label: 'operations per byte',
-            grid: true,
-            ticks: decades(left, right),
-            tickFormat: shortCount,
-          },
-          y: {
-            type: 'log',
-            label: 'GFLOP/s',
-            grid: true,
-            ticks: powersOfTen(rates),
-            tickFormat: shortCount,
-            insetTop: 18,
-          },
+          x: { type: 'log' },
+          y: { type: 'log', insetTop: 18 },
           symbol: { type: 'identity' },
           color: { type: 'identity' },
-          marks,
+          marks: [
+            ...axes('operations per byte', logTicks([left, right]), 'GFLOP/s', logTicks(rates)),
+            ...marks,
+          ],
         },
         `Roofline of the phases: ${caption}`,
       ),
       legend: roofs.map(({ name, colour }) => ({ name, colour, dashed: false })),
     },
   ];
-}
-
-/** Powers of ten with their doubles and fives, inside. */
-function decades(low: number, high: number): number[] {
-  return powersOfTen([low, high])
-    .flatMap((power) => [power, 2 * power, 5 * power])
-    .filter((value) => value >= low && value <= high);
 }
 
 function draw(options: Plot.PlotOptions, description: string): string {

@@ -27,10 +27,11 @@ tr.own td { background: var(--own); }
 .good { color: var(--good); } .bad { color: var(--bad); }
 th button { all: unset; cursor: pointer; } th button:focus-visible { outline: 2px solid currentColor; outline-offset: 2px; }
 th[aria-sort=ascending] button::after { content: ' \\2191'; } th[aria-sort=descending] button::after { content: ' \\2193'; }
-figure { margin: 1.25rem 0 2rem; }
+.plots { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 34rem), 1fr)); gap: 1.5rem 2.5rem; }
+figure { margin: 0; min-width: 0; }
 figcaption { color: var(--dim); margin-bottom: .25rem; max-width: 46rem; }
-figure svg { display: block; width: 100%; max-width: 860px; height: auto; overflow: visible; }
-.plot { overflow-x: auto; } .plot svg { min-width: 34rem; }
+figure svg { display: block; width: 100%; max-width: 680px; height: auto; overflow: visible; }
+.plot { overflow-x: auto; } .plot svg { min-width: 27rem; }
 .legend { display: flex; flex-wrap: wrap; gap: .2rem 1.1rem; margin: .35rem 0; padding: 0; list-style: none; font-size: .86rem; }
 .legend svg { display: inline-block; width: 26px; min-width: 0; height: 10px; margin-right: .4rem; vertical-align: baseline; }
 @media print { body { max-width: none; } h2, h3, figure { break-inside: avoid; } }
