@@ -193,7 +193,8 @@ int main() {
   for (const auto& engine : owned) engine->device().assume_l2_bytes(1 << 17);
   std::printf("chunks\n");
   for (Precision operands : {Precision::float32, Precision::float16})
-    for (const Size& size : {Size{40, 130, 1500, 1, 64}, Size{140, 24, 1025, 2, 100}, Size{9, 600, 200, 1, 64}})
+    for (const Size& size : {Size{40, 130, 1500, 1, 64}, Size{140, 24, 1025, 2, 100}, Size{9, 600, 200, 1, 64},
+                             Size{520, 200, 260, 1, 64}})
       gradients_match(all, size, Workspace::recompute, operands);
   for (Optimizer::Kind kind : {Optimizer::Kind::sgd, Optimizer::Kind::adamw}) heads_agree(one, kind);
   for (const auto& engine : owned) engine->device().assume_l2_bytes(l2_bytes);
