@@ -205,7 +205,6 @@ constexpr Exception kExceptions[] = {
     {"", "fill of 1056 bytes", "norms and cosines of rows without a class here, which nothing uses"},
     {"", "fill of 288 bytes", "the same"},
     {"nearest", "upload of 1240 bytes", "labels, which it does not use"},
-    {"nearest", "download of 264 bytes", "norms, which only say whether the features are finite"},
     {"sgd, wide", "fill of 240000 bytes", "weights of a new head, all of which are written before they are used"},
     {"", "fill of 24000 bytes", "the same"},
 };
