@@ -41,5 +41,6 @@ export function gapText({ times, extrapolated, reason }: Gap): string {
 export function verdictText(gap: Gap): string {
   if (gap.goal === undefined) return '';
   const verdict = reached(gap);
-  return verdict === undefined ? 'not measured' : verdict ? 'reached' : 'not reached';
+  if (verdict === undefined) return gap.disturbed ? 'disturbed' : 'not measured';
+  return verdict ? 'reached' : 'not reached';
 }

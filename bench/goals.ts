@@ -13,6 +13,8 @@ export interface Gap {
   readonly times: number | null;
   /** The peer's time is no measurement. */
   readonly extrapolated: boolean;
+  /** Other processes disturbed either. */
+  readonly disturbed: boolean;
   /** Why there is none. */
   readonly reason?: string;
   /** What it should be at least. */
@@ -59,9 +61,11 @@ const goals: readonly Goal[] = [
   { own: recompute32, peers: pytorch, of: 'memory', name: 'the fastest PyTorch', sizes: each(10) },
 ];
 
-/** Whether a goal was reached; undefined where there is none, or no measurement to tell by. */
-export function reached({ goal, times, extrapolated }: Gap): boolean | undefined {
-  return goal === undefined || times === null || extrapolated ? undefined : times >= goal;
+const leastMemory = 2 ** 25;
+
+/** Whether a goal was reached; undefined where there is none, or no undisturbed measurement to tell by. */
+export function reached({ goal, times, extrapolated, disturbed }: Gap): boolean | undefined {
+  return goal === undefined || times === null || extrapolated || disturbed ? undefined : times >= goal;
 }
 
 /** Of every size that was measured; those with a goal first. */
@@ -94,8 +98,9 @@ function gapOf({ own, peers, of, name, sizes }: Goal, size: Size, rows: readonly
   const peer =
     measured[0] ?? candidates.find(({ extrapolatedMs }) => extrapolatedMs !== null) ?? candidates[0];
   const goal = sizes.get(sizeName(size));
-  // What is not installed is no row where there is nothing to reach.
+  // What is not installed is no row where there is nothing to reach, and little memory is mostly the allocator's.
   if (!peer || (goal === undefined && peer.medianMs === null)) return [];
+  if (of === 'memory' && goal === undefined && (peer.extraBytes ?? 0) < leastMemory) return [];
   const value = ({ medianMs, extrapolatedMs, extraBytes }: ResultRow) =>
     of === 'time' ? (medianMs ?? extrapolatedMs) : extraBytes;
   const [a, b] = [value(row), value(peer)];
@@ -108,6 +113,7 @@ function gapOf({ own, peers, of, name, sizes }: Goal, size: Size, rows: readonly
       peer: peer.medianMs === null ? name : settingName(peer),
       times: known ? b / (of === 'time' ? a : Math.max(a, 1)) : null,
       extrapolated: peer.medianMs === null,
+      disturbed: row.disturbed || peer.disturbed,
       ...(!known && { reason: row.medianMs === null ? `marginfc ${row.status}` : peer.status }),
       ...(goal !== undefined && { goal }),
     },

@@ -27,7 +27,7 @@ export type Status = (typeof statuses)[number];
 export interface Setting {
   /** As in `marginfc cpu`, `tfjs wasm`, `PyTorch compile`. */
   readonly contestant: string;
-  /** `step` also updates the weights. `loss + dX + dW, kernels`: the time of a GPU's kernels alone. */
+  /** `loss + dX + dW`, or `loss + dX + dW, kernels`: the time of a GPU's kernels alone. */
   readonly operation: string;
   /** Of the multiply operands. */
   readonly precision: string;
@@ -132,13 +132,14 @@ export function settingKey(row: Setting): string {
 export function settingName(row: Setting): string {
   const { contestant, operation, precision, workspace, outputs, threads, allocator } = row;
   const own = contestant.startsWith('marginfc');
+  const onCpu = contestant === 'marginfc cpu';
   return [
     contestant,
-    ...(operation === 'loss + dX + dW' ? [] : [operation]),
+    ...(operation.endsWith(', kernels') ? ['kernels'] : []),
     ...(own || precision !== 'float32' ? [precision] : []),
-    ...(workspace === 'logits' ? [] : [workspace]),
-    ...(own && outputs === 'fresh' ? ['fresh outputs'] : []),
-    ...(own && threads === 1 ? ['1 thread'] : []),
+    ...(onCpu ? [workspace] : []),
+    ...(onCpu && outputs === 'fresh' ? ['fresh outputs'] : []),
+    ...(onCpu && threads === 1 ? ['1 thread'] : []),
     ...(allocator === 'default' ? [] : ['freed memory kept']),
   ].join(', ');
 }

@@ -3,33 +3,21 @@
  * and then all of them in turns, so that what happens on the machine meets all alike.
  */
 
-import { closeSync, mkdtempSync, openSync, readFileSync, rmSync, writeSync } from 'node:fs';
+import { mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { releaseMemory } from 'marginfc';
 import type { Contestant } from './contestants/contestant.js';
 import { engineLogSumExp, loss, makeProblem } from './cpu/contestants.js';
 import { readLoad } from './cpu/load.js';
-import { errors, type Problem, type Reference, reference } from './cpu/reference.js';
+import { type Reference, reference } from './cpu/reference.js';
 import { type Disturbance, judge, type Repetition } from './cpu/samples.js';
+import { availableMemory, compareOutput, inputBytes, writeProblem } from './inputs.js';
+import { type Plan, secondsOfCell, work } from './plan.js';
 import { type Errors, type ResultRow, settingKey } from './results.js';
 import { type Failure, Session } from './session.js';
-import type { Size } from './size.js';
+import { type Size, sizeName } from './size.js';
 import { median, medianInterval, quantile } from './statistics.js';
-
-export interface Plan {
-  readonly sizes: readonly Size[];
-  readonly contestants: readonly Contestant[];
-  /** Undisturbed samples wanted of each row, and how long each is at least. */
-  readonly samples: number;
-  readonly sampleSeconds: number;
-  /** For a contestant at a size. Undefined: the time until the deadline, shared out among what is left to do. */
-  readonly seconds?: number;
-  /** By performance.now(), milliseconds; nothing is begun or waited for after it. */
-  readonly deadline: number;
-  readonly onProgress?: (done: number, all: number, now: string) => void;
-  readonly onRows?: (size: Size, rows: readonly ResultRow[]) => void;
-}
 
 /** Repetitions without disturbance that a row needs to be believed; all of them, where there was no time for more. */
 const enough = 3;
@@ -61,14 +49,6 @@ export async function run(plan: Plan): Promise<Found> {
     plan.onRows?.(size, found);
   }
   return { rows, versions };
-}
-
-/** For all contestants at a size together: large sizes get more of what is left, though less than by their work. */
-function secondsOfCell({ sizes, contestants, seconds, deadline }: Plan, index: number): number {
-  if (seconds !== undefined) return seconds * contestants.length;
-  const share = (size: Size) => Math.sqrt(work(size));
-  const all = sizes.slice(index).reduce((sum, size) => sum + share(size), 0);
-  return (((deadline - performance.now()) / 1e3) * share(sizes[index] as Size)) / all;
 }
 
 interface Entry {
@@ -131,6 +111,12 @@ class Cell {
     const before = this.earlier.filter((row) => settingKey(row) === settingKey(contestant));
     const missing = contestant.missing ?? before.find(({ status }) => status === 'not installed')?.reason;
     if (missing !== undefined) return this.#skip(contestant, 'not installed', missing);
+    // Waiting for it again would only take time from others.
+    const slow = before.find(
+      ({ status, size }) => status === 'would take longer' && work(size) <= work(this.size),
+    );
+    if (slow && slow.extrapolatedMs === null && !this.#extrapolate(contestant))
+      return this.#skip(contestant, 'would take longer', `as it would at ${sizeName(slow.size)}`);
     const needed = contestant.bytes(this.size) + inputBytes(this.size);
     const available = availableMemory();
     if (needed > available)
@@ -347,7 +333,7 @@ class Cell {
       return;
     }
     const { seconds, elapsed, own, ownInAll, calls } = answer.value;
-    entry.fastest = Math.min(entry.fastest, seconds);
+    entry.fastest = Math.min(entry.fastest, elapsed / calls);
     // The benchmark itself waits meanwhile: what is busy beyond the contestant is others.
     const others = Math.max(0, end.busy - begin.busy - ownInAll - (end.own - begin.own));
     const load = { elapsed, own, others, stolen: end.stolen - begin.stolen };
@@ -398,61 +384,6 @@ function settingOf({
   return { contestant, operation, precision, workspace, outputs, threads, allocator, gradient };
 }
 
-function work({ B, D, C }: Size): number {
-  return B * D * C;
-}
-
-function inputBytes({ B, D, C }: Size): number {
-  return 4 * D * (B + C);
-}
-
 function gib(bytes: number): string {
   return `${(bytes / 2 ** 30).toFixed(1)} GiB`;
-}
-
-/** What new processes may take without others being swapped out or ended, less some for the system. */
-function availableMemory(): number {
-  const text = readFileSync('/proc/meminfo', 'utf8');
-  const kib = Number(/^MemAvailable:\s+(\d+) kB$/m.exec(text)?.[1] ?? Number.NaN);
-  return 0.85 * kib * 1024;
-}
-
-function writeProblem(file: string, { features, weights, labels }: Problem): void {
-  const to = openSync(file, 'w');
-  for (const array of [features, weights, labels]) {
-    const bytes = new Uint8Array(array.buffer, array.byteOffset, array.byteLength);
-    for (let at = 0; at < bytes.length; )
-      at += writeSync(to, bytes, at, Math.min(bytes.length - at, 2 ** 30));
-  }
-  closeSync(to);
-}
-
-function compareOutput(
-  file: string,
-  rows: readonly number[],
-  classes: readonly number[],
-  expected: Reference,
-): { loss: number; gradient: number } {
-  const dim = expected.rows[0]?.dFeatures.length ?? 0;
-  const bytes = readFileSync(file);
-  const values = new Float32Array(bytes.buffer.slice(bytes.byteOffset, bytes.byteOffset + bytes.byteLength));
-  // As if only these rows and classes were: the reference's numbers of them stay.
-  const place = new Map(classes.map((j, index) => [j, index]));
-  const gradients = rows.length + rows.length * dim;
-  const renumbered = {
-    rows: expected.rows.map((row, index) => ({ ...row, row: index })),
-    classes: expected.classes,
-  };
-  const found = errors(
-    {
-      rowLoss: values.subarray(0, rows.length),
-      dFeatures: values.subarray(rows.length, gradients),
-      dWeights: (j) => {
-        const start = gradients + (place.get(j) ?? Number.NaN) * dim;
-        return values.subarray(start, start + dim);
-      },
-    },
-    renumbered,
-  );
-  return { loss: found.loss, gradient: found.gradient ?? Number.NaN };
 }

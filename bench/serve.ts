@@ -66,7 +66,8 @@ export async function serve<Job>(make: (task: Task, job: Job) => Runner | Promis
       return { seconds, peakBytes };
     }
     const sampled = await sample(runner, request, fastest);
-    fastest = Math.min(fastest, sampled.seconds);
+    // By the clock on the wall, whatever was timed.
+    fastest = Math.min(fastest, sampled.elapsed / sampled.calls);
     return sampled;
   };
 

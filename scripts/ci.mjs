@@ -72,6 +72,19 @@ function checkKernels() {
   return spawnSync(process.execPath, [script, '--check'], { cwd: root, stdio: 'inherit' }).status === 0;
 }
 
+/** What shows the benchmark's report in the unit tests. Without it they say so and skip that. */
+function installBrowser() {
+  if (spawnSync('chromium', ['--version'], { stdio: 'ignore' }).status === 0) return true;
+  /** @type {import('node:child_process').SpawnSyncOptions} */
+  const options = { stdio: ['ignore', 'ignore', 'inherit'] };
+  const command = ['apt-get', 'install', '-y', '--no-install-recommends', 'chromium'];
+  const installed =
+    spawnSync('sudo', ['apt-get', 'update'], options).status === 0 &&
+    spawnSync('sudo', command, options).status === 0;
+  if (!installed) console.log('chromium could not be installed');
+  return true;
+}
+
 /** What only the emulated steps need. README.md's commands have fetched the lists of packages. */
 function installEmulators() {
   const packages = ['g++-aarch64-linux-gnu', 'qemu-user'];
@@ -104,6 +117,7 @@ function runEngineCheck(script) {
   };
 }
 
+step('browser', installBrowser);
 for (const block of readmeBlocks()) {
   const title = `README.md:${block.line} ${block.language === 'sh' ? block.source.split('\n').join('; ') : 'example'}`;
   if (block.skip === undefined) step(title, (env) => runBlock(block, env));

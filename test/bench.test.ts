@@ -235,6 +235,8 @@ describe('goals', () => {
     const [gap] = gaps([row(), guessed]);
     expect(gap).toMatchObject({ times: 200, extrapolated: true });
     expect(gap && reached(gap)).toBe(undefined);
+    const [disturbed] = gaps([row({ disturbed: true }), row({ ...wasm, samplesMs: [2000] })]);
+    expect(disturbed && reached(disturbed)).toBe(undefined);
     const [missing] = gaps([row(), row({ ...wasm, status: 'not installed' })]);
     expect(missing).toMatchObject({ times: null, reason: 'not installed' });
   });

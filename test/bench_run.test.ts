@@ -3,8 +3,9 @@
 import { join } from 'node:path';
 import { describe, expect, test } from 'vitest';
 import type { Contestant } from '../bench/contestants/contestant.js';
+import type { Plan } from '../bench/plan.js';
 import type { ResultRow } from '../bench/results.js';
-import { type Plan, run } from '../bench/run.js';
+import { run } from '../bench/run.js';
 
 const size = { B: 8, D: 16, C: 100 };
 
@@ -95,6 +96,12 @@ describe('a contestant', () => {
     const row = await rowOf(contestant('crashes', { bytes: () => 1e15 }));
     expect(row).toMatchObject({ status: 'does not fit' });
     expect(row.reason).toMatch(/^needs about .* GiB, .* GiB are free$/);
+  });
+
+  test('that gave no answer at a size is not waited for at a larger one', async () => {
+    const sizes = [size, { ...size, C: 200 }];
+    const row = await rowOf(contestant('silent', { startSeconds: 1 }), { sizes, seconds: 1 });
+    expect(row).toMatchObject({ status: 'would take longer', reason: 'as it would at 8,16,100' });
   });
 
   test('is not started after the end of the whole run', async () => {

@@ -69,6 +69,12 @@ test('--version prints the version, --help the usage', () => {
   });
 });
 
+test('bench passes its arguments on, and its exit status back', () => {
+  expect(marginfc(['bench', '--help'])).toMatchObject({ status: 0, stderr: '' });
+  expect(marginfc(['bench', '--help']).stdout).toMatch(/^Usage: marginfc bench \[options\]/);
+  expect(marginfc(['bench', '--fast'])).toMatchObject({ status: 2, stdout: '' });
+});
+
 test.each([
   ['no command', [], 'no command given'],
   ['an unknown command', ['train'], `no command 'train'`],

@@ -101,6 +101,18 @@ function expectWorks(folder: string): void {
   }
 }
 
+/** Where nothing but the package is installed: what it compares itself with and does not carry is named as missing. */
+function expectBenchWorks(folder: string): void {
+  const size = ['--quick', '--no-phases', '--samples', '2', '--sizes', '8,16,100'];
+  const { status, output } = run(folder, 'npx', ['--no-install', 'marginfc', 'bench', ...size]);
+  expect(output).toMatch(/^ +marginfc cpu, float32, keep +\d/m);
+  expect(output).toMatch(/^ +unfused C\+\+ +\d/m);
+  expect(output).toMatch(/^ +tfjs wasm +- .*not installed: @tensorflow\/tfjs-core is not installed$/m);
+  expect(status).toBe(0);
+  for (const file of ['marginfc-bench.json', 'marginfc-bench.html'])
+    expect(existsSync(join(folder, file)), file).toBe(true);
+}
+
 let plainTarball: string;
 let prebuiltTarball: string;
 
@@ -137,7 +149,15 @@ describe('the tarball', () => {
       'dist/tfjs.cjs',
     ];
     const kernels = ['cuda/kernels.fatbin', 'cuda/kernels.json', 'scripts/lib/kernels.cjs'];
-    const required = [...expected, ...entries, ...kernels, 'scripts/install.cjs', 'engine/engine.h'];
+    const bench = ['dist/bench/main.js', 'dist/bench/LICENSES.txt', 'dist/bench/peers/serve.py'];
+    const required = [
+      ...expected,
+      ...entries,
+      ...kernels,
+      ...bench,
+      'scripts/install.cjs',
+      'engine/engine.h',
+    ];
     expect(required.filter((file) => !files.includes(file))).toEqual([]);
     const folders = new Set(files.filter((file) => file.includes('/')).map((file) => file.split('/')[0]));
     expect([...folders].sort()).toEqual(['binding', 'cpu', 'cuda', 'dist', 'engine', 'scripts', 'src']);
@@ -190,6 +210,7 @@ describe('installing', () => {
     expect(doctor.output).toContain('cpu');
     expect(doctor.output).toMatch(/^cuda kernels +sm_75, .*sm_120; PTX 7\.5, 8\.0, 9\.0a; nvcc /m);
     expect(doctor.status).toBe(0);
+    expectBenchWorks(folder);
   });
 
   it('with neither prebuilt addon nor compiler fails with three lines that say why and what to do', () => {
