@@ -19,6 +19,22 @@ Span<T> typed_array(const Napi::Value& value, napi_typedarray_type type, const c
   return {static_cast<T*>(data), static_cast<int64_t>(length)};
 }
 
+// { devicePtr: bigint, length: number }; false for anything else.
+bool device_array(const Napi::Value& value, const char* name, void** data, int64_t* size) {
+  if (!value.IsObject() || value.IsTypedArray()) return false;
+  const auto object = value.As<Napi::Object>();
+  const Napi::Value pointer = object.Get("devicePtr");
+  if (!pointer.IsBigInt()) return false;
+  bool lossless = false;
+  const uint64_t address = pointer.As<Napi::BigInt>().Uint64Value(&lossless);
+  const double length = number(object, "length");
+  if (!lossless || address == 0 || !(length >= 0 && length <= 9007199254740991.0))
+    fail(value.Env(), Code::type, std::string(name) + " must have an address and a length");
+  *data = reinterpret_cast<void*>(address);
+  *size = static_cast<int64_t>(length);
+  return true;
+}
+
 }  // namespace
 
 Span<float> float_array(const Napi::Value& value, const char* name) {
@@ -63,12 +79,23 @@ Precision precision(const Napi::Value& value, const char* name) {
 
 Rows row_array(const Napi::Value& value, const Napi::Value& type, const char* name) {
   const Precision storage = precision(type, name);
+  void* data;
+  int64_t size;
+  if (device_array(value, name, &data, &size)) return {data, size, storage, Place::device};
   if (storage == Precision::float32) {
     const Span<float> rows = float_array(value, name);
     return {rows.data, rows.size, storage};
   }
   const Span<uint16_t> rows = typed_array<uint16_t>(value, napi_uint16_array, "Uint16Array", name);
   return {rows.data, rows.size, storage};
+}
+
+Floats result_array(const Napi::Value& value, const char* name) {
+  void* data;
+  int64_t size;
+  if (device_array(value, name, &data, &size)) return {static_cast<float*>(data), size, Place::device};
+  const Span<float> array = float_array(value, name);
+  return {array.data, array.size, Place::host};
 }
 
 void require_size(Napi::Env env, int64_t size, int64_t expected, const char* name) {

@@ -26,14 +26,24 @@ bool boolean(const Napi::Object& object, const char* name);
 std::string text(const Napi::Object& object, const char* name);
 bool present(const Napi::Value& value);
 
-// Rows of float32 (Float32Array), or of 16 bits (Uint16Array) with `type` 'bfloat16' or 'float16'.
+// Rows of float32 (Float32Array), or of 16 bits (Uint16Array) with `type` 'bfloat16' or 'float16'; or of either in a GPU's
+// memory ({ devicePtr, length }).
 struct Rows {
   const void* data = nullptr;
   int64_t size = 0;
   Precision storage = Precision::float32;
+  Place place = Place::host;
 };
 Rows row_array(const Napi::Value& value, const Napi::Value& type, const char* name);
 Precision precision(const Napi::Value& value, const char* name);
+
+// Where float32 results go: a Float32Array, or a GPU's memory.
+struct Floats {
+  float* data = nullptr;
+  int64_t size = 0;
+  Place place = Place::host;
+};
+Floats result_array(const Napi::Value& value, const char* name);
 
 void require_size(Napi::Env env, int64_t size, int64_t expected, const char* name);
 

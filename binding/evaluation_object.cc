@@ -7,6 +7,12 @@
 namespace marginfc::binding {
 namespace {
 
+void require_followed(Napi::Env env, const std::vector<ClassShard*>& shards, Place place, const char* name) {
+  for (const ClassShard* shard : shards)
+    if (!shard->follows(place))
+      throw make_error(env, Status::failure(Code::type, std::string(name) + " must be in the host's memory"));
+}
+
 class TargetsJob final : public Job {
  public:
   TargetsJob(std::shared_ptr<EvaluationState> state, const Napi::CallbackInfo& info) : state_(std::move(state)) {
@@ -72,9 +78,10 @@ class PhasesJob final : public Job {
       keep(outer);
     }
     if (const Napi::Value features = object.Get("dFeatures"); present(features)) {
-      const Span<float> values = float_array(features, "dFeatures");
+      const Floats values = result_array(features, "dFeatures");
       require_size(env, values.size, rows * dim, "dFeatures");
-      gradients_.features = values.data;
+      require_followed(env, state_->shards, values.place, "dFeatures");
+      gradients_.features = {values.data, values.place};
       keep(features);
     }
     gradients_.tolerance = state_->tolerance;
@@ -111,13 +118,13 @@ class PhasesJob final : public Job {
  private:
   // Workspace 'auto' keeps where that fits the caller's limit; where it does not fit the machine, it recomputes.
   Status forward() {
-    const bool features = backward_ && gradients_.features;
-    const Status status = state_->evaluation->forward(margin_, features, rows_, &result_);
+    const GradientPlan plan = backward_ ? gradients_.plan() : GradientPlan{};
+    const Status status = state_->evaluation->forward(margin_, plan, rows_, &result_);
     if (status.code != Code::out_of_memory || !state_->automatic || state_->workspace != Workspace::keep) return status;
     state_->workspace = state_->batch.workspace = Workspace::recompute;
     state_->workspace_bytes = 0;
     state_->evaluation = std::make_unique<Evaluation>(state_->shards, state_->batch, state_->options);
-    return state_->evaluation->forward(margin_, features, rows_, &result_);
+    return state_->evaluation->forward(margin_, plan, rows_, &result_);
   }
 
   float* row_array(const Napi::Object& object, const char* name, int64_t count) {
@@ -136,10 +143,12 @@ class PhasesJob final : public Job {
     WeightSink& sink = gradients_.weights;
     if (kind == "write") {
       const Napi::Value destination = object.Get("dWeights");
-      const Span<float> values = float_array(destination, "dWeights");
+      const Floats values = result_array(destination, "dWeights");
       require_size(env, values.size, state_->classes * state_->batch.dim, "dWeights");
+      require_followed(env, state_->shards, values.place, "dWeights");
       sink.kind = WeightSink::Kind::write;
       sink.gradient = values.data;
+      sink.place = values.place;
       keep(destination);
     } else if (kind == "update" || kind == "accumulate") {
       if (!state_->head) throw make_error(env, Status::failure(Code::type, kind + " needs a head"));
@@ -218,8 +227,11 @@ EvaluationObject::EvaluationObject(const Napi::CallbackInfo& info) : ObjectWrap(
   require_size(env, features.size, batch.rows * batch.dim, "features");
   if (features.storage == Precision::float32) {
     batch.features = static_cast<const float*>(features.data);
+    batch.place = features.place;
     keep(problem.Get("features"));
   } else {
+    if (features.place != Place::host)
+      throw make_error(env, Status::failure(Code::type, "features in a GPU's memory must be float32"));
     state->features.resize(features.size);
     Environment::of(env).cpu(env)->kernels().widen(static_cast<const uint16_t*>(features.data), features.size,
                                                    features.storage == Precision::float16, state->features.data());
@@ -265,12 +277,14 @@ EvaluationObject::EvaluationObject(const Napi::CallbackInfo& info) : ObjectWrap(
       const auto* start = static_cast<const char*>(borrowed.data) +
                           range.start * batch.dim * static_cast<int64_t>(byte_size(borrowed.storage));
       Engine& engine = *state->engines[r % state->engines.size()];
-      const Status status = engine.borrow(range, batch.dim, start, borrowed.storage, &shard);
+      const Status status = engine.borrow(range, batch.dim, {start, borrowed.storage, borrowed.place}, &shard);
       if (!status.ok()) throw make_error(env, status);
       shards.push_back(shard.get());
       state->borrowed.push_back(std::move(shard));
     }
   }
+  require_followed(env, shards, batch.place, "features");
+  require_followed(env, shards, borrowed.place, "weights");
   const std::string workspace = text(problem, "workspace");
   bool keeps = workspace != "recompute";
   size_t keep_bytes = 0;

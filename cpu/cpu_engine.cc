@@ -7,9 +7,9 @@
 
 namespace marginfc {
 
-Status CpuEngine::borrow(ClassRange range, int32_t dim, const void* weights, Precision storage,
+Status CpuEngine::borrow(ClassRange range, int32_t dim, const ClassRows& weights,
                          std::unique_ptr<ClassShard>* shard) try {
-  *shard = std::make_unique<CpuShard>(*this, range, dim, weights, storage);
+  *shard = std::make_unique<CpuShard>(*this, range, dim, weights.values, weights.storage);
   return {};
 } catch (const std::bad_alloc&) {
   return Status::no_weights();

@@ -169,7 +169,7 @@ bool CpuPass::reserve_accumulators() {
   return true;
 }
 
-Status CpuPass::negatives(bool feature_gradient, const Negatives& result) {
+Status CpuPass::negatives(const GradientPlan& plan, const Negatives& result) {
   const int64_t lanes = panels_ * kernels_.panel;
   const bool far = batch_.scale > kMostPlainScale;
   if (batch_.workspace == Workspace::keep &&
@@ -177,7 +177,7 @@ Status CpuPass::negatives(bool feature_gradient, const Negatives& result) {
     return Status::no_workspace();
   if (batch_.workspace == Workspace::keep && !inverse_norms_.allocate(engine_.buffers(), classes_))
     return Status::no_workspace();
-  if (feature_gradient && !reserve_accumulators()) return Status::no_workspace();
+  if (plan.features && !reserve_accumulators()) return Status::no_workspace();
   sums_.assign(chunks_ * lanes, 0);
   ordinary_.assign(blocks_, 0);
   bad_class_ = INT64_MAX;
@@ -190,9 +190,9 @@ Status CpuPass::negatives(bool feature_gradient, const Negatives& result) {
   Sweep sweep;
   sweep.sums = true;
   sweep.hardest = result.hardest && !far;
-  sweep.features = feature_gradient;
+  sweep.features = plan.features;
   MARGINFC_TRY(run(sweep));
-  features_gathered_ = feature_gradient;
+  features_gathered_ = plan.features;
   MARGINFC_TRY(check_weights());
 
   for (int64_t i = 0; i < rows_; i++) {
@@ -225,17 +225,17 @@ Status CpuPass::find_row_maxima() {
   return {};
 }
 
-Status CpuPass::reserve(bool feature_gradient, const WeightSink& sink) try {
+Status CpuPass::reserve(const FeatureSink& features, const WeightSink& sink) try {
   gamma_.resize(rows_);
   owner_of_.assign(rows_, -1);
   for (size_t o = 0; o < owners_.size(); o++) owner_of_[owners_[o].row] = static_cast<int64_t>(o);
   for (Scratch& scratch : scratch_) {
     scratch.row.resize(dim_);
-    scratch.rows.resize(feature_gradient ? width_ * kBatchRowsPerTask : 0);
+    scratch.rows.resize(features.gradient ? width_ * kBatchRowsPerTask : 0);
   }
   absolute_kappa_.resize(sink.skipped_mass_per_class > 0 ? rows_ : 0);
   skipped_.assign(sink.skipped_mass_per_class > 0 ? blocks_ : 0, 0.0);
-  if (feature_gradient && !features_gathered_ && !reserve_accumulators()) return Status::no_workspace();
+  if (features.gradient && !features_gathered_ && !reserve_accumulators()) return Status::no_workspace();
   if (sink.kind == WeightSink::Kind::none) return {};
   if (sink.kind == WeightSink::Kind::accumulate) MARGINFC_TRY(shard_.reserve_accumulated());
   if (!weighted_features_.allocate(engine_.buffers(), width_ * weight_depth_)) return Status::no_workspace();
@@ -254,13 +254,14 @@ Status CpuPass::reserve(bool feature_gradient, const WeightSink& sink) try {
   return Status::no_workspace();
 }
 
-Status CpuPass::gradients(const RowCoefficients& rows, float* feature_gradient, const WeightSink& sink) {
+Status CpuPass::gradients(const RowCoefficients& rows, const FeatureSink& features, const WeightSink& sink) {
   std::copy_n(rows.gamma, rows_, gamma_.begin());
   Sweep sweep;
   sweep.recompute = batch_.workspace != Workspace::keep;
-  sweep.features = feature_gradient && !features_gathered_;
+  sweep.features = features.gradient && !features_gathered_;
   sweep.weights = sink.kind != WeightSink::Kind::none;
   sweep.sink = sink;
+  if (sink.kind == WeightSink::Kind::update) sweep.step = shard_.step(sink);
   sweep.cancellable = sink.kind != WeightSink::Kind::update && sink.kind != WeightSink::Kind::accumulate;
   if (sweep.weights) pack_weighted_features(rows);
   for (size_t i = 0; i < absolute_kappa_.size(); i++) absolute_kappa_[i] = static_cast<float>(std::fabs(rows.kappa[i]));
@@ -268,8 +269,12 @@ Status CpuPass::gradients(const RowCoefficients& rows, float* feature_gradient, 
   if (sink.skipped_mass)
     for (const double mass : skipped_) *sink.skipped_mass += mass;
   features_gathered_ |= sweep.features;
-  if (feature_gradient) finish_features(rows, feature_gradient);
+  if (features.gradient) finish_features(rows, features.gradient);
   return {};
+}
+
+Status CpuPass::store_features(const float*, float*) {
+  return Status::failure(Code::internal, "the cpu engine has no GPU to write to");
 }
 
 // [width / panel, rows, panel] (or pairs of rows), so that a class's sum over rows reads both operands in order.

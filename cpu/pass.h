@@ -33,9 +33,10 @@ class CpuPass final : public ShardPass {
   // Phase 0.
   Status prepare();
   Status targets(Target* targets) override;
-  Status negatives(bool feature_gradient, const Negatives& result) override;
-  Status reserve(bool feature_gradient, const WeightSink& sink) override;
-  Status gradients(const RowCoefficients& rows, float* feature_gradient, const WeightSink& sink) override;
+  Status negatives(const GradientPlan& plan, const Negatives& result) override;
+  Status reserve(const FeatureSink& features, const WeightSink& sink) override;
+  Status gradients(const RowCoefficients& rows, const FeatureSink& features, const WeightSink& sink) override;
+  Status store_features(const float* total, float* to) override;
   // ClassShard::nearest; after prepare().
   Status nearest(int64_t k, int32_t* classes, float* cosines);
 
@@ -49,6 +50,7 @@ class CpuPass final : public ShardPass {
     bool recompute = true;  // from the product; else E is the kept one
     bool cancellable = true;
     WeightSink sink;
+    CpuShard::Step step;  // of an update
   };
   // One thread's memory.
   struct Scratch {

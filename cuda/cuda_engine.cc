@@ -33,9 +33,9 @@ Status CudaEngine::create(int32_t index, std::shared_ptr<CudaEngine>* engine) tr
   return Status::no_workspace();
 }
 
-Status CudaEngine::borrow(ClassRange range, int32_t dim, const void* weights, Precision storage,
+Status CudaEngine::borrow(ClassRange range, int32_t dim, const ClassRows& weights,
                           std::unique_ptr<ClassShard>* shard) try {
-  *shard = std::make_unique<CudaShard>(*this, range, dim, weights, storage);
+  *shard = std::make_unique<CudaShard>(*this, range, dim, weights);
   return {};
 } catch (const std::bad_alloc&) {
   return Status::no_weights();
@@ -43,7 +43,7 @@ Status CudaEngine::borrow(ClassRange range, int32_t dim, const void* weights, Pr
 
 Status CudaEngine::own(ClassRange range, int32_t dim, const Optimizer& optimizer,
                        std::unique_ptr<ClassShard>* shard) try {
-  auto owned = std::make_unique<CudaShard>(*this, range, dim, nullptr, Precision::float32);
+  auto owned = std::make_unique<CudaShard>(*this, range, dim, ClassRows{});
   MARGINFC_TRY(owned->allocate(optimizer));
   *shard = std::move(owned);
   return {};

@@ -74,9 +74,16 @@ Status DeviceBuffer::allocate_apart(Device& device, size_t bytes) {
   return {};
 }
 
+DeviceBuffer DeviceBuffer::view(const void* address, size_t bytes) {
+  DeviceBuffer buffer;
+  buffer.address_ = reinterpret_cast<DevicePointer>(address);
+  buffer.bytes_ = bytes;
+  return buffer;
+}
+
 void DeviceBuffer::release() {
   if (!address_) return;
-  device_->give({address_, bytes_}, pooled_);
+  if (device_) device_->give({address_, bytes_}, pooled_);
   address_ = 0;
   bytes_ = 0;
 }
@@ -211,7 +218,7 @@ Status Device::load_kernels() {
   if (result != Result::success) {
     log[sizeof log - 1] = 0;
     return unavailable("cuModuleLoadDataEx said " + driver_.describe(result) + (*log ? std::string(": ") + log : "") +
-                       " (" + description_ + ")");
+                       " (" + description_ + "; kernels: " + image.contents + ")");
   }
 
   const std::string wrong = find_kernels(driver_, module_, stream_, capability_, &kernels_);
@@ -306,6 +313,14 @@ Status Device::download_ready(int buffer, void* to, const DeviceBuffer& from, si
   return download_after(handovers_[buffer], to, from.address(), bytes);
 }
 
+Status Device::settle_downloads() {
+  for (size_t n = 0; n < slots_.size(); n++) {
+    Slot& slot = slots_[(next_slot_ + n) % slots_.size()];
+    if (slot.to) MARGINFC_TRY(finish(slot));
+  }
+  return {};
+}
+
 Status Device::settle() {
   for (size_t n = 0; n < slots_.size(); n++) MARGINFC_TRY(finish(slots_[(next_slot_ + n) % slots_.size()]));
   return check(driver_->stream_synchronize(stream_), "cuStreamSynchronize");
@@ -314,6 +329,33 @@ Status Device::settle() {
 Status Device::fill(const DeviceBuffer& at, uint32_t word, size_t bytes, size_t offset) {
   if (bytes == 0) return {};
   return check(driver_->fill_words(at.address() + offset, word, bytes / sizeof word, stream_), "cuMemsetD32Async");
+}
+
+Status Device::copy(const DeviceBuffer& to, const DeviceBuffer& from, size_t bytes) {
+  if (bytes == 0) return {};
+  return check(driver_->copy(to.address(), from.address(), bytes, stream_), "cuMemcpyAsync");
+}
+
+Status Device::find(const char* argument, const void* address, size_t bytes, bool* here) {
+  const auto pointer = reinterpret_cast<DevicePointer>(address);
+  const auto ask = [&](PointerAttribute attribute, void* value) {
+    return driver_->pointer_attribute(value, attribute, pointer) == Result::success;
+  };
+  uint32_t type = 0;
+  DeviceOrdinal ordinal = -1;
+  DevicePointer start = 0;
+  size_t whole = 0;
+  // Whatever the driver says of an address that it does not know: it is no GPU's.
+  if (!ask(PointerAttribute::memory_type, &type) || type != kDeviceMemory || !ask(PointerAttribute::device, &ordinal))
+    return Status::failure(Code::type, std::string(argument) + ".devicePtr must be an address of a GPU's memory");
+  if (!ask(PointerAttribute::range_start, &start) || !ask(PointerAttribute::range_bytes, &whole) ||
+      bytes > whole - (pointer - start))
+    return Status::failure(Code::shape, std::string(argument) + " must have " + std::to_string(bytes) +
+                                            " bytes of memory at its devicePtr, received " +
+                                            std::to_string(whole - (pointer - start)));
+  // What is not aligned is copied, so that it gives the same bits.
+  *here = ordinal == ordinal_ && pointer % 16 == 0;
+  return {};
 }
 
 Status Device::pace() {

@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "cuda/driver.h"
+#include "cuda/hopper.h"
 #include "cuda/kernel_table.h"
 #include "engine/status.h"
 
@@ -31,6 +32,8 @@ class DeviceBuffer {
   // Exactly `bytes`, for what lives long: goes back to the driver, not to the pool.
   Status allocate_apart(Device& device, size_t bytes);
   void release();
+  // Memory that somebody else owns.
+  static DeviceBuffer view(const void* address, size_t bytes);
 
   explicit operator bool() const { return address_ != 0; }
   DevicePointer address() const { return address_; }
@@ -106,8 +109,19 @@ class Device {
   Status upload(const DeviceBuffer& to, const void* from, size_t bytes, size_t offset = 0);
   // To pageable memory, which is complete after settle(); behind what was launched before.
   Status download(void* to, const DeviceBuffer& from, size_t bytes, size_t offset = 0);
-  // Waits until everything is done, downloads too. Downloads that no settle() followed in a turn are dropped with it.
+  // Waits until all downloads are complete; what was launched behind them goes on.
+  Status settle_downloads();
+  // Waits until everything is done. Downloads that neither of these followed in a turn are dropped with it.
   Status settle();
+  // Between GPUs' memory, in stream order.
+  Status copy(const DeviceBuffer& to, const DeviceBuffer& from, size_t bytes);
+  // Fails, naming the argument, unless the caller's `bytes` from `address` on are a GPU's memory. `here`: kernels of this one may
+  // work on it in place.
+  Status find(const char* argument, const void* address, size_t bytes, bool* here);
+  // A tensor map of 16-bit rows; see hopper.h.
+  Status map_rows(const DeviceBuffer& at, int64_t rows, int64_t columns, TensorMap* map) {
+    return check(cuda::map_rows(driver_, at.address(), rows, columns, map), "cuTensorMapEncodeTiled");
+  }
   Status fill(const DeviceBuffer& at, uint32_t word, size_t bytes, size_t offset = 0);
 
   // Large results on their way to the host while the next ones are computed, in two buffers by turns. What was launched

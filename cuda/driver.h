@@ -5,8 +5,9 @@
 //
 //   driver       the driver's entry points, and what its errors say
 //   device       one GPU: context, streams, memory, copies
+//   hopper       tensor maps for the kernels of compute capability 9.0
 //   kernel_table the kernels by name
-//   parameters   what the host hands to each kernel
+//   parameters   what the host hands to each kernel (hopper_parameters: to those of compute capability 9.0)
 //   cuda_engine  the engine of one device, and the list of devices
 //   shard        a class range: weights, operands, optimiser state
 //   pass         a batch against a shard: the phases
@@ -43,6 +44,10 @@ enum class DeviceAttribute : int32_t {
   minor = 76,
   shared_bytes_per_block = 97,  // after opting in
 };
+
+// CUpointer_attribute.
+enum class PointerAttribute : int32_t { memory_type = 2, device = 9, range_start = 11, range_bytes = 12 };
+constexpr uint32_t kDeviceMemory = 2;  // CUmemorytype
 
 // CUfunction_attribute.
 enum class FunctionAttribute : int32_t { max_dynamic_shared_bytes = 8 };
@@ -85,6 +90,9 @@ struct DriverFunctions {
   Result (*host_free)(void* memory);
   Result (*copy_to_device)(DevicePointer to, const void* from, size_t bytes, StreamHandle* stream);
   Result (*copy_to_host)(void* to, DevicePointer from, size_t bytes, StreamHandle* stream);
+  // Between any two addresses that the driver knows; of the same GPU or of two.
+  Result (*copy)(DevicePointer to, DevicePointer from, size_t bytes, StreamHandle* stream);
+  Result (*pointer_attribute)(void* value, PointerAttribute attribute, DevicePointer pointer);
   Result (*fill_words)(DevicePointer to, uint32_t value, size_t count, StreamHandle* stream);
 
   Result (*stream_create)(StreamHandle** stream, uint32_t flags);
@@ -142,6 +150,8 @@ inline constexpr Entry kEntries[] = {
     {"cuMemFreeHost", offsetof(DriverFunctions, host_free), Need::required},
     {"cuMemcpyHtoDAsync_v2", offsetof(DriverFunctions, copy_to_device), Need::required},
     {"cuMemcpyDtoHAsync_v2", offsetof(DriverFunctions, copy_to_host), Need::required},
+    {"cuMemcpyAsync", offsetof(DriverFunctions, copy), Need::required},
+    {"cuPointerGetAttribute", offsetof(DriverFunctions, pointer_attribute), Need::required},
     {"cuMemsetD32Async", offsetof(DriverFunctions, fill_words), Need::required},
     {"cuStreamCreate", offsetof(DriverFunctions, stream_create), Need::required},
     {"cuStreamDestroy_v2", offsetof(DriverFunctions, stream_destroy), Need::required},

@@ -10,79 +10,115 @@
 #include <cmath>
 #include <limits>
 #include <new>
+#include <utility>
 
 #include "cuda/pass.h"
 #include "cuda/plan.h"
 
 namespace marginfc::cuda {
 
-Status CudaPass::reserve(bool feature_gradient, const WeightSink& sink) try {
-  const Device::Turn turn(device_);
-  MARGINFC_TRY(turn.status());
-  const bool weights = sink.kind != WeightSink::Kind::none, raw = weights && !tiles_.update(width_);
-  if (classes_ == 0 || !(weights || feature_gradient)) return {};
-  // As they were in phase 2, unless the weights were written since.
-  if (!borrowed()) MARGINFC_TRY(prepare_weights(false));
-  if (sink.kind == WeightSink::Kind::accumulate) MARGINFC_TRY(shard_.reserve_accumulated());
-
+Status CudaPass::plan_gradients(const GradientPlan& plan) {
+  if (plan.features == planned_.features && plan.weights == planned_.weights) return {};
+  gradients_begun_ = false;
+  planned_ = {};
+  const bool weights = plan.weights != WeightSink::Kind::none, write = plan.weights == WeightSink::Kind::write;
+  const bool raw = weights && !fused(plan.weights);
   GradientMemory& m = memory_;
   const int64_t halves = kind_ == OperandKind::split ? 2 : 1;
   const int64_t product_bytes = static_cast<int64_t>(padded_rows_) * width_ * sizeof(float);
   const int64_t raw_bytes = static_cast<int64_t>(kTileSide) * width_ * sizeof(float);  // of a tile
   const int64_t p_bytes = static_cast<int64_t>(padded_rows_) * kTileSide * halves * sizeof(uint16_t);
   const int64_t out_bytes = static_cast<int64_t>(kTileSide) * dim_ * sizeof(float);
-  const int64_t most = sink.kind == WeightSink::Kind::write ? kMostResultBytes / (2 * out_bytes) : INT64_MAX;
+  const int64_t most = write ? kMostResultBytes / (2 * out_bytes) : INT64_MAX;
   const int64_t tile_bytes = p_bytes + (raw ? raw_bytes : 0);
   m.chunk_tiles = tiles_per_chunk(class_tiles(), row_tiles(), slots(), tile_bytes, device_.l2_bytes(), most);
   MARGINFC_TRY(m.probabilities.allocate(device_, padded_rows_, static_cast<int32_t>(m.chunk_tiles * kTileSide), kind_));
-  m.shift_values.resize(padded_rows_);
   m.coefficient_values.resize(4 * rows_);
-  MARGINFC_TRY(m.shift.allocate(device_, padded_rows_ * sizeof(float)));
   MARGINFC_TRY(m.coefficients.allocate(device_, 4 * rows_ * sizeof(double)));
   if (weights) MARGINFC_TRY(m.weighted.allocate(device_, padded_rows_, dim_, kind_));
   if (raw) MARGINFC_TRY(m.raw.allocate(device_, m.chunk_tiles * raw_bytes));
-  if (sink.kind == WeightSink::Kind::write)
+  if (write)
     for (DeviceBuffer& buffer : m.weights) MARGINFC_TRY(buffer.allocate(device_, m.chunk_tiles * out_bytes));
-  if (!feature_gradient) return {};
-  const int64_t least = divide_up(m.chunk_tiles * product_bytes, kMostProductBytes);
-  m.product_tiles = tiles_per_block(m.chunk_tiles, width_ / kTileSide * row_tiles(), slots(), least,
-                                    kMostTilesPerProduct);
-  MARGINFC_TRY(m.products.allocate(device_, divide_up(m.chunk_tiles, m.product_tiles) * product_bytes));
-  MARGINFC_TRY(m.total.allocate(device_, 2 * product_bytes));
-  std::vector<int32_t> row_numbers(padded_rows_, -1);
-  for (const Owner& owner : owners_) row_numbers[owner.row] = owner.row;
-  MARGINFC_TRY(m.row_numbers.allocate(device_, row_numbers.size() * sizeof(int32_t)));
-  MARGINFC_TRY(device_.upload(m.row_numbers, row_numbers.data(), row_numbers.size() * sizeof(int32_t)));
-  return m.features.allocate(device_, rows_ * dim_ * sizeof(float));
+  if (plan.features) {
+    const int64_t least = divide_up(m.chunk_tiles * product_bytes, kMostProductBytes);
+    m.product_tiles = tiles_per_block(m.chunk_tiles, width_ / tile_columns(false) * row_tiles(), slots(), least,
+                                      kMostTilesPerProduct);
+    MARGINFC_TRY(m.products.allocate(device_, divide_up(m.chunk_tiles, m.product_tiles) * product_bytes));
+    MARGINFC_TRY(m.total.allocate(device_, 2 * product_bytes));
+    MARGINFC_TRY(m.features.allocate(device_, rows_ * dim_ * sizeof(float)));
+  }
+  planned_ = plan;
+  return {};
+}
+
+Status CudaPass::begin_gradients(const GradientPlan& plan) {
+  if (!plan.features && plan.weights == WeightSink::Kind::none) return {};
+  MARGINFC_TRY(plan_gradients(plan));
+  const Chunk chunk = chunk_from(0, memory_.chunk_tiles);
+  MARGINFC_TRY(launch_probabilities(chunk));
+  if (plan.features) MARGINFC_TRY(launch_feature_product(chunk));
+  gradients_begun_ = true;
+  return {};
+}
+
+Status CudaPass::reserve(const FeatureSink& features, const WeightSink& sink) try {
+  const Device::Turn turn(device_);
+  MARGINFC_TRY(turn.status());
+  const auto find = [&](const char* argument, Place place, const float* to, int64_t rows, bool* here) {
+    if (!to || place == Place::host || rows == 0) return Status{};
+    return device_.find(argument, to, rows * dim_ * sizeof(float), here);
+  };
+  bool anywhere;
+  gradient_here_ = false;
+  MARGINFC_TRY(find("out.dFeatures", features.place, features.gradient, batch_.rows, &anywhere));
+  MARGINFC_TRY(find("out.dWeights", sink.place, sink.gradient, classes_, &gradient_here_));
+  if (classes_ == 0 || !(features.gradient || sink.kind != WeightSink::Kind::none)) return {};
+  // As they were in phase 2, unless the weights were written since.
+  if (!borrowed()) MARGINFC_TRY(prepare_weights(false));
+  if (sink.kind == WeightSink::Kind::accumulate) MARGINFC_TRY(shard_.reserve_accumulated());
+  return plan_gradients({features.gradient != nullptr, sink.kind});
 } catch (const std::bad_alloc&) {
   return Status::no_workspace();
 }
 
-Status CudaPass::gradients(const RowCoefficients& rows, float* feature_gradient, const WeightSink& sink) {
+Status CudaPass::gradients(const RowCoefficients& rows, const FeatureSink& features, const WeightSink& sink) {
   const Device::Turn turn(device_);
   MARGINFC_TRY(turn.status());
+  const size_t feature_bytes = batch_.rows * dim_ * sizeof(float);
   if (classes_ == 0) {
-    if (feature_gradient) std::fill_n(feature_gradient, batch_.rows * dim_, 0.0f);
-    return {};
+    if (!features.gradient) return {};
+    if (features.place == Place::host) {
+      std::fill_n(features.gradient, batch_.rows * dim_, 0.0f);
+      return {};
+    }
+    MARGINFC_TRY(device_.fill(DeviceBuffer::view(features.gradient, feature_bytes), 0, feature_bytes));
+    return device_.settle();
   }
-  if (!feature_gradient && sink.kind == WeightSink::Kind::none) return {};
+  if (!features.gradient && sink.kind == WeightSink::Kind::none) return {};
   double unscale;
   MARGINFC_TRY(upload_coefficients(rows, &unscale));
   if (sink.kind == WeightSink::Kind::update) shard_.mark_updated(kind_);
-  MARGINFC_TRY(run_chunks(feature_gradient != nullptr, sink, unscale));
-  if (feature_gradient) {
+  MARGINFC_TRY(run_chunks(features.gradient != nullptr, sink, unscale));
+  if (features.gradient) {
     MARGINFC_TRY(launch_feature_finish(rows.radial != nullptr));
-    MARGINFC_TRY(device_.download(feature_gradient, memory_.features, batch_.rows * dim_ * sizeof(float)));
+    MARGINFC_TRY(features.place == Place::host ? device_.download(features.gradient, memory_.features, feature_bytes)
+                                               : device_.copy(DeviceBuffer::view(features.gradient, feature_bytes),
+                                                              memory_.features, feature_bytes));
   }
   return device_.settle();
 }
 
+Status CudaPass::store_features(const float* total, float* to) {
+  const Device::Turn turn(device_);
+  MARGINFC_TRY(turn.status());
+  const size_t bytes = batch_.rows * dim_ * sizeof(float);
+  MARGINFC_TRY(device_.upload(DeviceBuffer::view(to, bytes), total, bytes));
+  return device_.settle();
+}
+
 Status CudaPass::upload_coefficients(const RowCoefficients& rows, double* unscale) {
-  constexpr float kInfinity = std::numeric_limits<float>::infinity();
   GradientMemory& m = memory_;
-  std::vector<float>& shift = m.shift_values;
   std::vector<double>& values = m.coefficient_values;
-  std::fill(shift.begin(), shift.end(), kInfinity);
   std::fill(values.begin(), values.end(), 0.0);
   double *factor = values.data(), *scale = factor + rows_, *gamma = scale + rows_, *radial = gamma + rows_;
   double largest = 0;
@@ -91,9 +127,8 @@ Status CudaPass::upload_coefficients(const RowCoefficients& rows, double* unscal
     if (rows.radial) radial[i] = rows.radial[i];
     if (sums_[i] == 0 || rows.kappa[i] == 0) continue;
     const double offset = offsets_.empty() ? 0.0 : offsets_[i];
-    shift[i] = static_cast<float>(std::log2(sums_[i]) + offset - kProbabilityExponent);
     // By the shift as it was rounded: 2^(shift - offset) P is exp(z - offset).
-    factor[i] = rows.kappa[i] * std::exp2(shift[i] - offset + kProbabilityExponent);
+    factor[i] = rows.kappa[i] * std::exp2(shifts_[i] - offset + kProbabilityExponent);
     scale[i] = std::ldexp(factor[i], -kProbabilityExponent) / weight_scale(kind_);
     largest = std::max(largest, std::fabs(factor[i]));
   }
@@ -101,7 +136,6 @@ Status CudaPass::upload_coefficients(const RowCoefficients& rows, double* unscal
     factor[i] = largest > 0 ? std::ldexp(factor[i] / largest, kWeightedExponent) : factor[i];
   *unscale = std::ldexp(largest, -kWeightedExponent - kProbabilityExponent);
 
-  MARGINFC_TRY(device_.upload(m.shift, shift.data(), shift.size() * sizeof(float)));
   MARGINFC_TRY(device_.upload(m.coefficients, values.data(), values.size() * sizeof(double)));
   if (!m.weighted) return {};
   WeightFeaturesParameters p;
@@ -127,30 +161,39 @@ Status CudaPass::run_chunks(bool features, const WeightSink& sink, double unscal
   // What changes the shard happens wholly or not at all.
   const bool cancellable = write || !weights;
   GradientMemory& m = memory_;
+  // dW of a chunk goes to the host by way of two buffers, one chunk behind: the host waits for the bus while the device has
+  // work. To a GPU's memory it goes at once, to this GPU's without a copy.
+  const bool download = write && sink.place == Place::host, copy = write && !download && !gradient_here_;
+  const auto result = [&](const Chunk& chunk) {
+    return DeviceBuffer::view(sink.gradient + chunk.first * dim_, chunk.classes * dim_ * sizeof(float));
+  };
   const auto send = [&](const Chunk& chunk, int buffer) {
     return device_.download_ready(buffer, sink.gradient + chunk.first * dim_, m.weights[buffer],
                                   static_cast<size_t>(chunk.classes) * dim_ * sizeof(float));
   };
+  const bool begun = std::exchange(gradients_begun_, false);
   Chunk last{};
   int buffer = 0;
   for (int64_t first = 0; first < classes_; first += m.chunk_tiles * kTileSide) {
     const Chunk chunk = chunk_from(first, m.chunk_tiles);
     if (cancellable && cancelled()) return Status::aborted();
-    MARGINFC_TRY(device_.pace());
-    MARGINFC_TRY(launch_probabilities(chunk));
-    if (features) MARGINFC_TRY(launch_feature_product(chunk));
-    if (weights) {
-      if (write) MARGINFC_TRY(device_.writable(buffer));
-      MARGINFC_TRY(launch_weights(chunk, sink, unscale, m.weights[buffer]));
+    if (first > 0 || !begun) {
+      MARGINFC_TRY(device_.pace());
+      MARGINFC_TRY(launch_probabilities(chunk));
+      if (features) MARGINFC_TRY(launch_feature_product(chunk));
     }
-    if (!write) continue;
+    if (!weights) continue;
+    if (download) MARGINFC_TRY(device_.writable(buffer));
+    const DeviceBuffer there = write && !download ? result(chunk) : DeviceBuffer();
+    MARGINFC_TRY(launch_weights(chunk, sink, unscale, write && gradient_here_ ? there : m.weights[buffer]));
+    if (copy) MARGINFC_TRY(device_.copy(there, m.weights[buffer], there.bytes()));
+    if (!download) continue;
     MARGINFC_TRY(device_.ready(buffer));
-    // One chunk behind: the host waits for the bus while the device has work.
     if (first > 0) MARGINFC_TRY(send(last, 1 - buffer));
     last = chunk;
     buffer = 1 - buffer;
   }
-  return write ? send(last, 1 - buffer) : Status{};
+  return download ? send(last, 1 - buffer) : Status{};
 }
 
 Status CudaPass::launch_probabilities(const Chunk& chunk) {
@@ -158,7 +201,7 @@ Status CudaPass::launch_probabilities(const Chunk& chunk) {
   p.features = features_operand_.from(0);
   p.weights = class_operand().from(chunk.first);
   p.labels = labels_.as<int32_t>();
-  p.shift = memory_.shift.as<float>();
+  p.shift = shifts_memory_.as<float>();
   p.factor = factor_;
   p.probabilities = memory_.probabilities.values(0);
   p.low = memory_.probabilities.low();
@@ -167,7 +210,8 @@ Status CudaPass::launch_probabilities(const Chunk& chunk) {
   p.classes = chunk.classes;
   p.steps = steps();
   p.tiles_per_split = tiles_per_block(chunk.tiles, row_tiles(), slots(), 1, chunk.tiles);
-  return device_.launch(tiles_.probabilities, {divide_up(chunk.tiles, p.tiles_per_split), row_tiles()}, p);
+  return launch_product(products_.probabilities, {divide_up(chunk.tiles, p.tiles_per_split), row_tiles()},
+                        features_operand_, 0, class_operand(), chunk.first, p);
 }
 
 Status CudaPass::launch_feature_product(const Chunk& chunk) {
@@ -182,7 +226,12 @@ Status CudaPass::launch_feature_product(const Chunk& chunk) {
   p.steps = chunk.tiles * kSteps;
   p.steps_per_split = m.product_tiles * kSteps;
   const int64_t splits = divide_up(chunk.tiles, m.product_tiles);
-  MARGINFC_TRY(device_.launch(tiles_.features_product, {width_ / kTileSide, row_tiles(), splits}, p));
+  const int32_t columns = tile_columns(false);
+  const int64_t across = width_ / columns;
+  const int32_t each = mapped() ? tiles_per_block(across, row_tiles() * splits, slots(), 1, across) : 1;
+  const Kernel& kernel = columns == kWideTile ? tiles_.features_product_wide : products_.features_product;
+  MARGINFC_TRY(launch_product(kernel, {divide_up(across, each), row_tiles(), splits}, m.probabilities, 0,
+                              class_operand(), chunk.first, p, each));
 
   AddProductsParameters add;
   add.products = p.out;
@@ -202,23 +251,33 @@ Status CudaPass::launch_weight_product(const Chunk& chunk) {
   p.split_stride = 0;
   p.width = width_;
   p.steps = p.steps_per_split = padded_rows_ / kStageDepth;
-  return device_.launch(tiles_.weights_product, {width_ / kTileSide, chunk.tiles}, p);
+  const int32_t columns = tile_columns(padded_rows_ <= kHopperStays);
+  const int64_t across = width_ / columns;
+  const int32_t each = mapped() ? tiles_per_block(across, chunk.tiles, slots(), 1, across) : 1;
+  const Kernel& kernel = columns == kWideTile ? tiles_.weights_product_wide : products_.weights_product;
+  return launch_product(kernel, {divide_up(across, each), chunk.tiles}, memory_.probabilities, 0, memory_.weighted, 0,
+                        p, each);
 }
 
 Status CudaPass::launch_weights(const Chunk& chunk, const WeightSink& sink, double unscale, const DeviceBuffer& to) {
-  if (const Kernel* fused = tiles_.update(width_)) {
+  if (const Kernel* kernel = fused(sink.kind)) {
     UpdateParameters p;
     p.left = memory_.probabilities.from(0);
     p.right = memory_.weighted.from(0);
     p.steps = padded_rows_ / kStageDepth;
     p.finish = weight_finish(chunk, sink, unscale, to);
-    return device_.launch(*fused, {device_.multiprocessors()}, p);
+    return device_.launch(*kernel, {device_.multiprocessors()}, p);
   }
   MARGINFC_TRY(launch_weight_product(chunk));
   FinishWeightsParameters p = weight_finish(chunk, sink, unscale, to);
   p.raw = memory_.raw.as<float>();
   const int64_t blocks = row_blocks(chunk.classes, device_.multiprocessors());
   return device_.launch(device_.kernels().finish_weights, {blocks}, p);
+}
+
+// Where dW only has to be stored, wgmma and a kernel more cost less than mma.sync in the one.
+const Kernel* CudaPass::fused(WeightSink::Kind sink) const {
+  return mapped() && sink != WeightSink::Kind::update ? nullptr : tiles_.update(width_);
 }
 
 FinishWeightsParameters CudaPass::weight_finish(const Chunk& chunk, const WeightSink& sink, double unscale,
@@ -256,7 +315,7 @@ Status CudaPass::launch_feature_finish(bool radial) {
   p.features = features_.as<float>();
   p.norm = norms_memory_.as<double>();
   p.weights = own_rows_.as<float>();
-  p.labels = m.row_numbers.as<int32_t>();
+  p.labels = labels_.as<int32_t>(padded_rows_ + 2 * static_cast<int64_t>(owners_.size()));
   p.cosine = norms_memory_.as<double>(rows_);
   p.weight_norm = norms_memory_.as<double>(3 * rows_);
   p.gamma = m.coefficients.as<double>(2 * rows_);

@@ -161,11 +161,14 @@ struct TargetsParameters {
   StorageKind storage;
 };
 
-// reduce_negatives: adds partial sums in order, in float64. Grid: ceil(rows / 256), 256 threads.
+// reduce_negatives: adds partial sums in order, in float64, and sets the shift of phase 4's probabilities. Grid:
+// ceil(padded rows / 256), 256 threads.
 struct ReduceNegativesParameters {
   const float* sums;     // [partials, padded rows]
   const float* hardest;  // as sums; nullable
+  const float* offset;   // [padded rows], log2 units; null: 0
   double* sum;           // [rows]
+  float* shift;          // [padded rows], log2(sum) + offset - kProbabilityExponent; infinite where there is nothing
   float* largest;        // [rows], nullable
   int32_t partials, rows, padded_rows;
 };

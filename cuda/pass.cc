@@ -20,6 +20,7 @@ CudaPass::CudaPass(CudaShard& shard, const Batch& batch)
       batch_(batch),
       kind_(operand_kind(batch.operands)),
       tiles_(device_.kernels().of(kind_)),
+      products_(tiles_.hopper.available() ? tiles_.hopper : tiles_),
       classes_(shard.classes()),
       dim_(batch.dim),
       rows_(static_cast<int32_t>(std::max<int64_t>(batch.rows, 1))),
@@ -28,10 +29,6 @@ CudaPass::CudaPass(CudaShard& shard, const Batch& batch)
   // The factor is float32: what it rounds off goes to the operand.
   if (batch.scale > kMostPlainScale) factor_ = static_cast<float>(batch.scale / kMostPlainScale);
   operand_scale_ = batch.scale * kLog2E / factor_;
-}
-
-int64_t CudaPass::slots() const {
-  return static_cast<int64_t>(device_.multiprocessors()) * tiles_.blocks_per_multiprocessor;
 }
 
 Status CudaPass::prepare(bool must_check) {
@@ -50,16 +47,24 @@ Status CudaPass::prepare_features() {
   for (const Owner& owner : owners_) labels[owner.row] = owner.index;
   for (const Owner& owner : owners_) labels.push_back(owner.index);
   for (const Owner& owner : owners_) labels.push_back(owner.row);
+  const size_t own = labels.size();
+  labels.resize(own + padded_rows_, -1);
+  for (const Owner& owner : owners_) labels[own + owner.row] = owner.row;
 
   const size_t label_bytes = labels.size() * sizeof(int32_t), feature_bytes = rows_ * dim_ * sizeof(float);
   const size_t norm_bytes = norms_.size() * sizeof(double);
   MARGINFC_TRY(labels_.allocate(device_, label_bytes));
   MARGINFC_TRY(device_.upload(labels_, labels.data(), label_bytes));
   MARGINFC_TRY(features_.allocate(device_, feature_bytes));
-  if (batch_.rows > 0)
-    MARGINFC_TRY(device_.upload(features_, batch_.features, feature_bytes));
-  else
+  if (batch_.rows == 0) {
     MARGINFC_TRY(device_.fill(features_, 0, feature_bytes));
+  } else if (batch_.place == Place::host) {
+    MARGINFC_TRY(device_.upload(features_, batch_.features, feature_bytes));
+  } else {
+    bool here;
+    MARGINFC_TRY(device_.find("features", batch_.features, feature_bytes, &here));
+    MARGINFC_TRY(device_.copy(features_, DeviceBuffer::view(batch_.features, feature_bytes), feature_bytes));
+  }
   MARGINFC_TRY(norms_memory_.allocate(device_, norm_bytes));
   MARGINFC_TRY(device_.fill(norms_memory_, 0, norm_bytes));
   MARGINFC_TRY(features_operand_.allocate(device_, padded_rows_, dim_, kind_));
@@ -81,9 +86,17 @@ Status CudaPass::prepare_weights(bool must_check) {
   MARGINFC_TRY(bad_class_.allocate(device_, sizeof(int32_t)));
   if (!borrowed()) return shard_.prepare(kind_, must_check, bad_class_, &checked_);
   const size_t bytes = static_cast<size_t>(classes_) * dim_ * byte_size(shard_.storage());
-  MARGINFC_TRY(weights_.allocate(device_, bytes));
+  const ClassRows& rows = shard_.borrowed();
+  bool here = false;
+  if (rows.place == Place::device) MARGINFC_TRY(device_.find("weights", rows.values, bytes, &here));
+  if (here) {
+    weights_ = DeviceBuffer::view(rows.values, bytes);
+  } else {
+    MARGINFC_TRY(weights_.allocate(device_, bytes));
+    MARGINFC_TRY(rows.place == Place::host ? device_.upload(weights_, rows.values, bytes)
+                                           : device_.copy(weights_, DeviceBuffer::view(rows.values, bytes), bytes));
+  }
   MARGINFC_TRY(operand_.allocate(device_, padded_rows(classes_), dim_, kind_));
-  MARGINFC_TRY(device_.upload(weights_, shard_.borrowed(), bytes));
   checked_ = true;
   return CudaShard::prepare_operand(device_, weights_, shard_.storage(), classes_, dim_, kind_, operand_, bad_class_);
 }
@@ -122,7 +135,9 @@ Status CudaPass::targets(Target* targets) {
     MARGINFC_TRY(device_.launch(device_.kernels().targets, {divide_up(rows_, kRowWarps)}, p));
   }
   MARGINFC_TRY(device_.download(norms_.data(), norms_memory_, norms_.size() * sizeof(double)));
-  MARGINFC_TRY(device_.settle());
+  // The device goes on with phase 2 while the host looks at these.
+  if (!far()) MARGINFC_TRY(begin_negatives(batch_.hardest));
+  MARGINFC_TRY(device_.settle_downloads());
   MARGINFC_TRY(check_features());
   for (int64_t i = 0; i < batch_.rows; i++) targets[i].feature_norm = norms_[i];
   for (const Owner& owner : owners_) {
@@ -157,24 +172,39 @@ Status CudaPass::launch_negatives(const Kernel& kernel, const float* offset, boo
     p.classes = static_cast<int32_t>(classes_);
     p.steps = steps();
     p.tiles_per_split = each;
-    MARGINFC_TRY(device_.launch(kernel, {splits, tiles}, p));
+    MARGINFC_TRY(launch_product(kernel, {splits, tiles}, features_operand_, row, class_operand(), 0, p));
 
     ReduceNegativesParameters reduce;
     reduce.sums = p.sums;
     reduce.hardest = p.hardest;
+    reduce.offset = p.offset;
     reduce.sum = sums_memory_.as<double>(row);
+    reduce.shift = shifts_memory_.as<float>(row);
     reduce.largest = hardest ? largest_.as<float>(row) : nullptr;
     reduce.partials = static_cast<int32_t>(2 * splits);
     reduce.rows = static_cast<int32_t>(std::min<int64_t>(p.padded_rows, rows_ - row));
     reduce.padded_rows = p.padded_rows;
-    MARGINFC_TRY(device_.launch(device_.kernels().reduce_negatives, {divide_up(reduce.rows, 256)}, reduce));
+    MARGINFC_TRY(device_.launch(device_.kernels().reduce_negatives, {divide_up(reduce.padded_rows, 256)}, reduce));
   }
   return {};
 }
 
+Status CudaPass::reserve_sums(bool hardest) {
+  MARGINFC_TRY(sums_memory_.allocate(device_, rows_ * sizeof(double)));
+  MARGINFC_TRY(shifts_memory_.allocate(device_, padded_rows_ * sizeof(float)));
+  return hardest ? largest_.allocate(device_, rows_ * sizeof(float)) : Status{};
+}
+
+Status CudaPass::begin_negatives(bool hardest) {
+  if (classes_ == 0 || negatives_begun_) return {};
+  negatives_begun_ = true;
+  MARGINFC_TRY(reserve_sums(hardest));
+  return launch_negatives(hardest ? products_.negatives_hardest : products_.negatives, nullptr, hardest);
+}
+
 // s > 64: the largest exponent of each row becomes its offset. Its own product, so this path costs 2 BCD more.
 Status CudaPass::find_offsets() {
-  MARGINFC_TRY(launch_negatives(tiles_.negatives_hardest, nullptr, true));
+  MARGINFC_TRY(launch_negatives(products_.negatives_hardest, nullptr, true));
   MARGINFC_TRY(device_.download(largest_host_.data(), largest_, rows_ * sizeof(float)));
   MARGINFC_TRY(device_.settle());
   offsets_.assign(padded_rows_, 0.0f);
@@ -187,43 +217,43 @@ Status CudaPass::find_offsets() {
   return device_.upload(offsets_memory_, offsets_.data(), bytes);
 }
 
-Status CudaPass::negatives(bool, const Negatives& result) try {
+Status CudaPass::negatives(const GradientPlan& plan, const Negatives& result) try {
   const Device::Turn turn(device_);
   MARGINFC_TRY(turn.status());
   if (cancelled()) return Status::aborted();
-  const bool far = batch_.scale > kMostPlainScale;
   sums_.assign(rows_, 0.0);
+  shifts_.assign(rows_, std::numeric_limits<float>::infinity());
   largest_host_.assign(rows_, -std::numeric_limits<float>::infinity());
   int32_t bad_class = INT32_MAX;
   if (classes_ > 0) {
-    MARGINFC_TRY(sums_memory_.allocate(device_, rows_ * sizeof(double)));
-    if (far || result.hardest) MARGINFC_TRY(largest_.allocate(device_, rows_ * sizeof(float)));
-    if (far) {
+    if (far()) {
+      MARGINFC_TRY(reserve_sums(true));
       MARGINFC_TRY(find_offsets());
       if (cancelled()) return Status::aborted();
-      MARGINFC_TRY(launch_negatives(tiles_.negatives_shifted, offsets_memory_.as<float>(), false));
+      MARGINFC_TRY(launch_negatives(products_.negatives_shifted, offsets_memory_.as<float>(), false));
     } else {
-      MARGINFC_TRY(
-          launch_negatives(result.hardest ? tiles_.negatives_hardest : tiles_.negatives, nullptr, result.hardest));
-      if (result.hardest)
+      MARGINFC_TRY(begin_negatives(batch_.hardest));
+      if (batch_.hardest)
         MARGINFC_TRY(device_.download(largest_host_.data(), largest_, largest_host_.size() * sizeof(float)));
     }
     MARGINFC_TRY(device_.download(sums_.data(), sums_memory_, sums_.size() * sizeof(double)));
+    MARGINFC_TRY(device_.download(shifts_.data(), shifts_memory_, shifts_.size() * sizeof(float)));
     if (checked_) MARGINFC_TRY(device_.download(&bad_class, bad_class_, sizeof bad_class));
-    MARGINFC_TRY(device_.settle());
+    MARGINFC_TRY(begin_gradients(plan));
+    MARGINFC_TRY(device_.settle_downloads());
     // An update may have left weights that are not finite; then no sum is.
     const auto finite = [](double sum) { return std::isfinite(sum); };
     if (batch_.check_finite && !checked_ && !std::all_of(sums_.begin(), sums_.end(), finite)) {
       MARGINFC_TRY(shard_.prepare(kind_, true, bad_class_, &checked_));
       if (checked_) MARGINFC_TRY(device_.download(&bad_class, bad_class_, sizeof bad_class));
-      MARGINFC_TRY(device_.settle());
+      MARGINFC_TRY(device_.settle_downloads());
     }
     MARGINFC_TRY(check_weights(bad_class));
   }
   if (cancelled()) return Status::aborted();
   for (int64_t i = 0; i < batch_.rows; i++) {
     result.sum[i] = sums_[i];
-    result.offset[i] = far && classes_ > 0 ? offsets_[i] * kLn2 : 0;
+    result.offset[i] = offsets_.empty() ? 0 : offsets_[i] * kLn2;
     if (result.hardest) result.hardest[i] = std::max(-2.0f, static_cast<float>(largest_host_[i] / operand_scale_));
   }
   return {};

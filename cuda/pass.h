@@ -16,9 +16,10 @@ class CudaPass final : public ShardPass {
   // Phase 0. `must_check`: weights that may hold a NaN are looked through, where the batch asks for it.
   Status prepare(bool must_check);
   Status targets(Target* targets) override;
-  Status negatives(bool feature_gradient, const Negatives& result) override;
-  Status reserve(bool feature_gradient, const WeightSink& sink) override;
-  Status gradients(const RowCoefficients& rows, float* feature_gradient, const WeightSink& sink) override;
+  Status negatives(const GradientPlan& plan, const Negatives& result) override;
+  Status reserve(const FeatureSink& features, const WeightSink& weights) override;
+  Status gradients(const RowCoefficients& rows, const FeatureSink& features, const WeightSink& weights) override;
+  Status store_features(const float* total, float* to) override;
   // ClassShard::nearest; after prepare().
   Status nearest(int64_t k, int32_t* classes, float* cosines);
 
@@ -29,7 +30,7 @@ class CudaPass final : public ShardPass {
     int32_t classes;
     int32_t tiles;
   };
-  // Phase 4's memory, all taken by reserve().
+  // Phase 4's memory.
   struct GradientMemory {
     int64_t chunk_tiles = 0;                 // of a whole chunk
     int32_t product_tiles = 0;               // of each split of dX's product
@@ -38,15 +39,27 @@ class CudaPass final : public ShardPass {
     DeviceBuffer raw;                        // dW before phase 5, [chunk, width]; not where the update is fused
     DeviceBuffer products;                   // dX by splits, [splits, padded rows, width]
     DeviceBuffer total;                      // dX, [padded rows, width] float64
-    std::vector<float> shift_values;         // [padded rows]
     std::vector<double> coefficient_values;  // [4, rows]
-    DeviceBuffer shift;                      // [padded rows]
     DeviceBuffer coefficients;               // [4, rows] float64: factor of V, scale of dX, gamma, radial
-    DeviceBuffer row_numbers;                // [padded rows], the row itself where its class is here, else -1
     DeviceBuffer features;                   // dX, [rows, dim]
     DeviceBuffer weights[2];                 // dW of a chunk on its way to the host, [chunk, dim]
   };
 
+  // On these two operands, from these rows on. `tiles_per_block`: of products.
+  template <class Parameters>
+  Status launch_product(const Kernel& kernel, Grid grid, const OperandRows& left, int64_t left_row,
+                        const OperandRows& right, int64_t right_row, const Parameters& p, int32_t tiles_per_block = 0) {
+    if (!mapped()) return device_.launch(kernel, grid, p);
+    const Mapped<Parameters> m{
+        left.map(), right.map(), static_cast<int32_t>(left_row), static_cast<int32_t>(right_row), p, tiles_per_block};
+    return device_.launch(kernel, grid, m);
+  }
+  // Columns of a product's tiles; `stays`: its left operand may stay in shared memory.
+  int32_t tile_columns(bool stays) const {
+    return mapped() && !stays && width_ % kWideTile == 0 ? kWideTile : kTileSide;
+  }
+  // Whether kernels take tensor maps.
+  bool mapped() const { return &products_ != &tiles_; }
   Status prepare_features();
   Status prepare_weights(bool must_check);
   // Of the batch's data that came back: fails at the first row that is not finite.
@@ -54,25 +67,39 @@ class CudaPass final : public ShardPass {
   // Fails when weights were looked through and a row is not finite.
   Status check_weights(int32_t bad_class);
   Status launch_negatives(const Kernel& kernel, const float* offset, bool hardest);
+  Status reserve_sums(bool hardest);
+  // Phase 2 of a scale that needs no offsets; nothing where it was launched already.
+  Status begin_negatives(bool hardest);
   Status find_offsets();
   const DeviceBuffer& class_rows() const { return borrowed() ? weights_ : shard_.weights(); }
   const OperandRows& class_operand() const { return borrowed() ? operand_ : shard_.operand(kind_); }
-  bool borrowed() const { return shard_.borrowed() != nullptr; }
+  bool borrowed() const { return shard_.borrowed().values != nullptr; }
+  // Exponents need offsets.
+  bool far() const { return batch_.scale > kMostPlainScale; }
   bool cancelled() const { return batch_.cancel && batch_.cancel->load(std::memory_order_relaxed) != 0; }
   int64_t class_tiles() const { return padded_rows(classes_) / kTileSide; }
   int64_t row_tiles() const { return padded_rows_ / kTileSide; }
-  // Blocks of tile kernels that run at the same time.
-  int64_t slots() const;
+  // Blocks that run at the same time.
+  int64_t slots(const ProductKernels& kernels) const {
+    return static_cast<int64_t>(device_.multiprocessors()) * kernels.blocks_per_multiprocessor;
+  }
+  int64_t slots() const { return slots(products_); }
   int32_t steps() const { return features_operand_.depth() / kStageDepth; }
   // The chunk that starts at this class, of at most `tiles`.
   Chunk chunk_from(int64_t first, int64_t tiles) const;
 
+  // Memory for these gradients; no more where they were planned before.
+  Status plan_gradients(const GradientPlan& plan);
+  // P and dX of the first chunk need the sums but not what the host makes of them.
+  Status begin_gradients(const GradientPlan& plan);
   Status upload_coefficients(const RowCoefficients& rows, double* unscale);
   Status launch_probabilities(const Chunk& chunk);
   Status launch_feature_product(const Chunk& chunk);
   // dW of a chunk to its sink; `to`: where `write` leaves it.
   Status launch_weights(const Chunk& chunk, const WeightSink& sink, double unscale, const DeviceBuffer& to);
   Status launch_weight_product(const Chunk& chunk);
+  // The kernel that makes and uses up dW at once, or null.
+  const Kernel* fused(WeightSink::Kind sink) const;
   FinishWeightsParameters weight_finish(const Chunk& chunk, const WeightSink& sink, double unscale,
                                         const DeviceBuffer& to) const;
   Status launch_feature_finish(bool radial);
@@ -83,6 +110,7 @@ class CudaPass final : public ShardPass {
   const Batch batch_;
   const OperandKind kind_;
   const TileKernels& tiles_;
+  const ProductKernels& products_;  // the fastest of them that the device has
   const int64_t classes_;
   const int32_t dim_;
   // An empty batch is run as one row of zeros without a class, so that updates need no path of their own.
@@ -95,20 +123,27 @@ class CudaPass final : public ShardPass {
   std::vector<Owner> owners_;   // by class, then row
   std::vector<double> norms_;   // [4, rows]: |x|, then cosine, sine and |w| of the own class
   std::vector<double> sums_;    // [rows]
+  std::vector<float> shifts_;   // [rows], as reduce_negatives sets them
   std::vector<float> offsets_;  // [padded rows], log2 units; only when s > 64
 
   DeviceBuffer features_;         // [rows, dim]
   OperandRows features_operand_;  // [padded rows, depth]
-  DeviceBuffer labels_;           // [padded rows], then owner classes and owner rows
-  DeviceBuffer norms_memory_;     // as norms_
-  DeviceBuffer own_rows_;         // [rows, dim], w of the row's own class, as it was in phase 1
-  DeviceBuffer weights_;          // borrowed: [classes, dim] as stored
-  OperandRows operand_;           // borrowed: [padded classes, depth]
-  DeviceBuffer bad_class_;        // [1]
-  bool checked_ = false;          // bad_class_ tells of these weights
-  DeviceBuffer partial_sums_, partial_hardest_, sums_memory_, largest_, offsets_memory_;
+  // [padded rows] classes of this shard or -1; owners' classes; owners' rows; [padded rows] the row itself where its class
+  // is here, else -1.
+  DeviceBuffer labels_;
+  DeviceBuffer norms_memory_;  // as norms_
+  DeviceBuffer own_rows_;      // [rows, dim], w of the row's own class, as it was in phase 1
+  DeviceBuffer weights_;       // borrowed: [classes, dim] as stored; the caller's own where it lies on this GPU
+  OperandRows operand_;        // borrowed: [padded classes, depth]
+  DeviceBuffer bad_class_;     // [1]
+  bool checked_ = false;       // bad_class_ tells of these weights
+  DeviceBuffer partial_sums_, partial_hardest_, sums_memory_, shifts_memory_, largest_, offsets_memory_;
   std::vector<float> largest_host_;
   GradientMemory memory_;
+  GradientPlan planned_;        // what memory_ is for
+  bool gradient_here_ = false;  // the caller's dW lies on this GPU
+  bool negatives_begun_ = false;
+  bool gradients_begun_ = false;  // the first chunk's P and, if planned, dX are launched
 };
 
 }  // namespace marginfc::cuda

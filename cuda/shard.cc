@@ -34,6 +34,7 @@ Status OperandRows::allocate(Device& device, int64_t rows, int32_t dim, OperandK
   low_ = elements;
   const size_t size = halves * elements * sizeof(uint16_t), slack = kOperandSlack * sizeof(uint16_t);
   MARGINFC_TRY(apart ? memory_.allocate_apart(device, size + slack) : memory_.allocate(device, size + slack));
+  if (device.kernels().of(kind).hopper.available()) MARGINFC_TRY(device.map_rows(memory_, rows, depth_, &map_));
   return device.fill(memory_, 0, slack, size);
 }
 
@@ -113,7 +114,7 @@ Status CudaShard::prepare(OperandKind kind, bool must_check, const DeviceBuffer&
   *checked = !valid_[k] || (must_check && !finite_);
   if (!*checked) return {};
   if (!operands_[k]) MARGINFC_TRY(operands_[k].allocate(device_, padded_rows(classes()), dim_, kind, true));
-  MARGINFC_TRY(prepare_operand(device_, weights_, storage_, classes(), dim_, kind, operands_[k], bad_class));
+  MARGINFC_TRY(prepare_operand(device_, weights_, storage(), classes(), dim_, kind, operands_[k], bad_class));
   valid_[k] = true;
   return {};
 }
@@ -146,7 +147,7 @@ Status CudaShard::reserve_accumulated() {
 void CudaShard::aim(const WeightSink& sink, int64_t first, OperandKind kind, FinishWeightsParameters* p) const {
   const int64_t at = first * dim_;
   p->weights = weights_.as<float>(at);
-  p->storage = storage_kind(storage_);
+  p->storage = storage_kind(storage());
   if (accumulated_) p->gradient = accumulated_.as<float>(at);
   if (sink.kind != WeightSink::Kind::update) {
     p->sink = SinkKind::accumulate;

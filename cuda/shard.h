@@ -1,4 +1,4 @@
-// A range of classes on a GPU: weights of the caller's, which each pass uploads, or its own with the optimiser's state.
+// A range of classes on a GPU: weights of the caller's, which each pass uploads or finds there, or its own with the optimiser's state.
 //
 // The products read a copy of the weights' unit rows in their own type (the operand). Owned weights keep it between
 // passes: an update writes the operand of the new rows along with them.
@@ -24,23 +24,27 @@ class OperandRows {
   uint16_t* values(int64_t row) const { return memory_.as<uint16_t>(row * depth_); }
   int64_t low() const { return low_; }
   int32_t depth() const { return depth_; }
+  // All rows, where this device has kernels that want it.
+  const TensorMap& map() const { return map_; }
 
  private:
   DeviceBuffer memory_;
   int64_t low_ = 0;
   int32_t depth_ = 0;
+  TensorMap map_{};
 };
 
 class CudaShard final : public ClassShard {
  public:
-  // `weights` null: call allocate() before anything else.
-  CudaShard(CudaEngine& engine, ClassRange range, int32_t dim, const void* weights, Precision storage)
-      : engine_(engine), device_(engine.device()), range_(range), dim_(dim), storage_(storage), borrowed_(weights) {}
+  // `borrowed` of nobody: call allocate() before anything else.
+  CudaShard(CudaEngine& engine, ClassRange range, int32_t dim, const ClassRows& borrowed)
+      : engine_(engine), device_(engine.device()), range_(range), dim_(dim), borrowed_(borrowed) {}
 
   Status allocate(const Optimizer& optimizer);
 
   ClassRange range() const override { return range_; }
   Worker* worker() override { return &engine_.worker(); }
+  bool follows(Place) const override { return true; }
   // Making E again costs less than reading it.
   size_t keep_bytes(int64_t, Precision) const override { return kKeepsNothing; }
   Status begin(const Batch& batch, std::unique_ptr<ShardPass>* pass) override;
@@ -53,8 +57,8 @@ class CudaShard final : public ClassShard {
   CudaEngine& engine() { return engine_; }
   int64_t classes() const { return range_.size(); }
   int32_t dim() const { return dim_; }
-  Precision storage() const { return storage_; }
-  const void* borrowed() const { return borrowed_; }
+  Precision storage() const { return borrowed_.storage; }
+  const ClassRows& borrowed() const { return borrowed_; }
 
   // Owned weights; the device's turn is the caller's.
   const DeviceBuffer& weights() const { return weights_; }
@@ -84,8 +88,7 @@ class CudaShard final : public ClassShard {
   Device& device_;
   const ClassRange range_;
   const int32_t dim_;
-  const Precision storage_;
-  const void* const borrowed_;  // in the caller's memory; null for owned weights
+  const ClassRows borrowed_;  // null for owned weights, which are float32
   Optimizer optimizer_;
   DeviceBuffer weights_;      // [classes, dim]
   DeviceBuffer momentum_;     // [classes, dim]; sgd with momentum: velocity, adamw: mean

@@ -50,15 +50,28 @@ constexpr size_t kKeepsNothing = SIZE_MAX;
 enum class Precision { float32, bfloat16, float16 };
 inline size_t byte_size(Precision precision) { return precision == Precision::float32 ? 4 : 2; }
 
+// Where an array of the caller's lies. The host follows no pointer into a GPU's memory, and gives such to engines of GPUs
+// only; any of them reads and writes the memory of any other.
+enum class Place { host, device };
+
+// Class rows of the caller's.
+struct ClassRows {
+  const void* values = nullptr;  // [classes, dim] of type `storage`
+  Precision storage = Precision::float32;
+  Place place = Place::host;
+};
+
 // The B rows that every shard sees.
 struct Batch {
   const float* features = nullptr;  // [rows, dim], until the pass ends
+  Place place = Place::host;        // of the features
   const int32_t* labels = nullptr;  // [rows], class ids of the whole head or -1, until the pass ends
   int64_t rows = 0;
   int32_t dim = 0;
   double scale = 64;                        // s
   Precision operands = Precision::float32;  // what the products multiply
   bool check_finite = true;
+  bool hardest = false;  // phase 2 will be asked for Negatives::hardest
   Workspace workspace = Workspace::recompute;
   const std::atomic<int32_t>* cancel = nullptr;  // work stops soon after it becomes non-zero; nullable
 };
@@ -101,12 +114,25 @@ struct WeightSink {
   enum class Kind { none, write, accumulate, update };
   Kind kind = Kind::none;
   float* gradient = nullptr;  // write: [classes of the shard, dim]
+  Place place = Place::host;  // of the gradient
   double learning_rate = 0;   // update
   int64_t step = 0;           // update: number of this update, from 1 (adamw's bias correction)
   // Neighbouring classes that no row owns may be left out of dW (their gradient is 0) while the sum over them and all
   // rows of |dLoss/dcos| is at most this for each class of them. 0: nothing is left out.
   double skipped_mass_per_class = 0;
   double* skipped_mass = nullptr;  // what was left out is added here; nullable
+};
+
+// Where dX goes.
+struct FeatureSink {
+  float* gradient = nullptr;  // [rows, dim]; null where it is not wanted
+  Place place = Place::host;
+};
+
+// What gradients() will be asked for, as far as it is known in phase 2.
+struct GradientPlan {
+  bool features = false;
+  WeightSink::Kind weights = WeightSink::Kind::none;
 };
 
 class Worker;
@@ -119,17 +145,19 @@ class ShardPass {
   // Phase 1. `targets` [rows]; rows whose label lies elsewhere keep cosine and sine as they are.
   virtual Status targets(Target* targets) = 0;
 
-  // Phase 2. With `feature_gradient` the unnormalised dX is gathered on the way, which saves gradients()
-  // the work.
-  virtual Status negatives(bool feature_gradient, const Negatives& result) = 0;
+  // Phase 2. What `plan` names may be begun on the way, which saves gradients() the work.
+  virtual Status negatives(const GradientPlan& plan, const Negatives& result) = 0;
 
   // Before gradients(): takes all memory that call needs. After this, gradients() with an update cannot
   // fail and does not look at `cancel`, so that a step over several shards happens wholly or not at all.
-  virtual Status reserve(bool feature_gradient, const WeightSink& sink) = 0;
+  virtual Status reserve(const FeatureSink& features, const WeightSink& weights) = 0;
 
-  // Phases 4 and 5, after targets(), negatives() and reserve(). `feature_gradient` [rows, dim] or null: this
-  // shard's part of dX; the parts of all shards add up.
-  virtual Status gradients(const RowCoefficients& rows, float* feature_gradient, const WeightSink& sink) = 0;
+  // Phases 4 and 5, after targets(), negatives() and reserve(). `features` gets this shard's part of dX; the parts of all
+  // shards add up.
+  virtual Status gradients(const RowCoefficients& rows, const FeatureSink& features, const WeightSink& weights) = 0;
+
+  // Writes dX [rows, dim], added up by the host, to a GPU's memory.
+  virtual Status store_features(const float* total, float* to) = 0;
 };
 
 // A contiguous range of classes: weights borrowed from the caller, or owned with optimiser state.
@@ -142,6 +170,9 @@ class ClassShard {
   // The thread of its engine on which this shard and its passes are best used while other engines' are; null if its
   // engine has none.
   virtual Worker* worker() { return nullptr; }
+
+  // Whether its engine follows pointers to such memory.
+  virtual bool follows(Place place) const { return place == Place::host; }
 
   // Bytes that Workspace::keep would hold for a batch of so many rows: decides workspace 'auto'. kKeepsNothing where the
   // engine makes E again whatever it is asked.
@@ -166,8 +197,8 @@ class Engine {
  public:
   virtual ~Engine() = default;
 
-  // weights [range.size(), dim] of type `storage`: the range's own rows, borrowed for the shard's life.
-  virtual Status borrow(ClassRange range, int32_t dim, const void* weights, Precision storage,
+  // `weights`: the range's own rows, borrowed for the shard's life.
+  virtual Status borrow(ClassRange range, int32_t dim, const ClassRows& weights,
                         std::unique_ptr<ClassShard>* shard) = 0;
   // Weights and optimiser state in the engine's own memory, zero at first.
   virtual Status own(ClassRange range, int32_t dim, const Optimizer& optimizer, std::unique_ptr<ClassShard>* shard) = 0;

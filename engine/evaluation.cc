@@ -37,10 +37,15 @@ double log_total(const std::vector<std::vector<double>>& sums, const std::vector
   return largest + std::log(total);
 }
 
+Batch with_hardest(Batch batch, bool hardest) {
+  batch.hardest = hardest;
+  return batch;
+}
+
 }  // namespace
 
 Evaluation::Evaluation(std::vector<ClassShard*> shards, const Batch& batch, const LossOptions& options)
-    : shards_(std::move(shards)), batch_(batch), options_(options) {
+    : shards_(std::move(shards)), batch_(with_hardest(batch, options.diagnostics)), options_(options) {
   for (ClassShard* shard : shards_) workers_.push_back(shard->worker());
 }
 
@@ -78,7 +83,7 @@ Status Evaluation::targets() try {
   return Status::no_workspace();
 }
 
-Status Evaluation::forward(const Margin& margin, bool feature_gradient, const RowResults& rows,
+Status Evaluation::forward(const Margin& margin, const GradientPlan& plan, const RowResults& rows,
                            ForwardResult* result) try {
   MARGINFC_TRY(targets());
   const size_t shards = shards_.size();
@@ -88,7 +93,7 @@ Status Evaluation::forward(const Margin& margin, bool feature_gradient, const Ro
   const Clock::time_point start = Clock::now();
   MARGINFC_TRY(run_each(workers_, [&](size_t r) {
     float* hardest = options_.diagnostics ? hardest_[r].data() : nullptr;
-    return passes_[r]->negatives(feature_gradient, {sums_[r].data(), offsets_[r].data(), hardest});
+    return passes_[r]->negatives(plan, {sums_[r].data(), offsets_[r].data(), hardest});
   }));
   const Clock::time_point end = Clock::now();
   seconds_.negatives = std::chrono::duration<double>(end - start).count();
@@ -220,25 +225,34 @@ Status Evaluation::backward(const Gradients& gradients, double* skipped_mass) tr
     if (part.sink.kind == WeightSink::Kind::write) part.sink.gradient += shards_[r]->range().start * dim;
   }
   // The first shard writes to the result and the others' parts are added to it: at once where shards run one after the
-  // other and one part is enough, else at the end. Either way in the order of the shards.
-  const bool together = run_together(workers_);
+  // other and one part is enough, else at the end. Either way in the order of the shards. Several parts for a GPU's memory
+  // are added up here first.
+  const bool together = run_together(workers_), wanted = gradients.features.gradient != nullptr;
+  const bool apart = wanted && gradients.features.place == Place::device && shards_.size() > 1;
+  std::vector<float> total(apart ? count * dim : 0);
+  const FeatureSink result = apart ? FeatureSink{total.data(), Place::host} : gradients.features;
   const auto part_of = [&](size_t r) -> std::vector<float>& { return parts[together ? r : 1].features; };
-  const auto add = [&](const std::vector<float>& part) {
-    for (size_t e = 0; e < part.size(); e++) gradients.features[e] += part[e];
+  const auto features_of = [&](size_t r) {
+    return wanted ? FeatureSink{part_of(r).data(), Place::host} : FeatureSink{};
   };
-  if (gradients.features)
+  const auto add = [&](const std::vector<float>& part) {
+    for (size_t e = 0; e < part.size(); e++) result.gradient[e] += part[e];
+  };
+  if (wanted)
     for (size_t r = 1; r < (together ? parts.size() : std::min<size_t>(parts.size(), 2)); r++)
       parts[r].features.resize(count * dim);
   // The last point where an update can still fail or be cancelled: from here every shard makes its own.
-  MARGINFC_TRY(
-      run_each(workers_, [&](size_t r) { return passes_[r]->reserve(gradients.features != nullptr, parts[r].sink); }));
+  MARGINFC_TRY(run_each(workers_, [&](size_t r) {
+    // The first one's engine also looks at memory that the sum is stored to.
+    return passes_[r]->reserve(r == 0 ? gradients.features : features_of(r), parts[r].sink);
+  }));
   if (batch_.cancel && batch_.cancel->load(std::memory_order_relaxed)) return Status::aborted();
 
-  if (gradients.features && shards_.empty()) std::fill_n(gradients.features, count * dim, 0.0f);
+  if (wanted && shards_.empty()) std::fill_n(result.gradient, count * dim, 0.0f);
   MARGINFC_TRY(run_each(workers_, [&](size_t r) {
     Part& part = parts[r];
     coefficients(r, weight, &part.rows);
-    float* features = gradients.features && r > 0 ? part_of(r).data() : gradients.features;
+    const FeatureSink features = r == 0 ? result : features_of(r);
     const Coefficients& rows = part.rows;
     const double* radial = rows.radial.empty() ? nullptr : rows.radial.data();
     MARGINFC_TRY(
@@ -251,6 +265,7 @@ Status Evaluation::backward(const Gradients& gradients, double* skipped_mass) tr
     if (together) add(part.features);
     skipped += part.skipped_mass;
   }
+  if (apart) MARGINFC_TRY(passes_[0]->store_features(total.data(), gradients.features.gradient));
   if (skipped_mass) *skipped_mass = total_weight > 0 ? skipped / total_weight : 0;
   seconds_.gradients = since(start);
   return {};

@@ -50,11 +50,13 @@ struct ForwardResult {
 struct Gradients {
   double loss_gradient = 1;                  // mean and sum
   const float* row_loss_gradient = nullptr;  // [rows]; reduction none
-  float* features = nullptr;                 // [rows, dim]; nullable
-  WeightSink weights;                        // weights.gradient is [classes, dim] of all shards
+  FeatureSink features;
+  WeightSink weights;  // weights.gradient is [classes, dim] of all shards
   // Classes without rows of their own may be left out of the weights' gradient while the sum over them and all rows of
   // |dLoss/dcos| is at most this part of the sum over rows of |dLoss/dz|; docs/numerics.md has the bound that follows.
   double tolerance = 0;
+
+  GradientPlan plan() const { return {features.gradient != nullptr, weights.kind}; }
 };
 
 // How long the phases took when they last ran, by the clock on the wall; of shards that run at the same time, the slowest.
@@ -76,8 +78,8 @@ class Evaluation {
   Status targets();
   const std::vector<Target>& target_rows() const { return targets_; }
 
-  // Phases 0 to 3. `feature_gradient`: dX will be asked for, so gather it on the way.
-  Status forward(const Margin& margin, bool feature_gradient, const RowResults& rows, ForwardResult* result);
+  // Phases 0 to 3. `plan`: what backward() will be asked for, if that is known.
+  Status forward(const Margin& margin, const GradientPlan& plan, const RowResults& rows, ForwardResult* result);
 
   // Phases 4 and 5; after forward().
   // `skipped_mass`: the part that `tolerance` left out; nullable.

@@ -4,6 +4,7 @@
 //   node scripts/build.mjs [native] [ts]      both when none is named
 //   node scripts/build.mjs gpusim             the software CUDA device and its checks, which only tests need
 //   node scripts/build.mjs launches           the program that launches kernels for npm run cuda:report
+//   node scripts/build.mjs kernels_check      the program that compares each CUDA kernel with float64
 
 import { spawnSync } from 'node:child_process';
 import fs from 'node:fs';
@@ -51,8 +52,16 @@ async function bringUpToDate(name, { sources, products, make }) {
 
 function buildNative() {
   return bringUpToDate('native', {
-    sources: filesIn('CMakeLists.txt', 'engine', 'cpu', 'cuda', 'binding', 'scripts/lib'),
-    products: ['build/Release/marginfc.node'],
+    sources: filesIn(
+      'CMakeLists.txt',
+      'engine',
+      'cpu',
+      'cuda',
+      'binding',
+      'scripts/lib',
+      'test/native/gpu_memory.cc',
+    ),
+    products: ['build/Release/marginfc.node', 'build/test/gpu_memory.node'],
     make: () => compile(root).ok,
   });
 }
@@ -80,18 +89,22 @@ function buildGpusim() {
   });
 }
 
-function buildLaunches() {
-  const folder = inRoot('build', 'cuda_report');
-  return bringUpToDate('cuda_launches', {
-    sources: filesIn('CMakeLists.txt', 'bench/cuda', 'cuda', 'engine').filter((file) =>
+/**
+ * A program over the CUDA kernels that needs no Node, in build/${folder}/${target}.
+ * @param {{ folder: string, target: string, sources: string }} program
+ */
+function buildProgram({ folder: name, target, sources }) {
+  const folder = inRoot('build', name);
+  return bringUpToDate(target, {
+    sources: filesIn('CMakeLists.txt', sources, 'cuda', 'engine').filter((file) =>
       /\.(cc|h|txt)$/.test(file),
     ),
-    products: ['build/cuda_report/cuda_launches'],
+    products: [`build/${name}/${target}`],
     make: () => {
       if (configuredElsewhere(folder, root)) fs.rmSync(folder, { recursive: true, force: true });
       return (
         cmake('-S', root, '-B', folder, '-DMARGINFC_ADDON=OFF') &&
-        cmake('--build', folder, '--target', 'cuda_launches', '--parallel', '2')
+        cmake('--build', folder, '--target', target, '--parallel', '2')
       );
     },
   });
@@ -202,4 +215,7 @@ if (steps.length === 0 || steps.includes('ts')) {
   await buildBench();
 }
 if (steps.includes('gpusim')) await buildGpusim();
-if (steps.includes('launches')) await buildLaunches();
+if (steps.includes('launches'))
+  await buildProgram({ folder: 'cuda_report', target: 'cuda_launches', sources: 'bench/cuda' });
+if (steps.includes('kernels_check'))
+  await buildProgram({ folder: 'cuda_kernels', target: 'cuda_kernels_check', sources: 'test/native' });

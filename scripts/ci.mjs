@@ -56,6 +56,16 @@ function runCudaReport(env) {
   return child.status === 0;
 }
 
+/** Every line and every mutant of the CUDA kernels. @param {NodeJS.ProcessEnv} env */
+function runMutants(env) {
+  const child = spawnSync('npm', ['run', '--silent', 'test:mutants'], {
+    cwd: root,
+    env,
+    stdio: ['ignore', 'inherit', 'inherit'],
+  });
+  return child.status === 0;
+}
+
 /** The committed CUDA kernels are of these sources. */
 function checkKernels() {
   const script = path.join(root, 'scripts', 'fatbin.mjs');
@@ -117,6 +127,7 @@ step('thread sanitizer', runEngineCheck('test:tsan'));
 step('CUDA engine on the software device, sanitizers', runEngineCheck('test:cuda-asan'));
 step('software CUDA device, sanitizers', runEngineCheck('test:gpusim-asan'));
 step('software CUDA device, malformed input for a minute', runEngineCheck('fuzz:gpusim'));
+step('CUDA kernels, every line and every mutant', runMutants);
 step('CUDA kernels, counted', runCudaReport);
 step('cross compiler and emulators', installEmulators);
 step('arm64, emulated', runEngineCheck('test:arm64'));

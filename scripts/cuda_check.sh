@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# Builds engine/, cpu/ and cuda/ without Node and runs test/native/cuda_check.cc and cuda_kernels_check.cc on the software
-# device: each compute capability with several devices and schedules, and with a driver that fails. Needs what
+# Builds engine/, cpu/ and cuda/ without Node and runs test/native/cuda_check.cc, cuda_drops_check.cc and
+# cuda_kernels_check.cc on the software device: each compute capability with several devices and schedules, with a driver that
+# fails, and with one that leaves each call out once. Needs what
 # scripts/build.mjs makes. Ends with "N passed, N failed".
 #   scripts/cuda_check.sh
 #   scripts/cuda_check.sh asan     address and undefined behaviour
@@ -20,7 +21,8 @@ folder=build/cuda-check${sanitizers:+-$1}
 cmake -S . -B "$folder" -DMARGINFC_ADDON=OFF -DMARGINFC_KERNELS="$PWD/build/kernels" \
   -DMARGINFC_SANITIZE="$sanitizers" -DCMAKE_BUILD_TYPE=Release ${sanitizers:+-DCMAKE_CXX_FLAGS_RELEASE=-O1} \
   >"$folder.log" 2>&1 || { cat "$folder.log" >&2; exit 1; }
-cmake --build "$folder" --parallel 2 --target cuda_check cuda_kernels_check failing_driver >>"$folder.log" 2>&1 ||
+cmake --build "$folder" --parallel 2 --target cuda_check cuda_drops_check cuda_kernels_check \
+  failing_driver dropping_driver >>"$folder.log" 2>&1 ||
   { cat "$folder.log" >&2; exit 1; }
 # ThreadSanitizer needs the address space that older kernels randomise away.
 runner=()
@@ -46,14 +48,24 @@ if [ "${1:-}" = gpu ]; then
   run "kernels" "$folder/cuda_kernels_check" "$image"
 else
   driver=build/gpusim/libcuda.so.1
-  for setting in "75 1 0 $driver" "80 3 7 $driver" "90 2 3 $driver" "80 1 0 $folder/libfailing_driver.so"; do
-    read -r sm devices seed library <<<"$setting"
-    export GPUSIM_SM=$sm GPUSIM_DEVICES=$devices GPUSIM_SEED=$seed MARGINFC_LIBCUDA=$library
-    run "sm_$sm, $devices device(s), seed $seed, $library" "$folder/cuda_check"
+  for setting in "75 1 0 1 $driver" "80 3 7 1 $driver" "90 2 3 1 $driver" "90 1 4 0 $driver" \
+    "80 1 0 1 $folder/libfailing_driver.so"; do
+    read -r sm devices seed hopper library <<<"$setting"
+    export GPUSIM_SM=$sm GPUSIM_DEVICES=$devices GPUSIM_SEED=$seed MARGINFC_HOPPER=$hopper MARGINFC_LIBCUDA=$library
+    run "sm_$sm, $devices device(s), seed $seed, MARGINFC_HOPPER=$hopper, $library" "$folder/cuda_check"
   done
+  # Kernels that read poison are what this wants: results decide, and faults are not printed.
+  export GPUSIM_SM=80 GPUSIM_DEVICES=1 GPUSIM_SEED=0 MARGINFC_LIBCUDA=$folder/libdropping_driver.so
+  GPUSIM_CHECKS=0 GPUSIM_LOG=/dev/null run "calls left out" "$folder/cuda_drops_check"
   for sm in 75 80 90; do
     export GPUSIM_SM=$sm GPUSIM_DEVICES=1 GPUSIM_SEED=1 MARGINFC_LIBCUDA=$driver
     run "kernels on sm_$sm" "$folder/cuda_kernels_check" "$image"
+  done
+  hopper=$("$folder/cuda_kernels_check" "$image" --list | cut -d' ' -f1 | grep '^hopper_') || true
+  for seed in 2 3 4 5; do
+    export GPUSIM_SEED=$seed
+    # shellcheck disable=SC2086
+    run "kernels of sm_90 alone, seed $seed" "$folder/cuda_kernels_check" "$image" $hopper
   done
 fi
 echo "$passed passed, $failed failed"

@@ -22,7 +22,7 @@ import {
 import type { Compute, Loss, Reduction } from './options.js';
 import { type CheckedRows, checkRowsOf, type Rows } from './rows.js';
 import { settled, type Twin } from './twin.js';
-import { checkFloats, checkInt32Array, checkLabels, checkValues, mustBe } from './validate.js';
+import { checkFloats, checkInt32Array, checkLabels, checkValues, mustBe, show } from './validate.js';
 
 /** What is known of each row. */
 export interface RowResults extends NativeRows {
@@ -76,7 +76,16 @@ export function planEvaluation(input: PlanInput): Plan {
   const { dim, classes, loss, compute, reduction, rowWeights, diagnostics, weights } = input;
   const labels = checkInt32Array(input.labels, 'labels');
   const rows = labels.length;
-  const features = checkRowsOf(input.features, 'features', rows * dim, `labels.length ${rows} * dim ${dim}`);
+  const { devices } = compute;
+  const features = checkRowsOf(
+    input.features,
+    'features',
+    devices,
+    rows * dim,
+    `labels.length ${rows} * dim ${dim}`,
+  );
+  if (!ArrayBuffer.isView(features.array) && features.type !== 'float32')
+    throw mustBe('ERR_OPTION', 'features.dtype', `'float32' in a GPU's memory`, show(features.type));
   checkLabels(labels, classes);
   const { margin } = loss;
   return {

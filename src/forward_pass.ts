@@ -7,6 +7,7 @@ import {
   type GradientOutputs,
   gradientArrays,
   gradientRequest,
+  type HostOutputs,
   type Shape,
 } from './gradients.js';
 import type { NativeMode } from './native.js';
@@ -25,11 +26,14 @@ export interface LossResult extends RowResults {
 }
 
 /** Options of {@link ForwardPass.backward}. */
-export interface BackwardOptions<G extends GradientChoice = GradientChoice> {
+export interface BackwardOptions<
+  G extends GradientChoice = GradientChoice,
+  O extends GradientOutputs = HostOutputs,
+> {
   /** Default `both`. */
   readonly gradients?: G | undefined;
   /** Arrays to write gradients to, instead of new ones. */
-  readonly out?: GradientOutputs | undefined;
+  readonly out?: O | undefined;
   /** Ends the call early with ERR_ABORTED; the forward pass stays usable. */
   readonly signal?: AbortSignal | undefined;
 }
@@ -72,19 +76,19 @@ export class ForwardPass implements LossResult {
    * Rejects with MarginFcError: ERR_DISPOSED, ERR_TYPE, ERR_SHAPE, ERR_OPTION, ERR_DETACHED, ERR_OUT_OF_MEMORY,
    * ERR_ABORTED.
    */
-  async backward<G extends GradientChoice = 'both'>(
+  async backward<G extends GradientChoice = 'both', O extends GradientOutputs = HostOutputs>(
     dLoss?: number | Float32Array,
-    options?: BackwardOptions<G>,
-  ): Promise<GradientArrays<G>> {
+    options?: BackwardOptions<G, O>,
+  ): Promise<GradientArrays<G, O>> {
     const backward = this.#backward(dLoss, options);
     return this.#queue.run(() => runAsync(backward.twin('async')), backward.signal);
   }
 
   /** {@link backward}, blocking. Also throws ERR_BUSY while a `backward` is pending. */
-  backwardSync<G extends GradientChoice = 'both'>(
+  backwardSync<G extends GradientChoice = 'both', O extends GradientOutputs = HostOutputs>(
     dLoss?: number | Float32Array,
-    options?: BackwardOptions<G>,
-  ): GradientArrays<G> {
+    options?: BackwardOptions<G, O>,
+  ): GradientArrays<G, O> {
     const backward = this.#backward(dLoss, options);
     return this.#queue.runSync(() => runSync(backward.twin('sync')), 'backwardSync');
   }
@@ -100,10 +104,10 @@ export class ForwardPass implements LossResult {
     this.dispose();
   }
 
-  #backward<G extends GradientChoice>(
+  #backward<G extends GradientChoice, O extends GradientOutputs>(
     dLoss: number | Float32Array | undefined,
-    options: BackwardOptions<G> | undefined,
-  ): { signal: AbortSignal | undefined; twin: (mode: NativeMode) => Twin<GradientArrays<G>> } {
+    options: BackwardOptions<G, O> | undefined,
+  ): { signal: AbortSignal | undefined; twin: (mode: NativeMode) => Twin<GradientArrays<G, O>> } {
     if (this.#disposed) throw mustBe('ERR_DISPOSED', 'forward pass', 'open', 'one that has been disposed');
     const checked = checkOptions(options, backwardNames);
     const signal = checkSignal(checked.signal);
@@ -112,7 +116,7 @@ export class ForwardPass implements LossResult {
     return {
       signal,
       *twin(mode) {
-        return gradientArrays<G>(yield* backwardPass(mode, forwarded, signal, request));
+        return gradientArrays<G, O>(yield* backwardPass(mode, forwarded, signal, request));
       },
     };
   }

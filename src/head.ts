@@ -2,6 +2,7 @@
 
 import { publicError } from './errors.js';
 import { forwardPass } from './evaluation.js';
+import type { HostOutputs } from './gradients.js';
 import {
   type AccumulateOptions,
   type ApplyOptions,
@@ -21,7 +22,14 @@ import {
 } from './head_calls.js';
 import { HeadForwardPass } from './head_forward_pass.js';
 import { checkHeadOptions, fillWeights, type MarginHeadOptions } from './head_options.js';
-import { assertOpen, type HeadResult, type HeadState, headResult, type StepResult } from './head_state.js';
+import {
+  assertOpen,
+  type FeatureGradientOutput,
+  type HeadResult,
+  type HeadState,
+  headResult,
+  type StepResult,
+} from './head_state.js';
 import type { Margin } from './margins.js';
 import { addon, type NativeHead } from './native.js';
 import type { Optimizer } from './optimizers.js';
@@ -129,12 +137,18 @@ export class MarginHead {
   }
 
   /** Loss, the gradient of the features, and one optimiser update of the weights. */
-  async step(batch: HeadBatch, options?: StepOptions): Promise<StepResult> {
+  async step<O extends FeatureGradientOutput = HostOutputs>(
+    batch: HeadBatch,
+    options?: StepOptions<O>,
+  ): Promise<StepResult<O>> {
     return this.#run(stepCall(this.#state, batch, options));
   }
 
   /** {@link step}, blocking. */
-  stepSync(batch: HeadBatch, options?: StepOptions): StepResult {
+  stepSync<O extends FeatureGradientOutput = HostOutputs>(
+    batch: HeadBatch,
+    options?: StepOptions<O>,
+  ): StepResult<O> {
     return this.#runSync(stepCall(this.#state, batch, options), 'stepSync');
   }
 
@@ -143,12 +157,18 @@ export class MarginHead {
    * equally many counted rows with `gradientScale: 1 / n`, then `apply`, make the same update as one step on all
    * their rows.
    */
-  async accumulate(batch: HeadBatch, options?: AccumulateOptions): Promise<StepResult> {
+  async accumulate<O extends FeatureGradientOutput = HostOutputs>(
+    batch: HeadBatch,
+    options?: AccumulateOptions<O>,
+  ): Promise<StepResult<O>> {
     return this.#run(accumulateCall(this.#state, batch, options));
   }
 
   /** {@link accumulate}, blocking. */
-  accumulateSync(batch: HeadBatch, options?: AccumulateOptions): StepResult {
+  accumulateSync<O extends FeatureGradientOutput = HostOutputs>(
+    batch: HeadBatch,
+    options?: AccumulateOptions<O>,
+  ): StepResult<O> {
     return this.#runSync(accumulateCall(this.#state, batch, options), 'accumulateSync');
   }
 
@@ -186,7 +206,7 @@ export class MarginHead {
     return this.#state.queue.runSync(() => {
       const forwarded = runSync(forwardPass('sync', plan, signal));
       const result = headResult(forwarded.rows, forwarded.result, this.#state.settings);
-      return new HeadForwardPass(result, forwarded, plan.problem.features, this.#state);
+      return new HeadForwardPass(result, forwarded, plan.problem, this.#state);
     }, 'forwardSync');
   }
 

@@ -3,6 +3,7 @@
 import { watchAbort } from './abort.js';
 import { publicError } from './errors.js';
 import { forwardPass, gradientPass, type Plan, planEvaluation } from './evaluation.js';
+import type { HostOutputs, OutputArray } from './gradients.js';
 import {
   assertOpen,
   type FeatureGradientOutput,
@@ -45,19 +46,19 @@ export interface EvaluateOptions extends LossOptions {
 }
 
 /** Options of {@link MarginHead.step}. */
-export interface StepOptions extends EvaluateOptions {
+export interface StepOptions<O extends FeatureGradientOutput = HostOutputs> extends EvaluateOptions {
   /** For this update; 0 changes nothing. Default: the optimiser's. */
   readonly learningRate?: number | undefined;
   /** An array to write dFeatures to, instead of a new one. */
-  readonly out?: FeatureGradientOutput | undefined;
+  readonly out?: O | undefined;
 }
 
 /** Options of {@link MarginHead.accumulate}. */
-export interface AccumulateOptions extends EvaluateOptions {
+export interface AccumulateOptions<O extends FeatureGradientOutput = HostOutputs> extends EvaluateOptions {
   /** Multiplies both gradients, not the loss. Default 1. */
   readonly gradientScale?: number | undefined;
   /** An array to write dFeatures to, instead of a new one. */
-  readonly out?: FeatureGradientOutput | undefined;
+  readonly out?: O | undefined;
 }
 
 /** Options of {@link MarginHead.apply}. */
@@ -117,37 +118,37 @@ export function planEvaluationOn(
   return { plan, signal };
 }
 
-export function stepCall(
+export function stepCall<O extends FeatureGradientOutput>(
   state: HeadState,
   batch: HeadBatch,
-  options: StepOptions | undefined,
-): HeadCall<StepResult> {
+  options: StepOptions<O> | undefined,
+): HeadCall<StepResult<O>> {
   const checked = checkOptions(options, stepNames);
   const gradients = { dLoss: 1, weightGradient: weightUpdate(checked.learningRate, state) };
   return gradientCall(state, batch, checked, gradients);
 }
 
-export function accumulateCall(
+export function accumulateCall<O extends FeatureGradientOutput>(
   state: HeadState,
   batch: HeadBatch,
-  options: AccumulateOptions | undefined,
-): HeadCall<StepResult> {
+  options: AccumulateOptions<O> | undefined,
+): HeadCall<StepResult<O>> {
   const checked = checkOptions(options, accumulateNames);
   const { gradientScale = 1 } = checked;
   const dLoss = checkNumber(gradientScale, 'gradientScale', { magnitude: largestFactor });
   return gradientCall(state, batch, checked, { dLoss, weightGradient: { kind: 'accumulate' } });
 }
 
-function gradientCall(
+function gradientCall<O extends FeatureGradientOutput>(
   state: HeadState,
   batch: HeadBatch,
-  options: EvaluateOptions & { readonly out?: FeatureGradientOutput | undefined },
+  options: EvaluateOptions & { readonly out?: O | undefined },
   gradients: Omit<NativeGradients, 'dFeatures'>,
-): HeadCall<StepResult> {
+): HeadCall<StepResult<O>> {
   const { plan, signal } = planEvaluationOn(state, batch, options);
   const { settings } = state;
-  const { features } = plan.problem;
-  const output = featureGradientOutput(options.out, features);
+  const { features, featuresType } = plan.problem;
+  const output = featureGradientOutput(options.out, settings, { array: features, type: featuresType });
   return {
     signal,
     *twin(mode) {
@@ -158,7 +159,7 @@ function gradientCall(
       });
       return {
         ...headResult(done.rows, done.result, settings),
-        dFeatures: dFeatures as Float32Array,
+        dFeatures: dFeatures as OutputArray<O, 'dFeatures'>,
         ...done.skipped,
       };
     },

@@ -1,6 +1,7 @@
 /** What {@link MarginHead.forwardSync} returns: for trainers that learn of the backward pass later, such as tfjs. */
 
 import { backwardPass, type Forwarded } from './evaluation.js';
+import type { HostOutputs, OutputArray } from './gradients.js';
 import {
   assertOpen,
   type FeatureGradientOutput,
@@ -9,19 +10,20 @@ import {
   type HeadState,
   weightUpdate,
 } from './head_state.js';
-import { addon } from './native.js';
+import { addon, type NativeProblem } from './native.js';
 import type { EngineName, Precision } from './options.js';
+import type { CheckedRows } from './rows.js';
 import { runSync } from './twin.js';
 import { checkNumber, checkOptions, largestFactor, mustBe } from './validate.js';
 
 /** Options of {@link HeadForwardPass.backwardSync}. */
-export interface HeadBackwardOptions {
+export interface HeadBackwardOptions<O extends FeatureGradientOutput = HostOutputs> {
   /** For this update; 0 changes nothing. Default: the optimiser's. */
   readonly learningRate?: number | undefined;
   /** Multiplies both gradients. Default 1. */
   readonly dLoss?: number | undefined;
   /** An array to write dFeatures to, instead of a new one. */
-  readonly out?: FeatureGradientOutput | undefined;
+  readonly out?: O | undefined;
 }
 
 const names = {
@@ -42,7 +44,7 @@ export class HeadForwardPass implements HeadResult {
   readonly workspace: 'keep' | 'recompute';
   readonly #state: HeadState;
   readonly #forwarded: Forwarded;
-  readonly #features: Float32Array | Uint16Array;
+  readonly #features: CheckedRows;
   /** Updates the head had made: after another one, what this pass remembers is of other weights. */
   readonly #stepCount: number;
   #disposed = false;
@@ -51,7 +53,7 @@ export class HeadForwardPass implements HeadResult {
   constructor(
     result: HeadResult,
     forwarded: Forwarded,
-    features: Float32Array | Uint16Array,
+    { features, featuresType }: NativeProblem,
     state: HeadState,
   ) {
     this.loss = result.loss;
@@ -64,7 +66,7 @@ export class HeadForwardPass implements HeadResult {
     this.workspace = result.workspace;
     this.#state = state;
     this.#forwarded = forwarded;
-    this.#features = features;
+    this.#features = { array: features, type: featuresType };
     this.#stepCount = state.native.stepCount;
   }
 
@@ -77,13 +79,15 @@ export class HeadForwardPass implements HeadResult {
    * the head has been disposed, or the head's weights have changed since the pass; ERR_TYPE, ERR_SHAPE,
    * ERR_OPTION, ERR_OUT_OF_MEMORY. After an error the head is as it was.
    */
-  backwardSync(options?: HeadBackwardOptions): Float32Array {
+  backwardSync<O extends FeatureGradientOutput = HostOutputs>(
+    options?: HeadBackwardOptions<O>,
+  ): OutputArray<O, 'dFeatures'> {
     assertOpen(this.#state);
     if (this.#disposed) throw mustBe('ERR_DISPOSED', 'forward pass', 'open', 'one that has been disposed');
     const { learningRate, dLoss = 1, out } = checkOptions(options, names);
     const weightGradient = weightUpdate(learningRate, this.#state);
     checkNumber(dLoss, 'dLoss', { magnitude: largestFactor });
-    const output = featureGradientOutput(out, this.#features);
+    const output = featureGradientOutput(out, this.#state.settings, this.#features);
     return this.#state.queue.runSync(() => {
       const updates = this.#state.native.stepCount - this.#stepCount;
       if (updates > 0)
@@ -93,9 +97,9 @@ export class HeadForwardPass implements HeadResult {
           `of the head's present weights`,
           `one ${updates} updates old`,
         );
-      const dFeatures = output ?? addon().allocate(this.#features.length);
+      const dFeatures = output ?? addon().allocate(this.#features.array.length);
       runSync(backwardPass('sync', this.#forwarded, undefined, () => ({ dLoss, dFeatures, weightGradient })));
-      return dFeatures;
+      return dFeatures as OutputArray<O, 'dFeatures'>;
     }, 'backwardSync');
   }
 

@@ -1,13 +1,16 @@
 /** What a {@link MarginHead} and the forward passes made on it share, and the types of their results. */
 
+import type { DeviceArray } from './device_array.js';
 import { engineName } from './engines.js';
 import type { RowResults, SkippedMass } from './evaluation.js';
+import { checkOutput, type HostOutputs, type OutputArray } from './gradients.js';
 import type { HeadSettings } from './head_options.js';
 import type { NativeForwardResult, NativeHead, NativeWeightGradient } from './native.js';
 import { checkLearningRate } from './optimizers.js';
 import type { EngineName, Precision } from './options.js';
 import type { CallQueue } from './queue.js';
-import { checkApart, checkFloats, checkOptions, mustBe } from './validate.js';
+import type { CheckedRows } from './rows.js';
+import { checkOptions, mustBe } from './validate.js';
 
 export interface HeadState {
   readonly native: NativeHead;
@@ -29,15 +32,15 @@ export interface HeadResult extends RowResults {
 }
 
 /** HeadResult with the gradient to train the embedding with. */
-export interface StepResult extends HeadResult, SkippedMass {
+export interface StepResult<O extends FeatureGradientOutput = HostOutputs> extends HeadResult, SkippedMass {
   /** [B, dim] */
-  readonly dFeatures: Float32Array;
+  readonly dFeatures: OutputArray<O, 'dFeatures'>;
 }
 
 /** An array to write dFeatures to, instead of a new one. Its contents are unspecified after an error. */
 export interface FeatureGradientOutput {
-  /** [B, dim] */
-  readonly dFeatures?: Float32Array | undefined;
+  /** [B, dim]; a {@link DeviceArray} of float32 only where all devices are GPUs. */
+  readonly dFeatures?: Float32Array | DeviceArray | undefined;
 }
 
 export function headResult(
@@ -68,11 +71,10 @@ export function weightUpdate(
 /** The caller's array for dFeatures, checked, if there is one. */
 export function featureGradientOutput(
   out: FeatureGradientOutput | undefined,
-  features: Float32Array | Uint16Array,
-): Float32Array | undefined {
+  { compute }: HeadSettings,
+  features: CheckedRows,
+): Float32Array | DeviceArray | undefined {
   const { dFeatures } = checkOptions(out, { dFeatures: true }, 'out');
   if (dFeatures === undefined) return undefined;
-  checkFloats(dFeatures, 'out.dFeatures', features.length, 'as features');
-  checkApart(dFeatures, 'out.dFeatures', { features });
-  return dFeatures;
+  return checkOutput(dFeatures, 'out.dFeatures', compute.devices, features, 'as features', { features });
 }

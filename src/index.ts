@@ -6,11 +6,18 @@
  * @packageDocumentation
  */
 
+export type { DeviceArray } from './device_array.js';
 export { type EngineStatus, listEngines } from './engines.js';
 export { MarginFcError, type MarginFcErrorCode } from './errors.js';
 export type { RowResults, SkippedMass } from './evaluation.js';
 export type { BackwardOptions, ForwardPass, LossResult } from './forward_pass.js';
-export type { GradientArrays, GradientChoice, GradientOutputs } from './gradients.js';
+export type {
+  GradientArrays,
+  GradientChoice,
+  GradientOutputs,
+  HostOutputs,
+  OutputArray,
+} from './gradients.js';
 export { type GroupArray, mpi, nccl, type ProcessGroup } from './group.js';
 export { MarginHead } from './head.js';
 export type {

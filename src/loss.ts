@@ -16,6 +16,7 @@ import {
   type GradientOutputs,
   gradientArrays,
   gradientRequest,
+  type HostOutputs,
   type Shape,
 } from './gradients.js';
 import type { NativeForwardResult, NativeMode } from './native.js';
@@ -81,11 +82,14 @@ interface CallOptions extends LossOptions, ComputeOptions {
 export type ForwardOptions = CallOptions & ReductionOptions;
 
 /** Options of {@link valueAndGrad}. */
-export type ValueAndGradOptions<G extends GradientChoice = GradientChoice> = CallOptions & {
+export type ValueAndGradOptions<
+  G extends GradientChoice = GradientChoice,
+  O extends GradientOutputs = HostOutputs,
+> = CallOptions & {
   /** Default `both`. */
   readonly gradients?: G | undefined;
   /** Arrays to write gradients to, instead of new ones. */
-  readonly out?: GradientOutputs | undefined;
+  readonly out?: O | undefined;
 } & (
     | (Exclude<ReductionOptions, { reduction: 'none' }> & {
         /** Multiplies every gradient, not the loss. Default 1. */
@@ -101,7 +105,10 @@ export type ValueAndGradOptions<G extends GradientChoice = GradientChoice> = Cal
  * Result of {@link valueAndGrad}. New arrays of 4 MiB and more are external memory that cannot be transferred to another
  * thread; copy them, or give `out`.
  */
-export type ValueAndGrad<G extends GradientChoice = 'both'> = LossResult & GradientArrays<G> & SkippedMass;
+export type ValueAndGrad<
+  G extends GradientChoice = 'both',
+  O extends GradientOutputs = HostOutputs,
+> = LossResult & GradientArrays<G, O> & SkippedMass;
 
 /** Everything a call needs, checked. */
 interface Call {
@@ -146,18 +153,18 @@ const valueAndGradNames = { ...forwardNames, gradients: true, out: true, dLoss: 
  * arguments, ERR_NOT_FINITE, ERR_ENGINE_UNAVAILABLE, ERR_PRECISION_UNSUPPORTED, ERR_OUT_OF_MEMORY, ERR_ABORTED,
  * ERR_NATIVE_LOAD. It never throws at once.
  */
-export async function valueAndGrad<G extends GradientChoice = 'both'>(
-  batch: Batch,
-  options?: ValueAndGradOptions<G>,
-): Promise<ValueAndGrad<G>> {
+export async function valueAndGrad<
+  G extends GradientChoice = 'both',
+  O extends GradientOutputs = HostOutputs,
+>(batch: Batch, options?: ValueAndGradOptions<G, O>): Promise<ValueAndGrad<G, O>> {
   return runAsync(valueAndGradTwin('async', batch, options));
 }
 
 /** {@link valueAndGrad}, blocking. Throws what that rejects with. */
-export function valueAndGradSync<G extends GradientChoice = 'both'>(
+export function valueAndGradSync<G extends GradientChoice = 'both', O extends GradientOutputs = HostOutputs>(
   batch: Batch,
-  options?: ValueAndGradOptions<G>,
-): ValueAndGrad<G> {
+  options?: ValueAndGradOptions<G, O>,
+): ValueAndGrad<G, O> {
   return runSync(valueAndGradTwin('sync', batch, options));
 }
 
@@ -176,11 +183,11 @@ export function forwardSync(batch: Batch, options?: ForwardOptions): ForwardPass
   return runSync(forwardTwin('sync', batch, options));
 }
 
-function* valueAndGradTwin<G extends GradientChoice>(
+function* valueAndGradTwin<G extends GradientChoice, O extends GradientOutputs>(
   mode: NativeMode,
   batch: Batch,
-  options: ValueAndGradOptions<G> | undefined,
-): Twin<ValueAndGrad<G>> {
+  options: ValueAndGradOptions<G, O> | undefined,
+): Twin<ValueAndGrad<G, O>> {
   const checked = checkOptions(options, valueAndGradNames);
   const call = checkCall(batch, checked);
   const gradients = gradientRequest(call.shape, checked.dLoss, checked);
@@ -190,7 +197,7 @@ function* valueAndGradTwin<G extends GradientChoice>(
   return {
     ...lossResult(call, done.rows, done.result),
     loss,
-    ...gradientArrays<G>(done.gradients),
+    ...gradientArrays<G, O>(done.gradients),
     ...done.skipped,
   };
 }
@@ -218,7 +225,7 @@ function checkCall(batch: Batch, options: ForwardOptions): Call {
   const compute = checkCompute(options, devices);
   const signal = checkSignal(options.signal);
   const dim = checkCount(batch.dim, 'dim');
-  const weights = checkRows(batch.weights, 'weights');
+  const weights = checkRows(batch.weights, 'weights', devices);
   const { length } = weights.array;
   if (length === 0 || length % dim !== 0)
     throw mustBe('ERR_SHAPE', 'weights.length', `a positive multiple of dim ${dim}`, String(length));
@@ -235,7 +242,8 @@ function checkCall(batch: Batch, options: ForwardOptions): Call {
     diagnostics: false,
   });
   const engine = engineName(devices, Math.min(compute.shards, length / dim));
-  const shape = { features: plan.problem.features, weights: weights.array, rows: plan.rows, reduction };
+  const features = { array: plan.problem.features, type: plan.problem.featuresType };
+  const shape = { features, weights, rows: plan.rows, reduction, devices };
   return { plan, engine, precision: compute.precision, signal, shape };
 }
 

@@ -31,18 +31,25 @@ export type NativeMargin =
       readonly dFeatureNorm?: Float64Array;
     };
 
+/** A GPU's memory as the addon reads it. */
+export interface NativeDeviceArray {
+  readonly devicePtr: bigint;
+  /** Elements. */
+  readonly length: number;
+}
+
 export type NativePrecision = 'float32' | 'bfloat16' | 'float16';
 
 /** What one evaluation computes; fixed when the evaluation is made. */
 export interface NativeProblem {
   /** [B, D], borrowed until dispose(); a Uint16Array, which is copied, where featuresType is of 16 bits. */
-  readonly features: Float32Array | Uint16Array;
+  readonly features: Float32Array | Uint16Array | NativeDeviceArray;
   readonly featuresType: NativePrecision;
   /** [B]; copied. */
   readonly labels: Int32Array;
   readonly dim: number;
   /** [C, D], borrowed until dispose(), of weightsType; or a head that owns its weights, in float32. */
-  readonly weights: Float32Array | Uint16Array | NativeHead;
+  readonly weights: Float32Array | Uint16Array | NativeDeviceArray | NativeHead;
   readonly weightsType: NativePrecision;
   /** Part of the gradient's mass that may be left out of the weights' gradient; 0 for none. */
   readonly gradientTolerance: number;
@@ -80,7 +87,7 @@ export interface NativeRows {
 /** What becomes of the weights' gradient: written out, added to the head's sum, or used up by its optimiser. */
 export type NativeWeightGradient =
   | { readonly kind: 'none' }
-  | { readonly kind: 'write'; readonly dWeights: Float32Array }
+  | { readonly kind: 'write'; readonly dWeights: Float32Array | NativeDeviceArray }
   | { readonly kind: 'accumulate' }
   | { readonly kind: 'update'; readonly learningRate: number };
 
@@ -88,7 +95,7 @@ export interface NativeGradients {
   /** Multiplies every gradient: a number, or one per row [B] (required when reduction is 'none'). */
   readonly dLoss: number | Float32Array;
   /** [B, D], or absent when not wanted. */
-  readonly dFeatures?: Float32Array;
+  readonly dFeatures?: Float32Array | NativeDeviceArray;
   readonly weightGradient: NativeWeightGradient;
 }
 

@@ -1,6 +1,8 @@
-/** Features and weights as a caller may hand them over: float32, or 16-bit floats with a tag that says which. */
+/** Features and weights as a caller may hand them over: float32 or tagged 16-bit floats, of the host or in a GPU's memory. */
 
-import type { NativePrecision } from './native.js';
+import { checkDeviceArray, type DeviceArray, isDeviceArray } from './device_array.js';
+import type { NativeDeviceArray, NativePrecision } from './native.js';
+import type { DeviceName } from './options.js';
 import { checkFloat32Array, checkOneOf, checkOptions, checkUint16Array, mustBe, show } from './validate.js';
 
 /**
@@ -13,9 +15,10 @@ export interface HalfArray {
 }
 
 /**
- * Float32Array, {@link HalfArray}, or a Float16Array where the runtime has it.
+ * Float32Array, {@link HalfArray}, a Float16Array where the runtime has it, or, where all devices are GPUs, a
+ * {@link DeviceArray}.
  */
-export type Rows = Float32Array | HalfArray | Float16ArrayLike;
+export type Rows = Float32Array | HalfArray | Float16ArrayLike | DeviceArray;
 
 /** The part of Float16Array that tells it apart, for runtimes and libraries that do not know it yet. */
 export interface Float16ArrayLike {
@@ -27,12 +30,13 @@ export interface Float16ArrayLike {
 
 /** Rows that have been checked. */
 export interface CheckedRows {
-  readonly array: Float32Array | Uint16Array;
+  readonly array: Float32Array | Uint16Array | NativeDeviceArray;
   readonly type: NativePrecision;
 }
 
-/** Rows whose memory stays where it is. */
-export function checkRows(value: unknown, argument: string): CheckedRows {
+/** Rows whose memory stays where it is, for these devices. */
+export function checkRows(value: unknown, argument: string, devices: readonly DeviceName[]): CheckedRows {
+  if (isDeviceArray(value)) return checkDeviceArray(value, argument, devices);
   if (isFloat16Array(value)) {
     const bits = new Uint16Array(value.buffer, value.byteOffset, value.length);
     return { array: checkUint16Array(bits, argument), type: 'float16' };
@@ -48,8 +52,14 @@ export function checkRows(value: unknown, argument: string): CheckedRows {
 }
 
 /** Rows of exactly `length` values; `meaning` says where the length comes from. */
-export function checkRowsOf(value: unknown, argument: string, length: number, meaning: string): CheckedRows {
-  const rows = checkRows(value, argument);
+export function checkRowsOf(
+  value: unknown,
+  argument: string,
+  devices: readonly DeviceName[],
+  length: number,
+  meaning: string,
+): CheckedRows {
+  const rows = checkRows(value, argument, devices);
   if (rows.array.length !== length)
     throw mustBe('ERR_SHAPE', `${argument}.length`, `${length} (${meaning})`, show(rows.array.length));
   return rows;

@@ -209,19 +209,29 @@ export function checkLabels(labels: Int32Array, classes: number): Int32Array {
   return labels;
 }
 
+/** Memory that a call works on: of a typed array, or of a GPU. */
+interface Memory {
+  readonly array: ArrayBufferView | { readonly devicePtr: bigint; readonly length: number };
+  readonly type: 'float32' | 'bfloat16' | 'float16';
+}
+
 /** An output must not lie on an input or on another output: both are in use at once. */
-export function checkApart(
-  output: Float32Array,
-  argument: string,
-  others: Readonly<Record<string, unknown>>,
-): void {
+export function checkApart(output: Memory, argument: string, others: Readonly<Record<string, Memory>>): void {
+  const ours = extent(output);
   for (const [name, other] of Object.entries(others)) {
-    if (!ArrayBuffer.isView(other) || other.buffer !== output.buffer) continue;
-    const apart =
-      output.byteOffset + output.byteLength <= other.byteOffset ||
-      other.byteOffset + other.byteLength <= output.byteOffset;
-    if (!apart) throw mustBe('ERR_OPTION', argument, `apart from ${name} in memory`, 'an overlapping array');
+    const theirs = extent(other);
+    if (ours.space === theirs.space && ours.start < theirs.end && theirs.start < ours.end)
+      throw mustBe('ERR_OPTION', argument, `apart from ${name} in memory`, 'an overlapping array');
   }
+}
+
+function extent({ array, type }: Memory): { space: unknown; start: number | bigint; end: number | bigint } {
+  if (ArrayBuffer.isView(array)) {
+    const { buffer, byteOffset, byteLength } = array;
+    return { space: buffer, start: byteOffset, end: byteOffset + byteLength };
+  }
+  const bytes = BigInt(array.length) * (type === 'float32' ? 4n : 2n);
+  return { space: 'device', start: array.devicePtr, end: array.devicePtr + bytes };
 }
 
 /** An AbortSignal, also of another realm or a polyfill. */

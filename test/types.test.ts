@@ -35,6 +35,17 @@ test('gradients are defined where they were asked for', () => {
   expectTypeOf(both.workspace).toEqualTypeOf<'keep' | 'recompute'>();
 });
 
+test('gradients are where `out` put them', () => {
+  const out = { dFeatures: { devicePtr: 1n, length: 2, dtype: 'float32' } as const };
+  const onGpu = () => valueAndGradSync(batch, { out });
+  expectTypeOf(onGpu)
+    .returns.toHaveProperty('dFeatures')
+    .toEqualTypeOf<Float32Array | typeof out.dFeatures>();
+  expectTypeOf(onGpu).returns.toHaveProperty('dWeights').toEqualTypeOf<Float32Array>();
+  const inHost = valueAndGradSync(batch, { out: { dFeatures: new Float32Array(2) } });
+  expectTypeOf(inHost.dFeatures).toEqualTypeOf<Float32Array>();
+});
+
 test('margins are told apart by kind', () => {
   expectTypeOf(arcface()).toEqualTypeOf<ArcFaceMargin>();
   expectTypeOf<Extract<Margin, { kind: 'combined' }>>().toHaveProperty('m3');

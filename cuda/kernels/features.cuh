@@ -93,17 +93,23 @@ extern "C" __global__ void __launch_bounds__(kRowThreads) targets(const __grid_c
   });
 }
 
-// Sum over negatives of a row from its partial sums, in their order and in float64, and the largest of `hardest`.
+// Sum over negatives of a row from its partial sums, in their order and in float64, and the largest of `hardest`; what
+// probabilities are shifted by, so that these need not wait for the host.
 //
 //   reads   sums (and hardest) [partials, padded rows] float32, once
-//   writes  sum [rows] float64 (and largest [rows] float32)
-//   launch  ceil(rows / 256) blocks of 256 threads, a thread a row: a warp reads whole lines
+//   writes  sum [rows] float64, shift [padded rows] float32 (and largest [rows] float32)
+//   launch  ceil(padded rows / 256) blocks of 256 threads, a thread a row: a warp reads whole lines
 extern "C" __global__ void __launch_bounds__(256)
     reduce_negatives(const __grid_constant__ ReduceNegativesParameters p) {
   const int32_t i = static_cast<int32_t>(blockIdx.x * blockDim.x + threadIdx.x);
-  if (i >= p.rows) return;
+  if (i >= p.padded_rows) return;
   double sum = 0;
-  for (int32_t part = 0; part < p.partials; part++) sum += p.sums[static_cast<int64_t>(part) * p.padded_rows + i];
+  if (i < p.rows)
+    for (int32_t part = 0; part < p.partials; part++) sum += p.sums[static_cast<int64_t>(part) * p.padded_rows + i];
+  // exp2(-inf): no probability where there is no negative.
+  const double offset = p.offset ? p.offset[i] : 0;
+  p.shift[i] = sum == 0 ? INFINITY : static_cast<float>(log2(sum) + offset - kProbabilityExponent);
+  if (i >= p.rows) return;
   p.sum[i] = sum;
   if (!p.hardest) return;
   float largest = -INFINITY;

@@ -135,7 +135,7 @@ inline std::vector<std::unique_ptr<ClassShard>> borrow(const std::vector<Engine*
   for (int64_t r = 0; r < size.shards; r++) {
     const ClassRange range = shard_range(size.classes, size.shards, r);
     check(engines[r % engines.size()]
-              ->borrow(range, size.dim, problem.weights.data() + range.start * size.dim, Precision::float32, &shards[r])
+              ->borrow(range, size.dim, {problem.weights.data() + range.start * size.dim}, &shards[r])
               .ok(),
           "borrow");
   }
@@ -194,22 +194,46 @@ inline void gradients_match(const std::vector<Engine*>& engines, const Size& siz
   std::vector<float> dx(size.rows * size.dim), dw(size.classes * size.dim);
   ForwardResult result;
   Gradients gradients;
-  gradients.features = dx.data();
+  gradients.features.gradient = dx.data();
   gradients.weights.kind = WeightSink::Kind::write;
   gradients.weights.gradient = dw.data();
   // Gathered on the way, then once more from scratch by a second evaluation's backward.
-  check(evaluation.forward(arcface(), true, {loss.data(), lse.data(), cosine.data()}, &result).ok(), "forward");
+  check(evaluation.forward(arcface(), gradients.plan(), {loss.data(), lse.data(), cosine.data()}, &result).ok(),
+        "forward");
   check(evaluation.backward(gradients).ok(), "backward");
   check(std::fabs(result.loss - expected.loss) <= limits.loss * std::max(1.0, std::fabs(expected.loss)), "loss");
   check(close(dx, expected.feature_gradient, problem.features, size.dim, limits.gradient), "dX");
   check(close(dw, expected.weight_gradient, problem.weights, size.dim, limits.gradient), "dW");
+  const std::vector<float> dx_before = dx, dw_before = dw;
+  check(evaluation.backward(gradients).ok() && dx == dx_before && dw == dw_before, "backward again");
   Evaluation apart(pointers(shards), batch, options);
-  check(apart.forward(arcface(), false, {loss.data(), lse.data(), cosine.data()}, &result).ok(), "forward alone");
+  check(apart.forward(arcface(), {}, {loss.data(), lse.data(), cosine.data()}, &result).ok(), "forward alone");
   std::vector<float> dx_apart(dx.size());
-  gradients.features = dx_apart.data();
+  gradients.features.gradient = dx_apart.data();
   check(apart.backward(gradients).ok(), "backward alone");
   check(close(dx_apart, expected.feature_gradient, problem.features, size.dim, limits.gradient),
         "dX of backward alone");
+}
+
+// One step of a head: an update at once, or a gradient that is accumulated and then applied.
+inline Status take_step(Head& head, const Size& size, const Problem& problem, WeightSink::Kind kind,
+                        double learning_rate, double* step_loss = nullptr, Precision operands = Precision::float32) {
+  Batch batch = make_batch(size, problem, Workspace::recompute);
+  batch.operands = operands;
+  Evaluation evaluation(head.shards(), batch, {});
+  std::vector<float> loss(size.rows), lse(size.rows), cosine(size.rows), dx(size.rows * size.dim);
+  ForwardResult result;
+  Gradients gradients;
+  gradients.features.gradient = dx.data();
+  gradients.weights.kind = kind;
+  gradients.weights.learning_rate = learning_rate;
+  gradients.weights.step = head.step_count() + 1;
+  MARGINFC_TRY(evaluation.forward(arcface(), gradients.plan(), {loss.data(), lse.data(), cosine.data()}, &result));
+  MARGINFC_TRY(evaluation.backward(gradients));
+  if (step_loss) *step_loss = result.loss;
+  if (kind == WeightSink::Kind::accumulate) return head.apply(learning_rate);
+  head.count_step();
+  return {};
 }
 
 // Steps of both optimisers on owned weights, with accumulation and the nearest classes.
@@ -225,18 +249,8 @@ inline void heads_work(const std::vector<Engine*>& engines, Optimizer::Kind kind
   check(head->initialize(0.01, 3).ok(), "initialize");
   double first = 0, last = 0;
   for (int step = 0; step < 8; step++) {
-    Evaluation evaluation(head->shards(), make_batch(size, problem, Workspace::recompute), {});
-    std::vector<float> loss(size.rows), lse(size.rows), cosine(size.rows), dx(size.rows * size.dim);
-    ForwardResult result;
-    check(evaluation.forward(arcface(), true, {loss.data(), lse.data(), cosine.data()}, &result).ok(), "forward");
-    Gradients gradients;
-    gradients.features = dx.data();
-    gradients.weights.kind = step % 2 ? WeightSink::Kind::update : WeightSink::Kind::accumulate;
-    gradients.weights.learning_rate = 0.01;
-    gradients.weights.step = step + 1;
-    check(evaluation.backward(gradients).ok(), "step");
-    if (step % 2 == 0) check(head->apply(0.01).ok(), "apply");
-    (step ? last : first) = result.loss;
+    const auto sink = step % 2 ? WeightSink::Kind::update : WeightSink::Kind::accumulate;
+    check(take_step(*head, size, problem, sink, 0.01, step ? &last : &first).ok(), "step");
   }
   check(last < first, "training lowers the loss");
   std::vector<int32_t> classes(size.rows * 5);
@@ -254,25 +268,26 @@ inline void failures_are_values(const std::vector<Engine*>& engines) {
   const RowResults rows{loss.data(), lse.data(), cosine.data()};
   ForwardResult result;
   std::atomic<int32_t> cancel{1};
+  constexpr GradientPlan kEverything{true, WeightSink::Kind::write};
   {
     const auto shards = borrow(engines, size, problem);
     Batch batch = make_batch(size, problem, Workspace::recompute);
     batch.cancel = &cancel;
     Evaluation evaluation(pointers(shards), batch, {});
-    check(evaluation.forward(arcface(), true, rows, &result).code == Code::aborted, "cancelled");
+    check(evaluation.forward(arcface(), kEverything, rows, &result).code == Code::aborted, "cancelled");
   }
   problem.weights[700 * size.dim + 3] = NAN;
   {
     const auto shards = borrow(engines, size, problem);
     Evaluation evaluation(pointers(shards), make_batch(size, problem, Workspace::recompute), {});
-    const Status status = evaluation.forward(arcface(), true, rows, &result);
+    const Status status = evaluation.forward(arcface(), kEverything, rows, &result);
     check(status.code == Code::not_finite && status.message.find("row 700") != std::string::npos, "NaN in weights");
   }
   problem.features[5 * size.dim] = INFINITY;
   {
     const auto shards = borrow(engines, size, problem);
     Evaluation evaluation(pointers(shards), make_batch(size, problem, Workspace::recompute), {});
-    const Status status = evaluation.forward(arcface(), true, rows, &result);
+    const Status status = evaluation.forward(arcface(), kEverything, rows, &result);
     check(status.code == Code::not_finite && status.message.find("row 5") != std::string::npos, "Inf in features");
   }
   std::unique_ptr<Head> head;

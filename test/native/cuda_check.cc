@@ -32,17 +32,8 @@ void heads_agree(const std::vector<Engine*>& engines, Optimizer::Kind kind) {
     const float* rows = problem.weights.data();
     check(head->write(40, 100, rows + 40 * size.dim).ok(), "write");
     for (int step = 0; step < 6; step++) {
-      Evaluation evaluation(head->shards(), make_batch(size, problem, Workspace::recompute), {});
-      std::vector<float> loss(size.rows), lse(size.rows), cosine(size.rows), dx(size.rows * size.dim);
-      ForwardResult result;
-      check(evaluation.forward(arcface(), true, {loss.data(), lse.data(), cosine.data()}, &result).ok(), "forward");
-      Gradients gradients;
-      gradients.features = dx.data();
-      gradients.weights.kind = step % 3 ? WeightSink::Kind::update : WeightSink::Kind::accumulate;
-      gradients.weights.learning_rate = 0.01;
-      gradients.weights.step = step + 1;
-      check(evaluation.backward(gradients).ok(), "backward");
-      if (step % 3 == 0) check(head->apply(0.01).ok(), "apply");
+      const auto sink = step % 3 ? WeightSink::Kind::update : WeightSink::Kind::accumulate;
+      check(take_step(*head, size, problem, sink, 0.01).ok(), "step");
     }
     weights[e].resize(size.classes * size.dim);
     check(head->read(0, size.classes, weights[e].data()).ok(), "read");
@@ -67,32 +58,50 @@ Status run_once(Engine& engine) {
   const Size size{33, 64, 300, 1, 64};
   const Problem problem = make_problem(size, 3);
   std::unique_ptr<ClassShard> shard;
-  MARGINFC_TRY(engine.borrow({0, size.classes}, static_cast<int32_t>(size.dim), problem.weights.data(),
-                             Precision::float32, &shard));
+  MARGINFC_TRY(engine.borrow({0, size.classes}, static_cast<int32_t>(size.dim), {problem.weights.data()}, &shard));
   Evaluation evaluation({shard.get()}, make_batch(size, problem, Workspace::recompute), {});
   std::vector<float> loss(size.rows), lse(size.rows), cosine(size.rows);
   std::vector<float> dx(size.rows * size.dim), dw(size.classes * size.dim);
   ForwardResult result;
   Gradients gradients;
-  gradients.features = dx.data();
+  gradients.features.gradient = dx.data();
   gradients.weights.kind = WeightSink::Kind::write;
   gradients.weights.gradient = dw.data();
-  MARGINFC_TRY(evaluation.forward(arcface(), true, {loss.data(), lse.data(), cosine.data()}, &result));
+  MARGINFC_TRY(evaluation.forward(arcface(), gradients.plan(), {loss.data(), lse.data(), cosine.data()}, &result));
   return evaluation.backward(gradients);
 }
 
-// An update of a head, or how that failed.
-Status step_once(Head& head, const Size& size, const Problem& problem) {
-  Evaluation evaluation(head.shards(), make_batch(size, problem, Workspace::recompute), {});
-  std::vector<float> loss(size.rows), lse(size.rows), cosine(size.rows), dx(size.rows * size.dim);
-  ForwardResult result;
-  Gradients gradients;
-  gradients.features = dx.data();
-  gradients.weights.kind = WeightSink::Kind::update;
-  gradients.weights.learning_rate = 0.1;
-  gradients.weights.step = 1;
-  MARGINFC_TRY(evaluation.forward(arcface(), true, {loss.data(), lse.data(), cosine.data()}, &result));
-  return evaluation.backward(gradients);
+// Device memory of a step beyond weights, optimiser state, features and dX: 64 MiB and a chunk the size of the L2 cache at
+// most, whatever the number of classes. Launches do nothing, so results mean nothing.
+void steps_need_little_memory(void* driver) {
+  auto* idle = reinterpret_cast<void (*)(bool)>(dlsym(driver, "idle_driver"));
+  auto* most_memory = reinterpret_cast<size_t (*)()>(dlsym(driver, "most_driver_memory"));
+  idle(true);
+  for (const Size& size : {Size{512, 512, 20'000, 1, 64}, Size{512, 512, 100'000, 1, 64},
+                           Size{4096, 512, 20'000, 1, 64}, Size{256, 1024, 50'000, 1, 64}})
+    for (const Precision operands : {Precision::float16, Precision::float32}) {
+      std::shared_ptr<cuda::CudaEngine> engine;
+      check(cuda::CudaEngine::create(0, &engine).ok(), "create");
+      std::unique_ptr<Head> head;
+      Optimizer optimizer;
+      optimizer.momentum = 0.9;
+      check(Head::create({engine.get()}, size.classes, static_cast<int32_t>(size.dim), 1, optimizer, &head).ok(),
+            "head");
+      Problem problem;
+      problem.features.resize(size.rows * size.dim);
+      for (int64_t i = 0; i < size.rows; i++) problem.labels.push_back(static_cast<int32_t>(i));
+      (void)most_memory();
+      check(take_step(*head, size, problem, WeightSink::Kind::update, 0.1, nullptr, operands).ok(), "step");
+      const int64_t shadows = operands == Precision::float32 ? 2 : 1;  // of 16 bits
+      const int64_t held = size.classes * size.dim * (2 * 4 + 2 * shadows) + 2 * size.rows * size.dim * 4;
+      const int64_t extra = static_cast<int64_t>(most_memory()) - held;
+      std::printf("  B = %lld, D = %lld, C = %lld, %s: %.1f MiB beyond weights and features\n",
+                  static_cast<long long>(size.rows), static_cast<long long>(size.dim),
+                  static_cast<long long>(size.classes), operands == Precision::float32 ? "float32" : "float16",
+                  static_cast<double>(extra) / (1 << 20));
+      check(extra > 0 && extra < (int64_t{64} << 20) + engine->device().l2_bytes(), "memory of a step");
+    }
+  idle(false);
 }
 
 // With test/native/failing_driver.cc as the driver: every allocation fails once, every launch loses the device once.
@@ -100,6 +109,8 @@ void failures_of_the_driver() {
   void* library = dlopen(std::getenv("MARGINFC_LIBCUDA"), RTLD_NOW | RTLD_NOLOAD);
   auto* fail = reinterpret_cast<bool (*)(const char*, int, int)>(library ? dlsym(library, "fail_driver") : nullptr);
   if (!fail) return;
+  std::printf("memory\n");
+  steps_need_little_memory(library);
   std::printf("a failing driver\n");
   std::shared_ptr<cuda::CudaEngine> engine;
   int memory_failures = 0, losses = 0;
@@ -129,7 +140,7 @@ void failures_of_the_driver() {
   for (int call = 1;; call++) {
     engine->trim();
     fail("cuMemAlloc_v2", call, 2);
-    const Status status = step_once(*head, size, problem);
+    const Status status = take_step(*head, size, problem, WeightSink::Kind::update, 0.1);
     if (!fail("", 0, 0)) break;
     check(head->read(0, size.classes, weights.data()).ok(), "read");
     if (!status.ok()) check(weights == problem.weights, "no half step");
@@ -182,7 +193,8 @@ int main() {
   for (const auto& engine : owned) engine->device().assume_l2_bytes(1 << 17);
   std::printf("chunks\n");
   for (Precision operands : {Precision::float32, Precision::float16})
-    for (const Size& size : {Size{40, 130, 1500, 1, 64}, Size{140, 24, 1025, 2, 100}, Size{9, 600, 200, 1, 64}})
+    for (const Size& size : {Size{40, 130, 1500, 1, 64}, Size{140, 24, 1025, 2, 100}, Size{9, 600, 200, 1, 64},
+                             Size{520, 200, 260, 1, 64}})
       gradients_match(all, size, Workspace::recompute, operands);
   for (Optimizer::Kind kind : {Optimizer::Kind::sgd, Optimizer::Kind::adamw}) heads_agree(one, kind);
   for (const auto& engine : owned) engine->device().assume_l2_bytes(l2_bytes);

@@ -42,13 +42,12 @@ int main() {
       callers.emplace_back([&, c] {
         const Problem problem = make_problem(size, c);
         std::vector<std::unique_ptr<ClassShard>> shards(1);
-        if (!engine.borrow({0, size.classes}, size.dim, problem.weights.data(), Precision::float32, &shards[0]).ok())
-          return;
+        if (!engine.borrow({0, size.classes}, size.dim, {problem.weights.data()}, &shards[0]).ok()) return;
         for (int round = 0; round < 3; round++) {
           Evaluation evaluation(pointers(shards), make_batch(size, problem, Workspace::recompute), {});
           std::vector<float> loss(size.rows), lse(size.rows), cosine(size.rows);
           ForwardResult result;
-          if (evaluation.forward(arcface(), false, {loss.data(), lse.data(), cosine.data()}, &result).ok() &&
+          if (evaluation.forward(arcface(), {}, {loss.data(), lse.data(), cosine.data()}, &result).ok() &&
               std::fabs(result.loss - reference(size, problem).loss) < 1e-4)
             right++;
         }

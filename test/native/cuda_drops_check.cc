@@ -1,0 +1,310 @@
+// Every launch, copy and fill of the CUDA engine is needed, and a comparison with float64 sees where one is missing:
+// with test/native/dropping_driver.cc as the driver each call of a batch or a step is left out once, on memory that is full
+// of poison. Prints "N passed, N failed".
+#include <dlfcn.h>
+
+#include <algorithm>
+#include <cstdlib>
+#include <functional>
+#include <string>
+
+#include "cuda/cuda_engine.h"
+#include "test/native/checks.h"
+
+using namespace marginfc;
+
+namespace {
+
+// Everything differs from everything: no class without direction, whose update would be all there is to see.
+Problem plain_problem(const Size& size) {
+  Problem problem = make_problem(size, 21);
+  for (int64_t d = 0; d < size.dim; d++) {
+    problem.weights[2 * size.dim + d] *= 1e-20f;
+    problem.weights[3 * size.dim + d] = 0.3f - 0.01f * static_cast<float>(d);
+  }
+  return problem;
+}
+
+double reference_accuracy(const Size& size, const Problem& problem) {
+  int64_t right = 0, counted = 0;
+  for (int64_t i = 0; i < size.rows; i++) {
+    if (problem.labels[i] < 0) continue;
+    const float* x = problem.features.data() + i * size.dim;
+    double own = 0, most = -2;
+    for (int64_t j = 0; j < size.classes; j++) {
+      const float* w = problem.weights.data() + j * size.dim;
+      double product = 0, square = 0;
+      for (int64_t d = 0; d < size.dim; d++) {
+        product += static_cast<double>(x[d]) * w[d];
+        square += static_cast<double>(w[d]) * w[d];
+      }
+      const double cosine = product / std::max(std::sqrt(square), kNormFloor);
+      (j == problem.labels[i] ? own : most) = j == problem.labels[i] ? cosine : std::max(most, cosine);
+    }
+    counted++;
+    right += own > most;
+  }
+  return static_cast<double>(right) / static_cast<double>(counted);
+}
+
+struct Setting {
+  Size size;
+  Precision operands;
+};
+
+// Loss, accuracy, dX and dW of borrowed weights.
+bool gradients_are_right(Engine& engine, const Setting& setting) {
+  const Size& size = setting.size;
+  const Problem problem = plain_problem(size);
+  const Result expected = reference(size, problem);
+  std::unique_ptr<ClassShard> shard;
+  if (!engine.borrow({0, size.classes}, static_cast<int32_t>(size.dim), {problem.weights.data()}, &shard).ok())
+    return false;
+  Batch batch = make_batch(size, problem, Workspace::recompute);
+  batch.operands = setting.operands;
+  LossOptions options;
+  options.diagnostics = true;
+  Evaluation evaluation({shard.get()}, batch, options);
+  std::vector<float> loss(size.rows), lse(size.rows), cosine(size.rows);
+  std::vector<float> dx(size.rows * size.dim, NAN), dw(size.classes * size.dim, NAN);
+  Gradients gradients;
+  gradients.features.gradient = dx.data();
+  gradients.weights.kind = WeightSink::Kind::write;
+  gradients.weights.gradient = dw.data();
+  ForwardResult result;
+  if (!evaluation.forward(arcface(), gradients.plan(), {loss.data(), lse.data(), cosine.data()}, &result).ok() ||
+      !evaluation.backward(gradients).ok())
+    return false;
+  const Limits limits = limits_of(setting.operands);
+  return std::fabs(result.loss - expected.loss) <= limits.loss * expected.loss &&
+         result.accuracy == reference_accuracy(size, problem) &&
+         close(dx, expected.feature_gradient, problem.features, size.dim, limits.gradient) &&
+         close(dw, expected.weight_gradient, problem.weights, size.dim, limits.gradient);
+}
+
+// Two steps of a head, each compared with the optimiser's rule in float64 from where the weights were.
+bool steps_are_right(Engine& engine, const Setting& setting, Optimizer::Kind kind, bool accumulate) {
+  const Size& size = setting.size;
+  Problem problem = plain_problem(size);
+  Optimizer optimizer;
+  optimizer.kind = kind;
+  optimizer.momentum = 0.5;
+  optimizer.epsilon = 0.1;  // far from a sign, which rounding would decide
+  const bool adamw = kind == Optimizer::Kind::adamw;
+  constexpr double kRate = 0.25;
+  std::unique_ptr<Head> head;
+  if (!Head::create({&engine}, size.classes, static_cast<int32_t>(size.dim), size.shards, optimizer, &head).ok() ||
+      !head->write(0, size.classes, problem.weights.data()).ok())
+    return false;
+  const Limits limits = limits_of(setting.operands);
+  const size_t count = problem.weights.size();
+  std::vector<double> momentum(count), variance(count);
+  for (int step = 1; step <= 2; step++) {
+    std::vector<double> gradient(count);
+    for (int round = 0; round < (accumulate ? 2 : 1); round++) {
+      // Another batch each time, so that none can use what an earlier one left.
+      for (float& x : problem.features) x = 1.25f * x + 0.5f;
+      std::rotate(problem.labels.begin(), problem.labels.begin() + 1, problem.labels.end());
+      const Result expected = reference(size, problem);
+      for (size_t e = 0; e < count; e++) gradient[e] += expected.weight_gradient[e];
+      const auto sink = accumulate ? WeightSink::Kind::accumulate : WeightSink::Kind::update;
+      Batch batch = make_batch(size, problem, Workspace::recompute);
+      batch.operands = setting.operands;
+      Evaluation evaluation(head->shards(), batch, {});
+      std::vector<float> row_loss(size.rows), lse(size.rows), cosine(size.rows), dx(size.rows * size.dim, NAN);
+      Gradients gradients;
+      gradients.features.gradient = dx.data();
+      gradients.weights.kind = sink;
+      gradients.weights.learning_rate = kRate;
+      gradients.weights.step = head->step_count() + 1;
+      ForwardResult result;
+      if (!evaluation.forward(arcface(), gradients.plan(), {row_loss.data(), lse.data(), cosine.data()}, &result)
+               .ok() ||
+          !evaluation.backward(gradients).ok())
+        return false;
+      if (!close(dx, expected.feature_gradient, problem.features, size.dim, limits.gradient) ||
+          !(std::fabs(result.loss - expected.loss) <= limits.loss * expected.loss))
+        return false;
+    }
+    if (accumulate && !head->apply(kRate).ok()) return false;
+    if (!accumulate) head->count_step();
+
+    std::vector<float> moved(count), change(count);
+    if (!head->read(0, size.classes, moved.data()).ok()) return false;
+    std::vector<double> want(count);
+    for (size_t e = 0; e < count; e++) {
+      const double g = gradient[e];
+      change[e] = static_cast<float>((static_cast<double>(problem.weights[e]) - moved[e]) / kRate);
+      if (adamw) {
+        momentum[e] = optimizer.beta1 * momentum[e] + (1 - optimizer.beta1) * g;
+        variance[e] = optimizer.beta2 * variance[e] + (1 - optimizer.beta2) * g * g;
+        want[e] = momentum[e] / (1 - std::pow(optimizer.beta1, step)) /
+                  (std::sqrt(variance[e] / (1 - std::pow(optimizer.beta2, step))) + optimizer.epsilon);
+      } else {
+        momentum[e] = optimizer.momentum * momentum[e] + g;
+        want[e] = momentum[e];
+      }
+    }
+    if (!close(change, want, problem.weights, size.dim, 2 * limits.gradient)) return false;
+    problem.weights = moved;
+  }
+  return true;
+}
+
+// The five nearest classes of each row, of weights that the device initialised.
+bool nearest_are_right(Engine& engine, const Setting& setting) {
+  const Size& size = setting.size;
+  constexpr int64_t kNearest = 5;
+  Problem problem = plain_problem(size);
+  std::unique_ptr<Head> head;
+  if (!Head::create({&engine}, size.classes, static_cast<int32_t>(size.dim), size.shards, {}, &head).ok() ||
+      !head->initialize(0.5, 3).ok() || !head->read(0, size.classes, problem.weights.data()).ok())
+    return false;
+  double square = 0;
+  for (const float w : problem.weights) square += static_cast<double>(w) * w;
+  if (!(std::fabs(std::sqrt(square / static_cast<double>(problem.weights.size())) - 0.5) < 0.02)) return false;
+  std::vector<int32_t> ids(size.rows * kNearest, -7);
+  std::vector<float> cosines(size.rows * kNearest, NAN);
+  Batch batch = make_batch(size, problem, Workspace::recompute);
+  batch.operands = setting.operands;
+  if (!head->nearest(batch, kNearest, ids.data(), cosines.data()).ok()) return false;
+  for (int64_t i = 0; i < size.rows; i++) {
+    const float* x = problem.features.data() + i * size.dim;
+    std::vector<double> all(size.classes);
+    for (int64_t j = 0; j < size.classes; j++) {
+      const float* w = problem.weights.data() + j * size.dim;
+      double product = 0, of_w = 0, of_x = 0;
+      for (int64_t d = 0; d < size.dim; d++) {
+        product += static_cast<double>(x[d]) * w[d];
+        of_w += static_cast<double>(w[d]) * w[d];
+        of_x += static_cast<double>(x[d]) * x[d];
+      }
+      all[j] = product / std::sqrt(of_w * of_x);
+    }
+    std::vector<double> sorted = all;
+    std::sort(sorted.begin(), sorted.end(), std::greater<>());
+    for (int64_t n = 0; n < kNearest; n++) {
+      const int32_t id = ids[i * kNearest + n];
+      // Of classes that are as near as rounding any may come first.
+      if (id < 0 || id >= size.classes || std::fabs(all[id] - sorted[n]) > 1e-3) return false;
+      if (!(std::fabs(cosines[i * kNearest + n] - sorted[n]) <= 1e-3)) return false;
+    }
+  }
+  return true;
+}
+
+// Calls without which results are right all the same.
+struct Exception {
+  const char* scenario;  // begins like this
+  const char* call;      // begins like this
+  const char* reason;
+};
+constexpr Exception kExceptions[] = {
+    {"", "fill of 512 bytes",
+     "what may be read behind an operand is never used; kept for tools that report such reads"},
+    {"", "fill of 1056 bytes", "norms and cosines of rows without a class here, which nothing uses"},
+    {"", "fill of 288 bytes", "the same"},
+    {"nearest", "upload of 1240 bytes", "labels, which it does not use"},
+    {"sgd, wide", "fill of 240000 bytes", "weights of a new head, all of which are written before they are used"},
+    {"", "fill of 24000 bytes", "the same"},
+};
+
+bool used[std::size(kExceptions)] = {};
+
+bool excepted(const std::string& scenario, const std::string& call) {
+  for (size_t n = 0; n < std::size(kExceptions); n++)
+    if (scenario.rfind(kExceptions[n].scenario, 0) == 0 && call.rfind(kExceptions[n].call, 0) == 0)
+      return used[n] = true;
+  return false;
+}
+
+struct Driver {
+  int (*drop)(int);
+  const char* (*dropped)();
+  bool (*poison)();
+};
+
+struct Scenario {
+  std::string name;
+  std::function<bool(Engine&)> right;
+};
+
+struct Totals {
+  int seen = 0, excepted = 0;
+};
+
+void drop_each(const Driver& driver, const Scenario& scenario, std::shared_ptr<cuda::CudaEngine>* engine,
+               Totals* totals) {
+  const auto run = [&](int call) {
+    // A kernel that read poison may have taken the device along.
+    if (!*engine || !driver.poison()) {
+      engine->reset();
+      check(cuda::CudaEngine::create(0, engine).ok(), "another engine");
+      // A cache of a few tiles: several chunks of classes.
+      (*engine)->device().assume_l2_bytes(1 << 17);
+    }
+    driver.drop(call);
+    return scenario.right(**engine);
+  };
+  check(run(0), (scenario.name + " is right").c_str());
+  const int calls = driver.drop(0);
+  for (int call = 1; call <= calls; call++) {
+    const bool right = run(call);
+    const std::string what = driver.dropped();
+    driver.drop(0);
+    totals->seen += !right;
+    if (right) {
+      totals->excepted++;
+      check(excepted(scenario.name, what),
+            (scenario.name + " is right without call " + std::to_string(call) + ", " + what).c_str());
+    }
+  }
+}
+
+}  // namespace
+
+// Scenarios whose names begin with an argument, or all.
+int main(int count, char** arguments) {
+  void* library = dlopen(std::getenv("MARGINFC_LIBCUDA"), RTLD_NOW);
+  const auto symbol = [&](const char* name) { return library ? dlsym(library, name) : nullptr; };
+  const Driver driver{reinterpret_cast<int (*)(int)>(symbol("drop_call")),
+                      reinterpret_cast<const char* (*)()>(symbol("dropped_call")),
+                      reinterpret_cast<bool (*)()>(symbol("poison_memory"))};
+  if (!driver.drop) {
+    std::printf("MARGINFC_LIBCUDA is not test/native/dropping_driver.cc\n");
+    return 1;
+  }
+  std::shared_ptr<cuda::CudaEngine> engine;
+  Totals totals;
+  for (const Precision operands : {Precision::float32, Precision::float16}) {
+    const std::string kind = operands == Precision::float32 ? ", float32" : ", float16";
+    const Setting one{{33, 64, 300, 1, 64}, operands}, far{{33, 64, 200, 1, 128}, operands},
+        head{{33, 40, 150, 1, 64}, operands}, wide{{9, 600, 100, 1, 64}, operands};
+    const auto steps = [&](const Setting& setting, Optimizer::Kind optimizer, bool accumulate) {
+      return [=](Engine& on) { return steps_are_right(on, setting, optimizer, accumulate); };
+    };
+    for (const Scenario& scenario : {
+             Scenario{"gradients" + kind, [=](Engine& on) { return gradients_are_right(on, one); }},
+             {"gradients, s = 128" + kind, [=](Engine& on) { return gradients_are_right(on, far); }},
+             {"sgd" + kind, steps(head, Optimizer::Kind::sgd, false)},
+             {"sgd, wide" + kind, steps(wide, Optimizer::Kind::sgd, false)},
+             {"sgd, accumulated" + kind, steps(head, Optimizer::Kind::sgd, true)},
+             {"adamw" + kind, steps(head, Optimizer::Kind::adamw, false)},
+             {"nearest" + kind, [=](Engine& on) { return nearest_are_right(on, head); }},
+         }) {
+      const bool wanted = count == 1 || std::any_of(arguments + 1, arguments + count, [&](const char* name) {
+                            return scenario.name.rfind(name, 0) == 0;
+                          });
+      if (!wanted) continue;
+      const Totals before = totals;
+      drop_each(driver, scenario, &engine, &totals);
+      std::printf("%s: %d calls seen, %d excepted\n", scenario.name.c_str(), totals.seen - before.seen,
+                  totals.excepted - before.excepted);
+    }
+  }
+  check(totals.seen > 10, "calls were left out");
+  for (size_t n = 0; n < std::size(kExceptions) && count == 1; n++)
+    check(used[n], (std::string("an exception for nothing: ") + kExceptions[n].call).c_str());
+  std::printf("%d passed, %d failed\n", passed, failed);
+  return failed != 0;
+}

@@ -1,0 +1,141 @@
+// A driver that leaves one call out when told to: exports some of the driver's entry points over those of the library it is
+// linked to, as failing_driver.cc does. What is left out reports success. New memory is full of poison, and old memory is again
+// when told to, so that nothing is right because it was right before.
+#include <dlfcn.h>
+
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+#include <iterator>
+#include <map>
+#include <mutex>
+#include <string>
+
+namespace {
+
+constexpr unsigned char kPoison = 0xff;
+
+std::mutex mutex;
+std::map<uint64_t, size_t> device_memory;
+std::map<void*, size_t> host_memory;
+std::map<void*, std::string> kernels;
+int seen = 0, wanted = 0;
+std::string dropped;
+
+template <class... Arguments>
+int forward(const char* symbol, Arguments... arguments) {
+  return reinterpret_cast<int (*)(Arguments...)>(dlsym(RTLD_NEXT, symbol))(arguments...);
+}
+
+// In the default stream, which waits for none of the engine's.
+int poison(uint64_t memory, size_t bytes) {
+  const int code = forward("cuMemsetD8_v2", memory, kPoison, bytes);
+  return code != 0 ? code : forward("cuStreamSynchronize", static_cast<void*>(nullptr));
+}
+
+// Whether this call is the one to leave out.
+bool drops(const std::string& what) {
+  const std::lock_guard<std::mutex> lock(mutex);
+  if (++seen != wanted) return false;
+  dropped = what;
+  return true;
+}
+
+}  // namespace
+
+#define DRIVER_API extern "C" __attribute__((visibility("default")))
+
+// Of the calls from now on the Nth is left out, none for 0. Returns how many there have been since this was called last.
+DRIVER_API int drop_call(int call) {
+  const std::lock_guard<std::mutex> lock(mutex);
+  const int before = seen;
+  seen = 0;
+  wanted = call;
+  dropped.clear();
+  return before;
+}
+
+// What was left out: a kernel, or the kind of copy with its size.
+DRIVER_API const char* dropped_call() { return dropped.c_str(); }
+
+// All bits of memory are ones again, the device's and the host's: NaN, or -1. Nothing may be under way. False if the
+// device is lost.
+DRIVER_API bool poison_memory() {
+  const std::lock_guard<std::mutex> lock(mutex);
+  void* context = nullptr;
+  forward("cuDevicePrimaryCtxRetain", &context, 0);
+  forward("cuCtxPushCurrent_v2", context);
+  const int code = forward("cuCtxSynchronize");
+  // Memory of a context that was lost went with it.
+  for (auto it = device_memory.begin(); code == 0 && it != device_memory.end();)
+    it = poison(it->first, it->second) == 0 ? std::next(it) : device_memory.erase(it);
+  forward("cuCtxPopCurrent_v2", &context);
+  forward("cuDevicePrimaryCtxRelease_v2", 0);
+  for (const auto& [memory, bytes] : host_memory) std::memset(memory, kPoison, bytes);
+  return code == 0;
+}
+
+DRIVER_API int cuMemAlloc_v2(uint64_t* memory, size_t bytes) {
+  const int code = forward("cuMemAlloc_v2", memory, bytes);
+  if (code != 0) return code;
+  const std::lock_guard<std::mutex> lock(mutex);
+  device_memory[*memory] = bytes;
+  return poison(*memory, bytes);
+}
+DRIVER_API int cuMemFree_v2(uint64_t memory) {
+  {
+    const std::lock_guard<std::mutex> lock(mutex);
+    device_memory.erase(memory);
+  }
+  return forward("cuMemFree_v2", memory);
+}
+DRIVER_API int cuMemHostAlloc(void** memory, size_t bytes, unsigned flags) {
+  const int code = forward("cuMemHostAlloc", memory, bytes, flags);
+  const std::lock_guard<std::mutex> lock(mutex);
+  if (code != 0) return code;
+  host_memory[*memory] = bytes;
+  std::memset(*memory, kPoison, bytes);
+  return code;
+}
+DRIVER_API int cuMemFreeHost(void* memory) {
+  {
+    const std::lock_guard<std::mutex> lock(mutex);
+    host_memory.erase(memory);
+  }
+  return forward("cuMemFreeHost", memory);
+}
+DRIVER_API int cuModuleGetFunction(void** function, void* module, const char* name) {
+  const int code = forward("cuModuleGetFunction", function, module, name);
+  const std::lock_guard<std::mutex> lock(mutex);
+  if (code == 0) kernels[*function] = name;
+  return code;
+}
+
+DRIVER_API int cuLaunchKernel(void* function, unsigned grid_x, unsigned grid_y, unsigned grid_z, unsigned block_x,
+                              unsigned block_y, unsigned block_z, unsigned shared_bytes, void* stream,
+                              void** parameters, void** extra) {
+  std::string name;
+  {
+    const std::lock_guard<std::mutex> lock(mutex);
+    name = kernels[function];
+  }
+  if (drops(name)) return 0;
+  return forward("cuLaunchKernel", function, grid_x, grid_y, grid_z, block_x, block_y, block_z, shared_bytes, stream,
+                 parameters, extra);
+}
+DRIVER_API int cuMemcpyHtoDAsync_v2(uint64_t to, const void* from, size_t bytes, void* stream) {
+  if (drops("upload of " + std::to_string(bytes) + " bytes")) return 0;
+  return forward("cuMemcpyHtoDAsync_v2", to, from, bytes, stream);
+}
+DRIVER_API int cuMemcpyDtoHAsync_v2(void* to, uint64_t from, size_t bytes, void* stream) {
+  if (drops("download of " + std::to_string(bytes) + " bytes")) return 0;
+  return forward("cuMemcpyDtoHAsync_v2", to, from, bytes, stream);
+}
+DRIVER_API int cuMemcpyDtoDAsync_v2(uint64_t to, uint64_t from, size_t bytes, void* stream) {
+  if (drops("copy of " + std::to_string(bytes) + " bytes")) return 0;
+  return forward("cuMemcpyDtoDAsync_v2", to, from, bytes, stream);
+}
+DRIVER_API int cuMemsetD32Async(uint64_t to, unsigned word, size_t count, void* stream) {
+  if (drops("fill of " + std::to_string(4 * count) + " bytes")) return 0;
+  return forward("cuMemsetD32Async", to, word, count, stream);
+}
