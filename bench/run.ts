@@ -63,10 +63,8 @@ interface Entry {
   failure?: Failure;
 }
 
-interface Verification {
-  readonly exact: Reference;
-  readonly straightThrough: Reference;
-}
+/** By the derivative of the margin. */
+type Verification = ReadonlyMap<Contestant['gradient'], Reference>;
 
 /** One size. */
 class Cell {
@@ -94,7 +92,7 @@ class Cell {
       const waiting = this.#affordable(this.plan.contestants.filter((contestant) => this.#admit(contestant)));
       if (waiting.length > 0 && this.#secondsLeft() > 0) {
         this.#progress('inputs and reference');
-        const verification = this.#makeInputs();
+        const verification = this.#makeInputs(waiting);
         for (const group of this.#groups(waiting)) await this.#measureGroup(group, verification);
       }
       for (const contestant of waiting)
@@ -199,15 +197,18 @@ class Cell {
     return join(this.#folder, 'input');
   }
 
-  #makeInputs(): Verification {
+  #makeInputs(contestants: readonly Contestant[]): Verification {
     const problem = makeProblem(this.size);
     writeProblem(this.#input, problem);
     const logSumExp = engineLogSumExp(problem);
     releaseMemory();
-    return {
-      exact: reference(problem, loss, logSumExp),
-      straightThrough: reference(problem, { ...loss, straightThrough: true }, logSumExp),
-    };
+    const derivatives = [...new Set(contestants.map(({ gradient }) => gradient))];
+    return new Map(
+      derivatives.map((gradient) => {
+        const straightThrough = gradient === 'straightThrough';
+        return [gradient, reference(problem, { ...loss, straightThrough }, logSumExp)];
+      }),
+    );
   }
 
   /** So that all of a group fit in memory together. */
@@ -232,7 +233,7 @@ class Cell {
     try {
       for (const contestant of contestants) {
         if (this.#secondsLeft() <= 0) break;
-        const entry = await this.#start(contestant, verification[contestant.gradient]);
+        const entry = await this.#start(contestant, verification.get(contestant.gradient) as Reference);
         if (entry) entries.push(entry);
       }
       await this.#takeTurns(entries);
