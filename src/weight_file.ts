@@ -24,11 +24,11 @@ export interface WeightFileOptions {
  * Weights [C, dim] from a safetensors file (float32, float16, bfloat16 or float64) or a .npy file (float32, float16, float64), or
  * from several that follow each other, as the ranks of PartialFC write them. They are read range by range, when the head asks.
  *
- * What PyTorch makes of PartialFC's weights, on each rank:
+ * In Python, for each rank of InsightFace's train_v2.py with `save_all_states`:
  *
  *     import torch, safetensors.torch
- *     weight = torch.load(f"softmax_fc_gpu_{rank}.pt", map_location="cpu")["weight"].float().contiguous()
- *     safetensors.torch.save_file({"weight": weight}, f"weights_{rank}.safetensors")
+ *     weight = torch.load(f"checkpoint_gpu_{rank}.pt", map_location="cpu")["state_dict_softmax_fc"]["weight"]
+ *     safetensors.torch.save_file({"weight": weight.float().contiguous()}, f"weights_{rank}.safetensors")
  *
  * @example
  * ```ts
