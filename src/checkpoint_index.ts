@@ -6,7 +6,15 @@ import { type HeadSettings, mostAdditions } from './head_options.js';
 import { type BuiltInMargin, storedMargin } from './margins.js';
 import type { NativeClassArray } from './native.js';
 import { nativeOptimizer, type Optimizer } from './optimizers.js';
-import { type Compute, checkCompute, checkLoss, computeNames, type Loss, lossNames } from './options.js';
+import {
+  type Compute,
+  type ComputeOptions,
+  checkCompute,
+  checkLoss,
+  computeNames,
+  type Loss,
+  lossNames,
+} from './options.js';
 import { isRecord } from './safetensors.js';
 import {
   checkBoolean,
@@ -169,9 +177,7 @@ function checkIndex(index: CheckpointIndex): CheckpointIndex {
   checkBoolean(accumulated, 'accumulated');
   checkLoss({ ...checkOptions<Partial<Loss>>(loss, lossNames, 'loss'), margin: margin ?? undefined });
   nativeOptimizer(optimizer);
-  checkCompute(checkOptions<Partial<Compute>>(compute, { ...computeNames, devices: true }, 'compute'), [
-    'cpu',
-  ]);
+  checkCompute(checkOptions<ComputeOptions>(compute, computeNames, 'compute'), ['cpu']);
   checkNumber(normal.std, 'normal.std', { least: 0 });
   checkInteger(normal.seed, 'normal.seed', { least: 0, most: 2 ** 32 - 1 });
   checkInteger(normal.additions, 'normal.additions', { least: 0, most: mostAdditions });

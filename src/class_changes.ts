@@ -73,18 +73,11 @@ export function addClassesCall(
   const nextLoss = checkLoss({ margin }, loss);
   const draw = { ...normal, additions: normal.additions + 1 };
   checkInteger(draw.additions, 'number of additions', { least: 1, most: mostAdditions });
-  const plain = { std: draw.std, seed: drawSeed(draw) };
   const first =
-    typeof added !== 'number'
-      ? added
-      : init === undefined
-        ? plain
-        : checkInit(init, { classes: count, dim, std: draw.std, seed: draw.seed });
-  // The user's own seed draws other deviates than it did for the classes before.
-  const weights =
-    init !== undefined && 'std' in first
-      ? { std: first.std, seed: drawSeed({ ...draw, seed: first.seed }) }
-      : first;
+    typeof added === 'number'
+      ? checkInit(init ?? {}, { classes: count, dim, std: draw.std, seed: draw.seed })
+      : added;
+  const weights = 'std' in first ? { std: first.std, seed: drawSeed({ ...draw, seed: first.seed }) } : first;
   return {
     signal,
     *twin(mode) {
@@ -115,22 +108,21 @@ export function removeClassesCall(
   const signal = checkSignal(checkOptions(options, { signal: true }).signal);
   const { settings } = state;
   const { classes, loss } = settings;
-  const map = newIds(ids, classes);
-  const kept = Int32Array.from(map.keys()).filter((id) => (map[id] as number) >= 0);
-  if (kept.length === 0) throw mustBe('ERR_SHAPE', 'ids', 'fewer than all classes', `all ${classes}`);
+  const { map, count } = newIds(ids, classes);
+  if (count === 0) throw mustBe('ERR_SHAPE', 'ids', 'fewer than all classes', `all ${classes}`);
   return {
     signal,
     *twin(mode) {
-      const margin = marginOfClasses(loss.margin, kept);
-      const next = { ...settings, classes: kept.length, loss: { ...loss, margin } };
+      const margin = marginOfClasses(loss.margin, map);
+      const next = { ...settings, classes: count, loss: { ...loss, margin } };
       yield* reshape(state, next, signal, (from, to) => copyClasses(mode, from, to, settings, map, signal));
       return map;
     },
   };
 }
 
-/** Of each class its id without `ids`, or -1. */
-function newIds(ids: Iterable<number>, classes: number): Int32Array {
+/** Of each class its id without `ids`, or -1; and how many are left. */
+function newIds(ids: Iterable<number>, classes: number): { map: Int32Array; count: number } {
   if (typeof ids !== 'object' || ids === null || typeof Reflect.get(ids, Symbol.iterator) !== 'function')
     throw mustBe('ERR_TYPE', 'ids', 'an array or a Set of class ids', show(ids));
   const map = new Int32Array(classes);
@@ -142,9 +134,9 @@ function newIds(ids: Iterable<number>, classes: number): Int32Array {
     map[id] = -1;
     i++;
   }
-  let next = 0;
-  for (let id = 0; id < classes; id++) if (map[id] === 0) map[id] = next++;
-  return map;
+  let count = 0;
+  for (let id = 0; id < classes; id++) if (map[id] === 0) map[id] = count++;
+  return { map, count };
 }
 
 type Fill = (from: NativeHead, to: NativeHead) => Twin<void>;

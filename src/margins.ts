@@ -250,12 +250,12 @@ export function isPerClass(margin: Margin): boolean {
   return Object.values(margin).some(({ perClass }) => perClass !== undefined);
 }
 
-/** A margin for the classes `kept` of those it was for, in their new order. */
-export function marginOfClasses(margin: Margin, kept: Int32Array): Margin {
+/** A margin for the classes that stay: those with a new id in `map`, [classes before], which is not -1. */
+export function marginOfClasses(margin: Margin, map: Int32Array): Margin {
   if (!isPerClass(margin)) return margin;
   const entries = Object.entries(margin).map(([name, value]) => {
     const perClass: Float32Array | undefined = value.perClass;
-    return [name, perClass ? { perClass: Float32Array.from(kept, (id) => perClass[id] as number) } : value];
+    return [name, perClass ? { perClass: perClass.filter((_, id) => map[id] !== -1) } : value];
   });
   return Object.fromEntries(entries);
 }

@@ -1,5 +1,5 @@
 /** Heads for the tests of checkpoints and of classes that come and go, and all that such a call could get wrong in one. */
-import { mkdtempSync, rmSync } from 'node:fs';
+import { mkdtempSync, readdirSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll } from 'vitest';
@@ -31,6 +31,13 @@ export function newFolder(): string {
   const folder = mkdtempSync(join(tmpdir(), 'marginfc-checkpoint-'));
   folders.push(folder);
   return folder;
+}
+
+/** The shards of a checkpoint, in the order of their classes. */
+export function shardsOf(folder: string): string[] {
+  return readdirSync(folder)
+    .filter((name) => name.endsWith('.safetensors'))
+    .sort();
 }
 
 /** A head that is disposed of after the tests. */
