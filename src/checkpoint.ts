@@ -6,7 +6,7 @@
 
 import { createHash, randomBytes } from 'node:crypto';
 import { mkdir, readdir, realpath, unlink } from 'node:fs/promises';
-import { join } from 'node:path';
+import { dirname, join, resolve } from 'node:path';
 import { throwIfAborted } from './abort.js';
 import {
   type CheckpointIndex,
@@ -49,7 +49,7 @@ export async function saveCheckpoint(
 ): Promise<void> {
   let real: string;
   try {
-    await mkdir(folder, { recursive: true });
+    await makeFolder(folder);
     real = await realpath(folder);
   } catch (error) {
     throw fileError(error, folder, 'written');
@@ -62,6 +62,14 @@ export async function saveCheckpoint(
   } finally {
     busy.delete(real);
   }
+}
+
+/** With the names of all folders that are new on the disk. */
+async function makeFolder(folder: string): Promise<void> {
+  const path = resolve(folder);
+  const first = await mkdir(path, { recursive: true });
+  if (first === undefined) return;
+  for (let made = path; made.length >= first.length; made = dirname(made)) await syncFolder(dirname(made));
 }
 
 async function writeCheckpoint({ native, settings }: Saved, folder: string, signal: AbortSignal | undefined) {

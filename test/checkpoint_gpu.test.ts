@@ -6,7 +6,7 @@ import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { describe, expect, test } from 'vitest';
 import { type DeviceName, listEngines, MarginHead } from '../src/index.js';
-import { futureOf, kept, newFolder, optimizers, size, trainedHead } from './checkpoint_heads.js';
+import { batchOf, futureOf, kept, newFolder, optimizers, size, trainedHead } from './checkpoint_heads.js';
 import { onlyGpus, softwareGpu } from './gpus.js';
 
 // Before the driver is loaded, which happens on the first use of a GPU.
@@ -60,6 +60,18 @@ describe.skipIf(gpus.length === 0)('a head with GPUs', () => {
       }
       expect(await digests(head)).toEqual(await digests(twin));
     }
+  });
+
+  test('has more shards than classes after removing most, and more again', async () => {
+    const head = await trainedHead({ devices: gpus, shards });
+    await head.removeClasses(Array.from({ length: size.classes - 1 }, (_, id) => id));
+    const batch = batchOf(1, { ...size, classes: 1 });
+    expect((await head.step(batch)).engine).toBe(gpus.join('+'));
+    const folder = newFolder();
+    await head.save(folder);
+    const loaded = kept(await MarginHead.load(folder, { devices: gpus, shards }));
+    for (const each of [head, loaded]) await each.addClasses(new Float32Array(4 * size.dim).fill(0.5));
+    expect(await futureOf(loaded)).toEqual(await futureOf(head));
   });
 
   test('draws the cpu engine’s weights for new classes', async () => {

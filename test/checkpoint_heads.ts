@@ -1,5 +1,5 @@
 /** Heads for the tests of checkpoints and of classes that come and go, and all that such a call could get wrong in one. */
-import { mkdtempSync, readdirSync, rmSync } from 'node:fs';
+import { mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll } from 'vitest';
@@ -66,6 +66,23 @@ export async function trainedHead(
     await head.step(batchOf(seed, { ...size, classes: head.classes }));
   if (accumulated) await head.accumulate(batchOf(9, { ...size, classes: head.classes }));
   return head;
+}
+
+/** All that a head keeps of its classes, by the names of a checkpoint's tensors, [classes, dim] each. */
+export async function stateOf(head: MarginHead): Promise<Record<string, Float32Array>> {
+  const folder = newFolder();
+  await head.save(folder);
+  const parts: Record<string, number[]> = {};
+  for (const name of shardsOf(folder)) {
+    const contents = readFileSync(join(folder, name));
+    const start = 8 + Number(contents.readBigUInt64LE());
+    const { __metadata__: _, ...tensors } = JSON.parse(contents.toString('utf8', 8, start));
+    for (const [tensor, { data_offsets: offsets }] of Object.entries<{ data_offsets: number[] }>(tensors)) {
+      const bytes = new Uint8Array(contents.subarray(start + offsets[0]!, start + offsets[1]!));
+      parts[tensor] = [...(parts[tensor] ?? []), ...new Float32Array(bytes.buffer)];
+    }
+  }
+  return Object.fromEntries(Object.entries(parts).map(([name, values]) => [name, Float32Array.from(values)]));
 }
 
 /**
