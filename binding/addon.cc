@@ -1,8 +1,12 @@
 // What the addon exports; src/native.ts has the types.
+#include <algorithm>
+
+#include "binding/arguments.h"
 #include "binding/environment.h"
 #include "binding/evaluation_object.h"
 #include "binding/head_object.h"
 #include "cpu/peak.h"
+#include "cpu/unfused.h"
 #include "cuda/embedded_kernels.h"
 
 namespace marginfc::binding {
@@ -114,6 +118,35 @@ Napi::Value measure_peak(const Napi::CallbackInfo& info) {
   return Napi::Number::New(env, peak);
 }
 
+Napi::Value unfused(const Napi::CallbackInfo& info) {
+  const Napi::Env env = info.Env();
+  const Napi::Object given = info[0].ToObject();
+  const Span<int32_t> labels = int_array(given.Get("labels"), "labels");
+  const Span<float> weights = float_array(given.Get("weights"), "weights");
+  UnfusedProblem problem;
+  problem.dim = static_cast<int32_t>(std::max(number(given, "dim"), 1.0));
+  problem.rows = labels.size;
+  problem.classes = weights.size / problem.dim;
+  problem.labels = labels.data;
+  problem.weights = weights.data;
+  problem.scale = number(given, "scale");
+  problem.m = number(given, "m");
+  for (int64_t i = 0; i < labels.size; i++)
+    if (labels.data[i] < 0 || labels.data[i] >= problem.classes)
+      throw make_error(env, Status::failure(Code::label_range, "labels must be class ids"));
+  const auto matrix = [&](const char* name, int64_t size) {
+    const Span<float> values = float_array(given.Get(name), name);
+    require_size(env, values.size, size, name);
+    return values.data;
+  };
+  problem.features = matrix("features", problem.rows * problem.dim);
+  const UnfusedResult result{matrix("rowLoss", problem.rows), matrix("dFeatures", problem.rows * problem.dim),
+                             matrix("dWeights", problem.classes * problem.dim)};
+  const Status status = unfused_arcface(*Environment::of(env).cpu(env), problem, result);
+  if (!status.ok()) throw make_error(env, status);
+  return env.Undefined();
+}
+
 Napi::Object install(Napi::Env env, Napi::Object exports) {
   Environment::install(env);
   EvaluationObject::install(env, exports);
@@ -126,6 +159,7 @@ Napi::Object install(Napi::Env env, Napi::Object exports) {
   exports.Set("releaseMemory", Napi::Function::New<release_memory>(env, "releaseMemory"));
   exports.Set("describeCpu", Napi::Function::New<describe_cpu>(env, "describeCpu"));
   exports.Set("measurePeak", Napi::Function::New<measure_peak>(env, "measurePeak"));
+  exports.Set("unfused", Napi::Function::New<unfused>(env, "unfused"));
   return exports;
 }
 

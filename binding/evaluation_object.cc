@@ -187,6 +187,7 @@ void EvaluationObject::install(Napi::Env env, Napi::Object exports) {
                                             InstanceMethod<&EvaluationObject::forward>("forward"),
                                             InstanceMethod<&EvaluationObject::backward>("backward"),
                                             InstanceMethod<&EvaluationObject::value_and_grad>("valueAndGrad"),
+                                            InstanceMethod<&EvaluationObject::phase_seconds>("phaseSeconds"),
                                             InstanceMethod<&EvaluationObject::dispose>("dispose"),
                                         }));
 }
@@ -328,6 +329,17 @@ Napi::Value EvaluationObject::value_and_grad(const Napi::CallbackInfo& info) {
   job->read_forward(info[1], info[2]);
   job->read_backward(info[3]);
   return dispatch(info[0], std::move(job));
+}
+
+Napi::Value EvaluationObject::phase_seconds(const Napi::CallbackInfo& info) {
+  const PhaseSeconds& seconds = state(info.Env())->evaluation->phase_seconds();
+  Napi::Object object = Napi::Object::New(info.Env());
+  object.Set("prepare", seconds.prepare);
+  object.Set("targets", seconds.targets);
+  object.Set("negatives", seconds.negatives);
+  object.Set("epilogue", seconds.epilogue);
+  object.Set("gradients", seconds.gradients);
+  return object;
 }
 
 void EvaluationObject::dispose(const Napi::CallbackInfo&) { state_.reset(); }

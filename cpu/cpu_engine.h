@@ -7,6 +7,7 @@
 //   class_block  a few dozen class rows made ready for the kernels
 //   kernels      the inner loops, one object per instruction set (kernels.h first)
 //   peak         what this machine can do at most, for benchmarks
+//   unfused      the same loss by separate passes, for benchmarks
 #pragma once
 
 #include "cpu/buffer_pool.h"

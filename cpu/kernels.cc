@@ -44,6 +44,7 @@ constexpr int kStep = 1, kBlockClasses = 112 / kHeight * kHeight;
 #include "cpu/epilogues.h"
 #include "cpu/exact_rows.h"
 #include "cpu/norms.h"
+#include "cpu/unfused_passes.h"
 #if defined(__AMX_BF16__)
 #include "cpu/amx_products.h"
 #else
@@ -187,6 +188,9 @@ constexpr Kernels kTable = {
     adamw_row,
     fence,
     multiply_adds,
+    unfused_maxima,
+    unfused_exponentials,
+    unfused_scale,
 };
 
 }  // namespace

@@ -161,6 +161,11 @@ struct Kernels {
   // The products' multiply-adds on registers alone, `rounds` times a tile of them; returns the floating-point
   // operations done. `sums` [panel / 2] out: their sum, so that none can be left out.
   int64_t (*multiply_adds)(int64_t rounds, float* sums);
+  // Of a matrix of logits in memory, [classes, stride], for cpu/unfused.cc; see cpu/unfused_passes.h.
+  void (*unfused_maxima)(const float* z, int64_t stride, int32_t classes, int32_t lanes, float* largest);
+  void (*unfused_exponentials)(float* z, int64_t stride, int32_t classes, int32_t lanes, const float* largest,
+                               float* sums);
+  void (*unfused_scale)(float* z, int64_t stride, int32_t classes, int32_t lanes, const float* factors);
 };
 
 // Words of an operand of so many elements in k.

@@ -261,6 +261,7 @@ Status CpuPass::gradients(const RowCoefficients& rows, const FeatureSink& featur
   sweep.features = features.gradient && !features_gathered_;
   sweep.weights = sink.kind != WeightSink::Kind::none;
   sweep.sink = sink;
+  if (sink.kind == WeightSink::Kind::update) sweep.step = shard_.step(sink);
   sweep.cancellable = sink.kind != WeightSink::Kind::update && sink.kind != WeightSink::Kind::accumulate;
   if (sweep.weights) pack_weighted_features(rows);
   for (size_t i = 0; i < absolute_kappa_.size(); i++) absolute_kappa_[i] = static_cast<float>(std::fabs(rows.kappa[i]));

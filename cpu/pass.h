@@ -50,6 +50,7 @@ class CpuPass final : public ShardPass {
     bool recompute = true;  // from the product; else E is the kept one
     bool cancellable = true;
     WeightSink sink;
+    CpuShard::Step step;  // of an update
   };
   // One thread's memory.
   struct Scratch {

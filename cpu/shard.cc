@@ -110,25 +110,34 @@ void CpuShard::accumulate(int64_t index, const GradientRow& gradient) {
   engine_.kernels().add_row(gradient, accumulated_.data() + index * dim_);
 }
 
-void CpuShard::update(int64_t index, const GradientRow& gradient, const WeightSink& sink) {
+CpuShard::Step CpuShard::step(const WeightSink& sink) const {
+  Step step;
+  if (optimizer_.kind == Optimizer::Kind::sgd)
+    step.sgd = sgd_step(optimizer_, sink);
+  else
+    step.adamw = adamw_step(optimizer_, sink);
+  return step;
+}
+
+void CpuShard::update(int64_t index, const GradientRow& gradient, const Step& step) {
   float* weights = owned_.data() + index * dim_;
   float* momentum = momentum_ ? momentum_.data() + index * dim_ : nullptr;
   if (optimizer_.kind == Optimizer::Kind::sgd) {
-    engine_.kernels().sgd_row(gradient, sgd_step(optimizer_, sink), weights, momentum);
+    engine_.kernels().sgd_row(gradient, step.sgd, weights, momentum);
     return;
   }
-  engine_.kernels().adamw_row(gradient, adamw_step(optimizer_, sink), weights, momentum,
-                              variance_.data() + index * dim_);
+  engine_.kernels().adamw_row(gradient, step.adamw, weights, momentum, variance_.data() + index * dim_);
 }
 
 Status CpuShard::apply(const WeightSink& sink) {
   MARGINFC_TRY(reserve_accumulated());
   const int64_t classes = range_.size();
+  const Step step = this->step(sink);
   engine_.pool().run((classes + kRowsPerTask - 1) / kRowsPerTask, [&](int64_t task, int) {
     const int64_t last = std::min(classes, (task + 1) * kRowsPerTask);
     for (int64_t index = task * kRowsPerTask; index < last; index++) {
       float* raw = accumulated_.data() + index * dim_;
-      update(index, {raw, raw, 0, 1, 1, nullptr, dim_}, sink);
+      update(index, {raw, raw, 0, 1, 1, nullptr, dim_}, step);
       std::memset(raw, 0, dim_ * sizeof(float));
     }
   });

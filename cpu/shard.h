@@ -42,8 +42,14 @@ class CpuShard final : public ClassShard {
   Status reserve_accumulated();
   // Adds one class's finished gradient to the sum.
   void accumulate(int64_t index, const GradientRow& gradient);
+  // The constants of an update, once for all classes.
+  struct Step {
+    SgdStep sgd{};
+    AdamwStep adamw{};
+  };
+  Step step(const WeightSink& sink) const;
   // Moves one class by its finished gradient.
-  void update(int64_t index, const GradientRow& gradient, const WeightSink& sink);
+  void update(int64_t index, const GradientRow& gradient, const Step& step);
 
  private:
   static FloatBuffer CpuShard::* member(ClassArray array);

@@ -219,7 +219,7 @@ void CpuPass::weight_tiles(const Sweep& sweep, Scratch& scratch, const float* ex
       switch (sweep.sink.kind) {
         case WeightSink::Kind::write: kernels_.write_row(row, sweep.sink.gradient + index * dim_, streaming); break;
         case WeightSink::Kind::accumulate: shard_.accumulate(index, row); break;
-        case WeightSink::Kind::update: shard_.update(index, row, sweep.sink); break;
+        case WeightSink::Kind::update: shard_.update(index, row, sweep.step); break;
         case WeightSink::Kind::none: break;
       }
     }

@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "cuda/driver.h"
+#include "cuda/hopper.h"
 #include "cuda/kernel_table.h"
 #include "engine/status.h"
 
@@ -117,6 +118,10 @@ class Device {
   // Fails, naming the argument, unless the caller's `bytes` from `address` on are a GPU's memory. `here`: kernels of this one may
   // work on it in place.
   Status find(const char* argument, const void* address, size_t bytes, bool* here);
+  // A tensor map of 16-bit rows; see hopper.h.
+  Status map_rows(const DeviceBuffer& at, int64_t rows, int64_t columns, TensorMap* map) {
+    return check(cuda::map_rows(driver_, at.address(), rows, columns, map), "cuTensorMapEncodeTiled");
+  }
   Status fill(const DeviceBuffer& at, uint32_t word, size_t bytes, size_t offset = 0);
 
   // Large results on their way to the host while the next ones are computed, in two buffers by turns. What was launched

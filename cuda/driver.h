@@ -5,8 +5,9 @@
 //
 //   driver       the driver's entry points, and what its errors say
 //   device       one GPU: context, streams, memory, copies
+//   hopper       tensor maps for the kernels of compute capability 9.0
 //   kernel_table the kernels by name
-//   parameters   what the host hands to each kernel
+//   parameters   what the host hands to each kernel (hopper_parameters: to those of compute capability 9.0)
 //   cuda_engine  the engine of one device, and the list of devices
 //   shard        a class range: weights, operands, optimiser state
 //   pass         a batch against a shard: the phases

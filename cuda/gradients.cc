@@ -22,7 +22,7 @@ Status CudaPass::plan_gradients(const GradientPlan& plan) {
   gradients_begun_ = false;
   planned_ = {};
   const bool weights = plan.weights != WeightSink::Kind::none, write = plan.weights == WeightSink::Kind::write;
-  const bool raw = weights && !tiles_.update(width_);
+  const bool raw = weights && !fused(plan.weights);
   GradientMemory& m = memory_;
   const int64_t halves = kind_ == OperandKind::split ? 2 : 1;
   const int64_t product_bytes = static_cast<int64_t>(padded_rows_) * width_ * sizeof(float);
@@ -41,7 +41,7 @@ Status CudaPass::plan_gradients(const GradientPlan& plan) {
     for (DeviceBuffer& buffer : m.weights) MARGINFC_TRY(buffer.allocate(device_, m.chunk_tiles * out_bytes));
   if (plan.features) {
     const int64_t least = divide_up(m.chunk_tiles * product_bytes, kMostProductBytes);
-    m.product_tiles = tiles_per_block(m.chunk_tiles, width_ / kTileSide * row_tiles(), slots(), least,
+    m.product_tiles = tiles_per_block(m.chunk_tiles, width_ / tile_columns(false) * row_tiles(), slots(), least,
                                       kMostTilesPerProduct);
     MARGINFC_TRY(m.products.allocate(device_, divide_up(m.chunk_tiles, m.product_tiles) * product_bytes));
     MARGINFC_TRY(m.total.allocate(device_, 2 * product_bytes));
@@ -69,6 +69,7 @@ Status CudaPass::reserve(const FeatureSink& features, const WeightSink& sink) tr
     return device_.find(argument, to, rows * dim_ * sizeof(float), here);
   };
   bool anywhere;
+  gradient_here_ = false;
   MARGINFC_TRY(find("out.dFeatures", features.place, features.gradient, batch_.rows, &anywhere));
   MARGINFC_TRY(find("out.dWeights", sink.place, sink.gradient, classes_, &gradient_here_));
   if (classes_ == 0 || !(features.gradient || sink.kind != WeightSink::Kind::none)) return {};
@@ -209,7 +210,8 @@ Status CudaPass::launch_probabilities(const Chunk& chunk) {
   p.classes = chunk.classes;
   p.steps = steps();
   p.tiles_per_split = tiles_per_block(chunk.tiles, row_tiles(), slots(), 1, chunk.tiles);
-  return device_.launch(tiles_.probabilities, {divide_up(chunk.tiles, p.tiles_per_split), row_tiles()}, p);
+  return launch_product(products_.probabilities, {divide_up(chunk.tiles, p.tiles_per_split), row_tiles()},
+                        features_operand_, 0, class_operand(), chunk.first, p);
 }
 
 Status CudaPass::launch_feature_product(const Chunk& chunk) {
@@ -224,7 +226,12 @@ Status CudaPass::launch_feature_product(const Chunk& chunk) {
   p.steps = chunk.tiles * kSteps;
   p.steps_per_split = m.product_tiles * kSteps;
   const int64_t splits = divide_up(chunk.tiles, m.product_tiles);
-  MARGINFC_TRY(device_.launch(tiles_.features_product, {width_ / kTileSide, row_tiles(), splits}, p));
+  const int32_t columns = tile_columns(false);
+  const int64_t across = width_ / columns;
+  const int32_t each = mapped() ? tiles_per_block(across, row_tiles() * splits, slots(), 1, across) : 1;
+  const Kernel& kernel = columns == kWideTile ? tiles_.features_product_wide : products_.features_product;
+  MARGINFC_TRY(launch_product(kernel, {divide_up(across, each), row_tiles(), splits}, m.probabilities, 0,
+                              class_operand(), chunk.first, p, each));
 
   AddProductsParameters add;
   add.products = p.out;
@@ -244,23 +251,33 @@ Status CudaPass::launch_weight_product(const Chunk& chunk) {
   p.split_stride = 0;
   p.width = width_;
   p.steps = p.steps_per_split = padded_rows_ / kStageDepth;
-  return device_.launch(tiles_.weights_product, {width_ / kTileSide, chunk.tiles}, p);
+  const int32_t columns = tile_columns(padded_rows_ <= kHopperStays);
+  const int64_t across = width_ / columns;
+  const int32_t each = mapped() ? tiles_per_block(across, chunk.tiles, slots(), 1, across) : 1;
+  const Kernel& kernel = columns == kWideTile ? tiles_.weights_product_wide : products_.weights_product;
+  return launch_product(kernel, {divide_up(across, each), chunk.tiles}, memory_.probabilities, 0, memory_.weighted, 0,
+                        p, each);
 }
 
 Status CudaPass::launch_weights(const Chunk& chunk, const WeightSink& sink, double unscale, const DeviceBuffer& to) {
-  if (const Kernel* fused = tiles_.update(width_)) {
+  if (const Kernel* kernel = fused(sink.kind)) {
     UpdateParameters p;
     p.left = memory_.probabilities.from(0);
     p.right = memory_.weighted.from(0);
     p.steps = padded_rows_ / kStageDepth;
     p.finish = weight_finish(chunk, sink, unscale, to);
-    return device_.launch(*fused, {device_.multiprocessors()}, p);
+    return device_.launch(*kernel, {device_.multiprocessors()}, p);
   }
   MARGINFC_TRY(launch_weight_product(chunk));
   FinishWeightsParameters p = weight_finish(chunk, sink, unscale, to);
   p.raw = memory_.raw.as<float>();
   const int64_t blocks = row_blocks(chunk.classes, device_.multiprocessors());
   return device_.launch(device_.kernels().finish_weights, {blocks}, p);
+}
+
+// Where dW only has to be stored, wgmma and a kernel more cost less than mma.sync in the one.
+const Kernel* CudaPass::fused(WeightSink::Kind sink) const {
+  return mapped() && sink != WeightSink::Kind::update ? nullptr : tiles_.update(width_);
 }
 
 FinishWeightsParameters CudaPass::weight_finish(const Chunk& chunk, const WeightSink& sink, double unscale,

@@ -1,6 +1,7 @@
 #include "cuda/kernel_table.h"
 
 #include <algorithm>
+#include <cstdlib>
 
 #include "cuda/driver.h"
 
@@ -21,18 +22,17 @@ constexpr RowKernelName kRowKernels[] = {
     {"initialize_weights", &KernelTable::initialize_weights}, {"select_nearest", &KernelTable::select_nearest},
 };
 
-struct TileKernelName {
+struct ProductKernelName {
   const char* name;  // _T
-  Kernel TileKernels::* kernel;
+  Kernel ProductKernels::* kernel;
 };
-constexpr TileKernelName kTileKernels[] = {
-    {"negatives_", &TileKernels::negatives},
-    {"negatives_hardest_", &TileKernels::negatives_hardest},
-    {"negatives_shifted_", &TileKernels::negatives_shifted},
-    {"probabilities_", &TileKernels::probabilities},
-    {"cosines_", &TileKernels::cosines},
-    {"features_product_", &TileKernels::features_product},
-    {"weights_product_", &TileKernels::weights_product},
+constexpr ProductKernelName kProductKernels[] = {
+    {"negatives_", &ProductKernels::negatives},
+    {"negatives_hardest_", &ProductKernels::negatives_hardest},
+    {"negatives_shifted_", &ProductKernels::negatives_shifted},
+    {"probabilities_", &ProductKernels::probabilities},
+    {"features_product_", &ProductKernels::features_product},
+    {"weights_product_", &ProductKernels::weights_product},
 };
 
 // The functions and variables of a module; keeps what was wrong with the first that did not do.
@@ -62,6 +62,23 @@ class Names {
     return keep(name, driver_->set_function_attribute(kernel.function, FunctionAttribute::max_dynamic_shared_bytes,
                                                       static_cast<int32_t>(kernel.shared_bytes)));
   }
+  bool find(const std::string& name, uint32_t threads, uint32_t shared_bytes, Kernel* kernel) {
+    kernel->threads = threads;
+    kernel->shared_bytes = shared_bytes;
+    return find(name, kernel) && allow_shared(name, *kernel);
+  }
+  // `prefix` of the functions' names, `shape` of the two variables that say what a launch needs.
+  bool find_products(const std::string& prefix, const std::string& shape, const std::string& kind,
+                     ProductKernels* products) {
+    uint32_t threads, bytes;
+    if (!read(shape + "_threads_" + kind, &threads) || !read(shape + "_bytes_" + kind, &bytes)) return false;
+    for (const ProductKernelName& product : kProductKernels)
+      if (!find(prefix + product.name + kind, threads, bytes, &(products->*product.kernel))) return false;
+    int32_t blocks = 0;
+    driver_->blocks_per_multiprocessor(&blocks, products->negatives.function, static_cast<int32_t>(threads), bytes);
+    products->blocks_per_multiprocessor = std::max(blocks, 1);
+    return true;
+  }
   const std::string& wrong() const { return wrong_; }
 
  private:
@@ -76,19 +93,18 @@ class Names {
   std::string wrong_;
 };
 
-void find_tiles(Names& names, const Driver& driver, const std::string& kind, TileKernels* tiles) {
-  uint32_t threads, bytes;
-  if (!names.read("tile_threads_" + kind, &threads) || !names.read("tile_bytes_" + kind, &bytes)) return;
-  for (const TileKernelName& tile : kTileKernels) {
-    Kernel& kernel = tiles->*tile.kernel;
-    kernel.threads = threads;
-    kernel.shared_bytes = bytes;
-    const std::string name = tile.name + kind;
-    if (!names.find(name, &kernel) || !names.allow_shared(name, kernel)) return;
+void find_tiles(Names& names, const std::string& kind, bool hopper, TileKernels* tiles) {
+  if (!names.find_products("", "tile", kind, tiles)) return;
+  const Kernel& like = tiles->negatives;
+  if (!names.find("cosines_" + kind, like.threads, like.shared_bytes, &tiles->cosines)) return;
+  if (hopper && names.has("hopper_negatives_" + kind)) {
+    if (!names.find_products("hopper_", "hopper", kind, &tiles->hopper)) return;
+    const Kernel& of = tiles->hopper.negatives;
+    if (!names.find("hopper_features_product_wide_" + kind, of.threads, of.shared_bytes,
+                    &tiles->features_product_wide) ||
+        !names.find("hopper_weights_product_wide_" + kind, of.threads, of.shared_bytes, &tiles->weights_product_wide))
+      return;
   }
-  int32_t blocks = 0;
-  driver->blocks_per_multiprocessor(&blocks, tiles->negatives.function, static_cast<int32_t>(threads), bytes);
-  tiles->blocks_per_multiprocessor = std::max(blocks, 1);
 
   for (int n = 0; n < 3; n++) {
     const std::string of = kind + "_" + std::to_string(kUpdateWidths[n]), name = "update_" + of;
@@ -106,13 +122,16 @@ void find_tiles(Names& names, const Driver& driver, const std::string& kind, Til
 std::string find_kernels(const Driver& driver, ModuleHandle* module, StreamHandle* stream, int32_t capability,
                          KernelTable* table) {
   Names names(driver, module, stream);
+  const char* wanted = std::getenv("MARGINFC_HOPPER");
+  const bool hopper = capability == kHopperCapability && driver->tensor_map_encode &&
+                      !(wanted && std::string(wanted) == "0");
   for (const RowKernelName& row : kRowKernels) {
     (table->*row.kernel).threads = 32 * kRowWarps;
     if (!names.find(row.name, &(table->*row.kernel))) return names.wrong();
   }
   for (int kind = 0; kind < 3; kind++)
     if (static_cast<OperandKind>(kind) != OperandKind::bfloat16 || capability >= kBfloat16Capability)
-      find_tiles(names, driver, kKindNames[kind], &table->tiles[kind]);
+      find_tiles(names, kKindNames[kind], hopper, &table->tiles[kind]);
   return names.wrong();
 }
 

@@ -16,6 +16,8 @@ struct StreamHandle;
 
 // 10 * major + minor from which devices multiply bfloat16.
 constexpr int32_t kBfloat16Capability = 80;
+// The one that has wgmma.
+constexpr int32_t kHopperCapability = 90;
 
 // A kernel and the shape of its blocks.
 struct Kernel {
@@ -28,13 +30,22 @@ struct Kernel {
 // Rows of D that the fused update is there for.
 constexpr int32_t kUpdateWidths[] = {128, 256, 512};
 
-// Of one operand kind; no functions where the device has none (bfloat16 before compute capability 8.0).
-struct TileKernels {
-  Kernel negatives, negatives_hardest, negatives_shifted, probabilities, cosines, features_product, weights_product;
+// The products of a pass.
+struct ProductKernels {
+  Kernel negatives, negatives_hardest, negatives_shifted, probabilities, features_product, weights_product;
   int32_t blocks_per_multiprocessor = 1;
-  Kernel updates[3];  // by kUpdateWidths; none where shared memory is too small
 
   bool available() const { return negatives.function != nullptr; }
+};
+
+// Of one operand kind; no functions where the device has none (bfloat16 before compute capability 8.0).
+struct TileKernels : ProductKernels {
+  // These take Mapped parameters; 16-bit operands on compute capability 9.0 only.
+  ProductKernels hopper;
+  Kernel features_product_wide, weights_product_wide;
+  Kernel cosines;
+  Kernel updates[3];  // by kUpdateWidths; none where shared memory is too small
+
   // The fused update for rows of this padded width, or null.
   const Kernel* update(int32_t width) const {
     for (int n = 0; n < 3; n++)
@@ -51,7 +62,8 @@ struct KernelTable {
   const TileKernels& of(OperandKind kind) const { return tiles[static_cast<int>(kind)]; }
 };
 
-// Fills the table from a loaded module; returns what is wrong with the module, or an empty string.
+// Fills the table from a loaded module; returns what is wrong with the module, or an empty string. With MARGINFC_HOPPER=0
+// in the environment compute capability 9.0 gets the kernels of 8.0, for tests.
 std::string find_kernels(const Driver& driver, ModuleHandle* module, StreamHandle* stream, int32_t capability,
                          KernelTable* table);
 

@@ -20,7 +20,8 @@ Status CudaPass::nearest(int64_t k, int32_t* classes, float* cosines) try {
   MARGINFC_TRY(check_weights(bad_class));
 
   const int64_t tile_bytes = static_cast<int64_t>(padded_rows_) * kTileSide * sizeof(float);
-  const int64_t chunk_tiles = tiles_per_chunk(class_tiles(), row_tiles(), slots(), tile_bytes, device_.l2_bytes());
+  const int64_t chunk_tiles = tiles_per_chunk(class_tiles(), row_tiles(), slots(tiles_), tile_bytes,
+                                              device_.l2_bytes());
   DeviceBuffer products;
   // What is found so far, and the merge with a chunk, by turns.
   struct List {
@@ -42,7 +43,7 @@ Status CudaPass::nearest(int64_t k, int32_t* classes, float* cosines) try {
     p.stride = static_cast<int32_t>(chunk_tiles * kTileSide);
     p.classes = chunk.classes;
     p.steps = steps();
-    p.tiles_per_split = tiles_per_block(chunk.tiles, row_tiles(), slots(), 1, chunk.tiles);
+    p.tiles_per_split = tiles_per_block(chunk.tiles, row_tiles(), slots(tiles_), 1, chunk.tiles);
     MARGINFC_TRY(device_.launch(tiles_.cosines, {divide_up(chunk.tiles, p.tiles_per_split), row_tiles()}, p));
 
     SelectNearestParameters select;

@@ -20,6 +20,7 @@ CudaPass::CudaPass(CudaShard& shard, const Batch& batch)
       batch_(batch),
       kind_(operand_kind(batch.operands)),
       tiles_(device_.kernels().of(kind_)),
+      products_(tiles_.hopper.available() ? tiles_.hopper : tiles_),
       classes_(shard.classes()),
       dim_(batch.dim),
       rows_(static_cast<int32_t>(std::max<int64_t>(batch.rows, 1))),
@@ -28,10 +29,6 @@ CudaPass::CudaPass(CudaShard& shard, const Batch& batch)
   // The factor is float32: what it rounds off goes to the operand.
   if (batch.scale > kMostPlainScale) factor_ = static_cast<float>(batch.scale / kMostPlainScale);
   operand_scale_ = batch.scale * kLog2E / factor_;
-}
-
-int64_t CudaPass::slots() const {
-  return static_cast<int64_t>(device_.multiprocessors()) * tiles_.blocks_per_multiprocessor;
 }
 
 Status CudaPass::prepare(bool must_check) {
@@ -175,7 +172,7 @@ Status CudaPass::launch_negatives(const Kernel& kernel, const float* offset, boo
     p.classes = static_cast<int32_t>(classes_);
     p.steps = steps();
     p.tiles_per_split = each;
-    MARGINFC_TRY(device_.launch(kernel, {splits, tiles}, p));
+    MARGINFC_TRY(launch_product(kernel, {splits, tiles}, features_operand_, row, class_operand(), 0, p));
 
     ReduceNegativesParameters reduce;
     reduce.sums = p.sums;
@@ -202,12 +199,12 @@ Status CudaPass::begin_negatives(bool hardest) {
   if (classes_ == 0 || negatives_begun_) return {};
   negatives_begun_ = true;
   MARGINFC_TRY(reserve_sums(hardest));
-  return launch_negatives(hardest ? tiles_.negatives_hardest : tiles_.negatives, nullptr, hardest);
+  return launch_negatives(hardest ? products_.negatives_hardest : products_.negatives, nullptr, hardest);
 }
 
 // s > 64: the largest exponent of each row becomes its offset. Its own product, so this path costs 2 BCD more.
 Status CudaPass::find_offsets() {
-  MARGINFC_TRY(launch_negatives(tiles_.negatives_hardest, nullptr, true));
+  MARGINFC_TRY(launch_negatives(products_.negatives_hardest, nullptr, true));
   MARGINFC_TRY(device_.download(largest_host_.data(), largest_, rows_ * sizeof(float)));
   MARGINFC_TRY(device_.settle());
   offsets_.assign(padded_rows_, 0.0f);
@@ -233,7 +230,7 @@ Status CudaPass::negatives(const GradientPlan& plan, const Negatives& result) tr
       MARGINFC_TRY(reserve_sums(true));
       MARGINFC_TRY(find_offsets());
       if (cancelled()) return Status::aborted();
-      MARGINFC_TRY(launch_negatives(tiles_.negatives_shifted, offsets_memory_.as<float>(), false));
+      MARGINFC_TRY(launch_negatives(products_.negatives_shifted, offsets_memory_.as<float>(), false));
     } else {
       MARGINFC_TRY(begin_negatives(batch_.hardest));
       if (batch_.hardest)

@@ -45,6 +45,21 @@ class CudaPass final : public ShardPass {
     DeviceBuffer weights[2];                 // dW of a chunk on its way to the host, [chunk, dim]
   };
 
+  // On these two operands, from these rows on. `tiles_per_block`: of products.
+  template <class Parameters>
+  Status launch_product(const Kernel& kernel, Grid grid, const OperandRows& left, int64_t left_row,
+                        const OperandRows& right, int64_t right_row, const Parameters& p, int32_t tiles_per_block = 0) {
+    if (!mapped()) return device_.launch(kernel, grid, p);
+    const Mapped<Parameters> m{
+        left.map(), right.map(), static_cast<int32_t>(left_row), static_cast<int32_t>(right_row), p, tiles_per_block};
+    return device_.launch(kernel, grid, m);
+  }
+  // Columns of a product's tiles; `stays`: its left operand may stay in shared memory.
+  int32_t tile_columns(bool stays) const {
+    return mapped() && !stays && width_ % kWideTile == 0 ? kWideTile : kTileSide;
+  }
+  // Whether kernels take tensor maps.
+  bool mapped() const { return &products_ != &tiles_; }
   Status prepare_features();
   Status prepare_weights(bool must_check);
   // Of the batch's data that came back: fails at the first row that is not finite.
@@ -64,8 +79,11 @@ class CudaPass final : public ShardPass {
   bool cancelled() const { return batch_.cancel && batch_.cancel->load(std::memory_order_relaxed) != 0; }
   int64_t class_tiles() const { return padded_rows(classes_) / kTileSide; }
   int64_t row_tiles() const { return padded_rows_ / kTileSide; }
-  // Blocks of tile kernels that run at the same time.
-  int64_t slots() const;
+  // Blocks that run at the same time.
+  int64_t slots(const ProductKernels& kernels) const {
+    return static_cast<int64_t>(device_.multiprocessors()) * kernels.blocks_per_multiprocessor;
+  }
+  int64_t slots() const { return slots(products_); }
   int32_t steps() const { return features_operand_.depth() / kStageDepth; }
   // The chunk that starts at this class, of at most `tiles`.
   Chunk chunk_from(int64_t first, int64_t tiles) const;
@@ -80,6 +98,8 @@ class CudaPass final : public ShardPass {
   // dW of a chunk to its sink; `to`: where `write` leaves it.
   Status launch_weights(const Chunk& chunk, const WeightSink& sink, double unscale, const DeviceBuffer& to);
   Status launch_weight_product(const Chunk& chunk);
+  // The kernel that makes and uses up dW at once, or null.
+  const Kernel* fused(WeightSink::Kind sink) const;
   FinishWeightsParameters weight_finish(const Chunk& chunk, const WeightSink& sink, double unscale,
                                         const DeviceBuffer& to) const;
   Status launch_feature_finish(bool radial);
@@ -90,6 +110,7 @@ class CudaPass final : public ShardPass {
   const Batch batch_;
   const OperandKind kind_;
   const TileKernels& tiles_;
+  const ProductKernels& products_;  // the fastest of them that the device has
   const int64_t classes_;
   const int32_t dim_;
   // An empty batch is run as one row of zeros without a class, so that updates need no path of their own.

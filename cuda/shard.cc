@@ -35,6 +35,7 @@ Status OperandRows::allocate(Device& device, int64_t rows, int32_t dim, OperandK
   low_ = elements;
   const size_t size = halves * elements * sizeof(uint16_t), slack = kOperandSlack * sizeof(uint16_t);
   MARGINFC_TRY(apart ? memory_.allocate_apart(device, size + slack) : memory_.allocate(device, size + slack));
+  if (device.kernels().of(kind).hopper.available()) MARGINFC_TRY(device.map_rows(memory_, rows, depth_, &map_));
   return device.fill(memory_, 0, slack, size);
 }
 

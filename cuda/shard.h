@@ -24,11 +24,14 @@ class OperandRows {
   uint16_t* values(int64_t row) const { return memory_.as<uint16_t>(row * depth_); }
   int64_t low() const { return low_; }
   int32_t depth() const { return depth_; }
+  // All rows, where this device has kernels that want it.
+  const TensorMap& map() const { return map_; }
 
  private:
   DeviceBuffer memory_;
   int64_t low_ = 0;
   int32_t depth_ = 0;
+  TensorMap map_{};
 };
 
 class CudaShard final : public ClassShard {

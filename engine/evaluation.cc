@@ -1,6 +1,7 @@
 #include "engine/evaluation.h"
 
 #include <algorithm>
+#include <chrono>
 #include <cmath>
 #include <limits>
 #include <new>
@@ -12,6 +13,9 @@ namespace {
 
 constexpr double kMinusInfinity = -std::numeric_limits<double>::infinity();
 constexpr double kNaN = std::numeric_limits<double>::quiet_NaN();
+
+using Clock = std::chrono::steady_clock;
+double since(Clock::time_point start) { return std::chrono::duration<double>(Clock::now() - start).count(); }
 
 double lookup(const Parameter& parameter, int64_t row, int64_t label) {
   if (parameter.per_row) return parameter.per_row[row];
@@ -53,10 +57,16 @@ Status Evaluation::targets() try {
   std::vector<std::unique_ptr<ShardPass>> passes(shards_.size());
   // Shards that run at the same time must not write the same rows; each row has one owner.
   std::vector<std::vector<Target>> parts(shards_.size(), std::vector<Target>(batch_.rows));
+  std::vector<double> prepared(shards_.size());
+  const Clock::time_point start = Clock::now();
   MARGINFC_TRY(run_each(workers_, [&](size_t r) {
+    const Clock::time_point begin = Clock::now();
     MARGINFC_TRY(shards_[r]->begin(batch_, &passes[r]));
+    prepared[r] = since(begin);
     return passes[r]->targets(parts[r].data());
   }));
+  for (const double seconds : prepared) seconds_.prepare = std::max(seconds_.prepare, seconds);
+  seconds_.targets = since(start) - seconds_.prepare;
   for (size_t r = 0; r < shards_.size(); r++) {
     const ClassRange range = shards_[r]->range();
     for (int64_t i = 0; i < batch_.rows; i++) {
@@ -80,11 +90,16 @@ Status Evaluation::forward(const Margin& margin, const GradientPlan& plan, const
   sums_.assign(shards, std::vector<double>(batch_.rows));
   offsets_.assign(shards, std::vector<double>(batch_.rows));
   if (options_.diagnostics) hardest_.assign(shards, std::vector<float>(batch_.rows));
+  const Clock::time_point start = Clock::now();
   MARGINFC_TRY(run_each(workers_, [&](size_t r) {
     float* hardest = options_.diagnostics ? hardest_[r].data() : nullptr;
     return passes_[r]->negatives(plan, {sums_[r].data(), offsets_[r].data(), hardest});
   }));
-  return epilogue(margin, rows, result);
+  const Clock::time_point end = Clock::now();
+  seconds_.negatives = std::chrono::duration<double>(end - start).count();
+  const Status status = epilogue(margin, rows, result);
+  seconds_.epilogue = since(end);
+  return status;
 } catch (const std::bad_alloc&) {
   return Status::no_workspace();
 }
@@ -180,6 +195,7 @@ void Evaluation::coefficients(size_t r, const std::vector<double>& weight, Coeff
 }
 
 Status Evaluation::backward(const Gradients& gradients, double* skipped_mass) try {
+  const Clock::time_point start = Clock::now();
   const int64_t count = batch_.rows, dim = batch_.dim;
   const std::vector<double> weight = row_gradients(gradients);
   double largest_weight = 0, total_weight = 0;
@@ -251,6 +267,7 @@ Status Evaluation::backward(const Gradients& gradients, double* skipped_mass) tr
   }
   if (apart) MARGINFC_TRY(passes_[0]->store_features(total.data(), gradients.features.gradient));
   if (skipped_mass) *skipped_mass = total_weight > 0 ? skipped / total_weight : 0;
+  seconds_.gradients = since(start);
   return {};
 } catch (const std::bad_alloc&) {
   return Status::no_workspace();

@@ -59,6 +59,15 @@ struct Gradients {
   GradientPlan plan() const { return {features.gradient != nullptr, weights.kind}; }
 };
 
+// How long the phases took when they last ran, by the clock on the wall; of shards that run at the same time, the slowest.
+struct PhaseSeconds {
+  double prepare = 0;
+  double targets = 0;
+  double negatives = 0;  // with dX, where that is gathered on the way
+  double epilogue = 0;
+  double gradients = 0;  // phases 4 and 5, with the update if there is one
+};
+
 class Evaluation {
  public:
   // `shards` cover all classes in order. Labels are in range. All pointers outlive the evaluation.
@@ -76,6 +85,9 @@ class Evaluation {
   // `skipped_mass`: the part that `tolerance` left out; nullable.
   Status backward(const Gradients& gradients, double* skipped_mass = nullptr);
 
+  // For benchmarks.
+  const PhaseSeconds& phase_seconds() const { return seconds_; }
+
  private:
   Status epilogue(const Margin& margin, const RowResults& rows, ForwardResult* result);
   // dLoss/dcos of every row before its probabilities, 0 for ignored rows.
@@ -90,6 +102,7 @@ class Evaluation {
   std::vector<Worker*> workers_;  // [shards]
   const Batch batch_;
   const LossOptions options_;
+  PhaseSeconds seconds_;
   std::vector<std::unique_ptr<ShardPass>> passes_;
   std::vector<Target> targets_;               // [rows]
   std::vector<std::vector<double>> sums_;     // [shards][rows]

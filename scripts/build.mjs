@@ -4,6 +4,7 @@
 //   node scripts/build.mjs [native] [ts]      both when none is named
 //   node scripts/build.mjs gpusim             the software CUDA device and its checks, which only tests need
 //   node scripts/build.mjs launches           the program that launches kernels for npm run cuda:report
+//   node scripts/build.mjs kernels_check      the program that compares each CUDA kernel with float64
 
 import { spawnSync } from 'node:child_process';
 import fs from 'node:fs';
@@ -33,9 +34,9 @@ function filesIn(...names) {
  * Runs `make` unless every product exists and no source has changed since it last began. The stamp holds the
  * time of the start, so an edit made while it ran counts as newer.
  * @param {string} name
- * @param {{ sources: string[], products: string[], make: () => boolean }} step
+ * @param {{ sources: string[], products: string[], make: () => boolean | Promise<boolean> }} step
  */
-function bringUpToDate(name, { sources, products, make }) {
+async function bringUpToDate(name, { sources, products, make }) {
   const stamp = inRoot('build', `${name}.stamp`);
   const made = fs.existsSync(stamp) ? fs.statSync(stamp).mtimeMs : 0;
   const current =
@@ -43,14 +44,14 @@ function bringUpToDate(name, { sources, products, make }) {
     sources.every((file) => fs.statSync(inRoot(file)).mtimeMs <= made);
   if (current) return;
   const start = new Date();
-  if (!make()) process.exit(1);
+  if (!(await make())) process.exit(1);
   fs.mkdirSync(path.dirname(stamp), { recursive: true });
   fs.writeFileSync(stamp, '');
   fs.utimesSync(stamp, start, start);
 }
 
 function buildNative() {
-  bringUpToDate('native', {
+  return bringUpToDate('native', {
     sources: filesIn(
       'CMakeLists.txt',
       'engine',
@@ -73,7 +74,7 @@ function cmake(...args) {
 function buildGpusim() {
   const [source, folder] = [inRoot('test', 'gpusim'), inRoot('build', 'gpusim')];
   const build = path.join(folder, 'cmake');
-  bringUpToDate('gpusim', {
+  return bringUpToDate('gpusim', {
     sources: filesIn('test/gpusim').filter((file) => /\.(cc|h|txt)$/.test(file)),
     products: ['build/gpusim/libcuda.so.1', 'build/gpusim/gpusim_check'],
     make: () => {
@@ -88,26 +89,82 @@ function buildGpusim() {
   });
 }
 
-function buildLaunches() {
-  const folder = inRoot('build', 'cuda_report');
-  bringUpToDate('cuda_launches', {
-    sources: filesIn('CMakeLists.txt', 'bench/cuda', 'cuda', 'engine').filter((file) =>
+/**
+ * A program over the CUDA kernels that needs no Node, in build/${folder}/${target}.
+ * @param {{ folder: string, target: string, sources: string }} program
+ */
+function buildProgram({ folder: name, target, sources }) {
+  const folder = inRoot('build', name);
+  return bringUpToDate(target, {
+    sources: filesIn('CMakeLists.txt', sources, 'cuda', 'engine').filter((file) =>
       /\.(cc|h|txt)$/.test(file),
     ),
-    products: ['build/cuda_report/cuda_launches'],
+    products: [`build/${name}/${target}`],
     make: () => {
       if (configuredElsewhere(folder, root)) fs.rmSync(folder, { recursive: true, force: true });
       return (
         cmake('-S', root, '-B', folder, '-DMARGINFC_ADDON=OFF') &&
-        cmake('--build', folder, '--target', 'cuda_launches', '--parallel', '2')
+        cmake('--build', folder, '--target', target, '--parallel', '2')
       );
     },
   });
 }
 
+/**
+ * bench/ in one file with the libraries it needs, so that `npx marginfc bench` works where only the package is
+ * installed; and what Python runs.
+ */
+async function buildBench() {
+  const peers = fs.readdirSync(inRoot('bench/peers')).filter((file) => file.endsWith('.py'));
+  await bringUpToDate('bench', {
+    sources: [...filesIn('bench'), 'package.json'].filter((file) => /\.(ts|py|json)$/.test(file)),
+    products: ['dist/bench/main.js', ...peers.map((file) => `dist/bench/peers/${file}`)],
+    make: async () => {
+      const { rolldown } = await import('rolldown');
+      const bundle = await rolldown({
+        input: inRoot('bench', 'main.ts'),
+        platform: 'node',
+        external: [/^marginfc/, /^@tensorflow\//, 'canvas'],
+        onLog: (level, log) => {
+          if (level === 'warn') console.warn(log.message);
+        },
+      });
+      const folder = inRoot('dist', 'bench');
+      fs.rmSync(folder, { recursive: true, force: true });
+      const { output } = await bundle.write({
+        dir: folder,
+        format: 'esm',
+        entryFileNames: 'main.js',
+        codeSplitting: false,
+        minify: true,
+      });
+      const modules = output.flatMap((chunk) => (chunk.type === 'chunk' ? chunk.moduleIds : []));
+      fs.writeFileSync(path.join(folder, 'LICENSES.txt'), licences(modules));
+      fs.mkdirSync(path.join(folder, 'peers'));
+      for (const file of peers)
+        fs.copyFileSync(inRoot('bench/peers', file), path.join(folder, 'peers', file));
+      return true;
+    },
+  });
+}
+
+/** The licences of the packages that modules come from, to be shipped with them. @param {string[]} modules */
+function licences(modules) {
+  const folders = new Set(
+    modules.flatMap((file) => /^.*\/node_modules\/(@[^/]+\/)?[^/]+(?=\/)/.exec(file)?.[0] ?? []),
+  );
+  const texts = [...folders].sort().map((folder) => {
+    const { name, version, license } = JSON.parse(fs.readFileSync(path.join(folder, 'package.json'), 'utf8'));
+    const file = fs.readdirSync(folder).find((entry) => /^licen[cs]e/i.test(entry));
+    const text = file === undefined ? license : fs.readFileSync(path.join(folder, file), 'utf8').trim();
+    return `${name} ${version}\n\n${text}\n`;
+  });
+  return texts.join(`\n${'-'.repeat(80)}\n\n`);
+}
+
 function buildTypeScript() {
   const modules = filesIn('src').map((file) => path.relative('src', file).replace(/\.ts$/, ''));
-  bringUpToDate('typescript', {
+  return bringUpToDate('typescript', {
     sources: [...filesIn('src'), 'package.json', 'tsconfig.json', 'tsconfig.base.json'],
     products: [
       ...modules.map((module) => `dist/${module}.js`),
@@ -145,14 +202,20 @@ function writeCommonJsEntries() {
 
 /** Output of sources that are gone would still be published. @param {string[]} modules */
 function removeOrphans(modules) {
-  for (const file of filesIn('dist')) {
+  for (const file of filesIn('dist').filter((file) => !file.startsWith('dist/bench/'))) {
     const module = path.relative('dist', file).replace(/\.(js|cjs|d\.ts|d\.cts)(\.map)?$/, '');
     if (!modules.includes(module)) fs.rmSync(inRoot(file));
   }
 }
 
 const steps = process.argv.slice(2);
-if (steps.length === 0 || steps.includes('native')) buildNative();
-if (steps.length === 0 || steps.includes('ts')) buildTypeScript();
-if (steps.includes('gpusim')) buildGpusim();
-if (steps.includes('launches')) buildLaunches();
+if (steps.length === 0 || steps.includes('native')) await buildNative();
+if (steps.length === 0 || steps.includes('ts')) {
+  await buildTypeScript();
+  await buildBench();
+}
+if (steps.includes('gpusim')) await buildGpusim();
+if (steps.includes('launches'))
+  await buildProgram({ folder: 'cuda_report', target: 'cuda_launches', sources: 'bench/cuda' });
+if (steps.includes('kernels_check'))
+  await buildProgram({ folder: 'cuda_kernels', target: 'cuda_kernels_check', sources: 'test/native' });

@@ -46,14 +46,21 @@ if [ "${1:-}" = gpu ]; then
   run "kernels" "$folder/cuda_kernels_check" "$image"
 else
   driver=build/gpusim/libcuda.so.1
-  for setting in "75 1 0 $driver" "80 3 7 $driver" "90 2 3 $driver" "80 1 0 $folder/libfailing_driver.so"; do
-    read -r sm devices seed library <<<"$setting"
-    export GPUSIM_SM=$sm GPUSIM_DEVICES=$devices GPUSIM_SEED=$seed MARGINFC_LIBCUDA=$library
-    run "sm_$sm, $devices device(s), seed $seed, $library" "$folder/cuda_check"
+  for setting in "75 1 0 1 $driver" "80 3 7 1 $driver" "90 2 3 1 $driver" "90 1 4 0 $driver" \
+    "80 1 0 1 $folder/libfailing_driver.so"; do
+    read -r sm devices seed hopper library <<<"$setting"
+    export GPUSIM_SM=$sm GPUSIM_DEVICES=$devices GPUSIM_SEED=$seed MARGINFC_HOPPER=$hopper MARGINFC_LIBCUDA=$library
+    run "sm_$sm, $devices device(s), seed $seed, MARGINFC_HOPPER=$hopper, $library" "$folder/cuda_check"
   done
   for sm in 75 80 90; do
     export GPUSIM_SM=$sm GPUSIM_DEVICES=1 GPUSIM_SEED=1 MARGINFC_LIBCUDA=$driver
     run "kernels on sm_$sm" "$folder/cuda_kernels_check" "$image"
+  done
+  hopper=$("$folder/cuda_kernels_check" "$image" --list | cut -d' ' -f1 | grep '^hopper_') || true
+  for seed in 2 3 4 5; do
+    export GPUSIM_SEED=$seed
+    # shellcheck disable=SC2086
+    run "kernels of sm_90 alone, seed $seed" "$folder/cuda_kernels_check" "$image" $hopper
   done
 fi
 echo "$passed passed, $failed failed"

@@ -1,7 +1,9 @@
 #!/usr/bin/env node
 /** The `marginfc` command. */
 
+import { spawnSync } from 'node:child_process';
 import { readFileSync } from 'node:fs';
+import { fileURLToPath } from 'node:url';
 import { parseArgs } from 'node:util';
 import { describeCuda, listEngines } from './engines.js';
 import { MarginFcError } from './errors.js';
@@ -10,6 +12,7 @@ const usage = `Usage: marginfc <command>
 
 Commands:
   doctor      what can compute here, on what, and why something is missing
+  bench       times this package and what else is installed; marginfc bench --help
 
 Options:
   -h, --help      print this
@@ -19,7 +22,15 @@ Options:
 /** Environment variables that change what runs. */
 const variables = ['MARGINFC_ISA', 'MARGINFC_THREADS', 'MARGINFC_LIBCUDA', 'MARGINFC_LIBNCCL'];
 
-process.exitCode = main(process.argv.slice(2));
+const [first, ...others] = process.argv.slice(2);
+process.exitCode = first === 'bench' ? bench(others) : main(process.argv.slice(2));
+
+/** A process of its own, and so it starts others: nothing of the benchmark is loaded here. */
+function bench(args: string[]): number {
+  const program = fileURLToPath(new URL('bench/main.js', import.meta.url));
+  const { status, signal } = spawnSync(process.execPath, [program, ...args], { stdio: 'inherit' });
+  return status ?? (signal === 'SIGINT' ? 130 : 1);
+}
 
 function main(argv: string[]): number {
   let command: string | undefined;

@@ -151,8 +151,36 @@ export interface NativeEvaluation {
     rows: NativeRows,
     gradients: NativeGradients,
   ): NativeReturn<NativeForwardResult & NativeBackwardResult>;
+  /** For benchmarks: how long each phase took when it last ran. */
+  phaseSeconds(): NativePhaseSeconds;
   /** Frees the workspace and lets go of the borrowed arrays (after the calls in flight). Idempotent. */
   dispose(): void;
+}
+
+/** As engine/evaluation.h has them. */
+export interface NativePhaseSeconds {
+  readonly prepare: number;
+  readonly targets: number;
+  readonly negatives: number;
+  readonly epilogue: number;
+  readonly gradients: number;
+}
+
+/** ArcFace by separate passes, in float32: see cpu/unfused.h. */
+export interface NativeUnfused {
+  /** [B, D] */
+  readonly features: Float32Array;
+  /** [C, D] */
+  readonly weights: Float32Array;
+  /** [B], class ids */
+  readonly labels: Int32Array;
+  readonly dim: number;
+  readonly scale: number;
+  readonly m: number;
+  /** Results, [B], [B, D] and [C, D]; of the mean loss. */
+  readonly rowLoss: Float32Array;
+  readonly dFeatures: Float32Array;
+  readonly dWeights: Float32Array;
 }
 
 export type NativeOptimizer =
@@ -287,6 +315,8 @@ export interface Addon {
    * second of main memory.
    */
   measurePeak(kind: 'float32' | 'bfloat16' | 'read' | 'copy', seconds: number): number;
+  /** For benchmarks: what fusion is compared with. */
+  unfused(problem: NativeUnfused): void;
 }
 
 let loaded: Addon | undefined;

@@ -144,6 +144,28 @@ describe('a launch on the software GPU', () => {
     close(dram, others.dram);
   });
 
+  test('would read both operands of each wgmma from shared memory', () => {
+    const gpu = gpuOf('90a');
+    if (gpu === undefined) throw new Error('no GPU');
+    // One 64 x 128 x 16 product of four warps.
+    const one = { ...counters, instructions: { wgmma: 4 }, tensorFlops: 2 * 64 * 128 * 16, bulkBytes: 0 };
+    const none = { ...one, instructions: {} };
+    const shared = (of: Counters) => clocksOf(of, gpu, 0).shared * gpu.multiprocessors;
+    expect(shared(one) - shared(none)).toBeCloseTo((2 * 16 * (64 + 128)) / 128, 6);
+  });
+
+  test('is predicted with the kernels that an H100 runs, where these were counted', () => {
+    const call = calls[0];
+    if (call === undefined) throw new Error('no calls');
+    const kernels = (B: number, counted: (launch: Launch) => boolean) =>
+      predict(call, '90a', { B, D: 512, C: 1000 }, (launch) => (counted(launch) ? counters : undefined))
+        ?.phases.map(({ kernel }) => kernel)
+        .filter((kernel) => kernel.includes('weights_product'));
+    expect(kernels(512, () => true)).toEqual(['hopper_weights_product_float16']);
+    expect(kernels(1024, () => true)).toEqual(['hopper_weights_product_wide_float16']);
+    expect(kernels(1024, ({ kernel }) => !kernel.startsWith('hopper_'))).toEqual(['weights_product_float16']);
+  });
+
   test('gives a call that needs more launches no prediction', () => {
     const call = calls[0];
     if (call === undefined) throw new Error('no calls');

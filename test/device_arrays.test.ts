@@ -8,22 +8,16 @@ import {
   type DeviceArray,
   type DeviceName,
   forward,
-  listEngines,
   MarginHead,
   sgd,
   valueAndGrad,
   valueAndGradSync,
 } from '../src/index.js';
 import { failureOf } from './failures.js';
-import { onlyGpus, softwareGpu } from './gpus.js';
+import { gpusOfThisProcess } from './gpus.js';
 import { makeProblem } from './problems.js';
 
-// Before the driver is loaded, which happens on the first use of a GPU.
-if (!onlyGpus) Object.assign(process.env, softwareGpu({ sm: 80, devices: 2, seed: 1 }).environment);
-
-const gpus = listEngines()
-  .filter(({ name, available }) => name.startsWith('cuda:') && available)
-  .map(({ name }) => name as DeviceName);
+const gpus = gpusOfThisProcess();
 
 interface GpuMemory {
   allocate(gpu: number, bytes: number): bigint;
@@ -86,6 +80,7 @@ describe.skipIf(gpus.length === 0)('arrays in the memory of a GPU', () => {
     // To the host where `out` names no array; and in two calls.
     expect(valueAndGradSync(given, { ...options }).dWeights).toEqual(expected.dWeights);
     const pass = await forward(given, options);
+    await pass.backward(1, { out });
     expect(await pass.backward(1, { out: { dFeatures: out.dFeatures } })).toEqual({
       dFeatures: out.dFeatures,
       dWeights: expected.dWeights,

@@ -3,7 +3,7 @@
  * pairwise choice or, with MARGINFC_TEST_CASES=all, in every combination; and the machine's own, where it has one.
  */
 import { join } from 'node:path';
-import type { Precision } from '../src/index.js';
+import { type DeviceName, listEngines, type Precision } from '../src/index.js';
 import { type Engine, listEnginesIn, withoutMissing } from './engines.js';
 import { pairwise } from './pairwise.js';
 
@@ -74,6 +74,15 @@ async function whyMissing(environment: Readonly<Record<string, string>>): Promis
 export async function findGpus(): Promise<Engine[]> {
   if (process.env.MARGINFC_LIBCUDA !== undefined && !onlyGpus) return [];
   return (await ofEnvironment()).filter((engine) => !isSoftware(engine));
+}
+
+/** GPUs for calls in the test's own process: two in software, or this machine's. None where this build has no kernels. */
+export function gpusOfThisProcess(): DeviceName[] {
+  // Before the driver is loaded, which happens on the first use of a GPU.
+  if (!onlyGpus) Object.assign(process.env, softwareGpu({ sm: 80, devices: 2, seed: 1 }).environment);
+  return listEngines()
+    .filter(({ name, available }) => name.startsWith('cuda:') && available)
+    .map(({ name }) => name as DeviceName);
 }
 
 const isSoftware = ({ name }: Engine) => name.includes('gpusim');

@@ -8,7 +8,6 @@ import {
   arcface,
   type DeviceName,
   forwardSync,
-  listEngines,
   MarginHead,
   type MarginHeadOptions,
   sgd,
@@ -16,16 +15,11 @@ import {
   valueAndGradSync,
 } from '../src/index.js';
 import { expectFailure, failureOf } from './failures.js';
-import { onlyGpus, softwareGpu } from './gpus.js';
+import { gpusOfThisProcess } from './gpus.js';
 import { gradientError } from './metrics.js';
 import { makeProblem } from './problems.js';
 
-// Before the driver is loaded, which happens on the first use of a GPU.
-if (!onlyGpus) Object.assign(process.env, softwareGpu({ sm: 80, devices: 2, seed: 1 }).environment);
-
-const gpus = listEngines()
-  .filter(({ name, available }) => name.startsWith('cuda:') && available)
-  .map(({ name }) => name as DeviceName);
+const gpus = gpusOfThisProcess();
 const first = gpus[0] as DeviceName;
 
 const size = { rows: 40, dim: 72, classes: 300 };

@@ -78,8 +78,11 @@ export function engineLogSumExp(problem: Problem): Float32Array {
 }
 
 /** For the rows whose outputs are reused: a call's results, which go back to the engine in every later call. */
-export function makeOutputs(problem: Problem): ReusedOutputs {
-  const { dFeatures, dWeights } = valueAndGradSync(problem, formula);
+export function makeOutputs(
+  problem: Problem,
+  options: Partial<Pick<Contest, 'precision' | 'workspace'>> = {},
+): ReusedOutputs {
+  const { dFeatures, dWeights } = valueAndGradSync(problem, { ...formula, ...options });
   return { dFeatures, dWeights };
 }
 
@@ -92,7 +95,7 @@ export async function makeContestant(
     case 'loss':
       return forward(problem, contest);
     case 'loss + dX + dW':
-      return gradients(problem, contest, out);
+      return makeGradients(problem, contest, out);
     case 'step':
     case 'AdamW step':
       return step(problem, contest, out.dFeatures);
@@ -110,7 +113,7 @@ function forward(problem: Problem, contest: Contest): Contestant {
   return { ...contest, operations, call, measured: call };
 }
 
-function gradients(problem: Problem, contest: Contest, out: ReusedOutputs): Contestant {
+export function makeGradients(problem: Problem, contest: Contest, out: ReusedOutputs): Contestant {
   const { labels, weights, dim } = problem;
   const { precision, workspace, outputs } = contest;
   const callWith = (arrays: ReusedOutputs | undefined) =>

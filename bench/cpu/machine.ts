@@ -43,7 +43,9 @@ function git(...args: string[]): string | undefined {
   }
 }
 
+/** Of the package's own checkout: an installed package may lie in one of somebody else's. */
 function commit(): string {
+  if (!existsSync(new URL('../.git', import.meta.resolve('marginfc')))) return 'none';
   const hash = git('rev-parse', '--short=12', 'HEAD');
   if (hash === undefined) return 'unknown';
   return git('status', '--porcelain') === '' ? hash : `${hash}, modified`;

@@ -8,7 +8,7 @@ import { isCase, isComparable, type Target, targetOf, targets } from './targets.
 
 const colours = process.stdout.isTTY === true && process.env.NO_COLOR === undefined;
 
-function styled(style: Parameters<typeof styleText>[0], text: string): string {
+export function styled(style: Parameters<typeof styleText>[0], text: string): string {
   return colours ? styleText(style, text) : text;
 }
 

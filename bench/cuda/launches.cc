@@ -12,6 +12,7 @@
 
 #include "bench/cuda/device_memory.h"
 #include "cuda/driver.h"
+#include "cuda/hopper.h"
 #include "cuda/kernel_table.h"
 #include "cuda/parameters.h"
 #include "cuda/plan.h"
@@ -74,6 +75,21 @@ class Launcher {
     return true;
   }
 
+  // With the operands' rows, for kernels that take tensor maps.
+  template <class Parameters>
+  bool launch_product(const Kernel& kernel, int64_t x, int64_t y, int64_t z, const Parameters& p, const Operand& left,
+                      int64_t left_rows, const Operand& right, int64_t right_rows, int32_t tiles_per_block = 0) {
+    if (!mapped_) return launch(kernel, x, y, z, p);
+    const auto map_of = [](const Operand& operand, int64_t rows) {
+      TensorMap map;
+      must(map_rows(driver(), reinterpret_cast<DevicePointer>(operand.values), rows, operand.stride, &map),
+           "cuTensorMapEncodeTiled");
+      return map;
+    };
+    const Mapped<Parameters> m{map_of(left, left_rows), map_of(right, right_rows), 0, 0, p, tiles_per_block};
+    return launch(kernel, x, y, z, m);
+  }
+
   bool run_tiles() {
     constexpr const char* kNames[] = {"float16", "bfloat16", "float32"};  // by OperandKind
     for (int k = 0; k < 3; k++) {
@@ -85,14 +101,20 @@ class Launcher {
     return false;
   }
 
-  bool run_tile(const std::string& name, const TileKernels& tiles, OperandKind kind) {
-    if (name == "negatives") return negatives(tiles.negatives, kind);
-    if (name == "negatives_hardest") return negatives(tiles.negatives_hardest, kind);
-    if (name == "negatives_shifted") return negatives(tiles.negatives_shifted, kind);
-    if (name == "probabilities") return probabilities(tiles.probabilities, kind);
+  bool run_tile(const std::string& full_name, const TileKernels& tiles, OperandKind kind) {
+    const std::string prefix = "hopper_";
+    mapped_ = full_name.compare(0, prefix.size(), prefix) == 0;
+    const std::string name = mapped_ ? full_name.substr(prefix.size()) : full_name;
+    const ProductKernels& products = mapped_ ? tiles.hopper : tiles;
+    if (name == "negatives") return negatives(products.negatives, kind);
+    if (name == "negatives_hardest") return negatives(products.negatives_hardest, kind);
+    if (name == "negatives_shifted") return negatives(products.negatives_shifted, kind);
+    if (name == "probabilities") return probabilities(products.probabilities, kind);
+    if (name == "features_product") return features_product(products.features_product, kind, kTileSide);
+    if (name == "weights_product") return weights_product(products.weights_product, kind, kTileSide);
+    if (name == "features_product_wide") return features_product(tiles.features_product_wide, kind, kWideTile);
+    if (name == "weights_product_wide") return weights_product(tiles.weights_product_wide, kind, kWideTile);
     if (name == "cosines") return cosines(tiles.cosines, kind);
-    if (name == "features_product") return features_product(tiles.features_product, kind);
-    if (name == "weights_product") return weights_product(tiles.weights_product, kind);
     const Kernel* update = tiles.update(width_);
     return name == "update" && update && fused_update(*update, kind);
   }
@@ -116,7 +138,7 @@ class Launcher {
     p.classes = C_;
     p.steps = depth_ / kStageDepth;
     p.tiles_per_split = kTilesPerBlock;
-    return launch(kernel, splits(), rows_ / kTileSide, 1, p);
+    return launch_product(kernel, splits(), rows_ / kTileSide, 1, p, p.features, rows_, p.weights, classes_);
   }
 
   bool probabilities(const Kernel& kernel, OperandKind kind) {
@@ -133,7 +155,7 @@ class Launcher {
     p.classes = C_;
     p.steps = depth_ / kStageDepth;
     p.tiles_per_split = kTilesPerBlock;
-    return launch(kernel, splits(), rows_ / kTileSide, 1, p);
+    return launch_product(kernel, splits(), rows_ / kTileSide, 1, p, p.features, rows_, p.weights, classes_);
   }
 
   bool cosines(const Kernel& kernel, OperandKind kind) {
@@ -148,7 +170,7 @@ class Launcher {
     return launch(kernel, splits(), rows_ / kTileSide, 1, p);
   }
 
-  bool features_product(const Kernel& kernel, OperandKind kind) {
+  bool features_product(const Kernel& kernel, OperandKind kind, int32_t columns) {
     const int64_t splits = divide_up(class_tiles(), kMostTilesPerProduct);
     ProductParameters p{};
     p.left = memory_.operand(rows_, classes_, kind);
@@ -158,17 +180,20 @@ class Launcher {
     p.width = width_;
     p.steps = classes_ / kStageDepth;
     p.steps_per_split = kMostTilesPerProduct * kTileSide / kStageDepth;
-    return launch(kernel, width_ / kTileSide, rows_ / kTileSide, splits, p);
+    const int32_t across = width_ / columns;
+    return launch_product(kernel, mapped_ ? 1 : across, rows_ / kTileSide, splits, p, p.left, rows_, p.right, classes_,
+                          across);
   }
 
-  bool weights_product(const Kernel& kernel, OperandKind kind) {
+  bool weights_product(const Kernel& kernel, OperandKind kind, int32_t columns) {
     ProductParameters p{};
     p.left = memory_.operand(rows_, classes_, kind);
     p.right = features(kind);
     p.out = memory_.empty<float>(static_cast<int64_t>(classes_) * width_);
     p.width = width_;
     p.steps = p.steps_per_split = rows_ / kStageDepth;
-    return launch(kernel, width_ / kTileSide, class_tiles(), 1, p);
+    const int32_t across = width_ / columns;
+    return launch_product(kernel, mapped_ ? 1 : across, class_tiles(), 1, p, p.left, rows_, p.right, rows_, across);
   }
 
   // Four tiles of 64 classes a block.
@@ -355,6 +380,7 @@ class Launcher {
   const int32_t B_, D_, C_;
   const int32_t rows_, classes_, depth_, width_;  // padded
   DeviceMemory memory_;
+  bool mapped_ = false;  // the kernel takes tensor maps
 };
 
 }  // namespace

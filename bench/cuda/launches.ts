@@ -35,6 +35,11 @@ function tileGates(architecture: string): Gates {
   };
 }
 
+const hopper: Gates = {
+  ...{ registers: 168, spillBytes: 0, serialized: 0, blocksPerSm: 1, sharedBytes: 227 * KiB },
+  ...{ ptxPerMmaLoop: 1.0, ptxPerMma: 1.7, sectorRatioStore: 1.05 },
+};
+
 /** By class of kernels and architecture. */
 export const gates = {
   tile: tileGates,
@@ -50,7 +55,10 @@ export const gates = {
     ...{ registers: 255, spillBytes: 0, blocksPerSm: 1, sharedBytes: 160 * KiB },
     ...{ ptxPerMmaLoop: 2.3, sectorRatioStore: 1.25 },
   }),
-  hopper: (): Gates => ({ spillBytes: 0, serialized: 0, blocksPerSm: 1, ptxPerMma: 1.5, l2BytesPerMma: 40 }),
+  // The left operand stays in shared memory, or comes with each tile anew.
+  hopper: (): Gates => ({ ...hopper, l2BytesPerMma: 40 }),
+  hopperStreamed: (): Gates => ({ ...hopper, l2BytesPerMma: 68 }),
+  hopperWide: (): Gates => ({ ...hopper, l2BytesPerMma: 50 }),
   row: (): Gates => ({ spillBytes: 0 }),
 } as const satisfies Record<string, (architecture: string) => Gates>;
 
@@ -124,6 +132,38 @@ function tileLaunches(type: 'float16' | 'bfloat16' | 'float32'): Launch[] {
   ];
 }
 
+/** Of compute capability 9.0; a block takes 8 tiles of classes, or all of the width. */
+function hopperLaunches(type: 'float16' | 'bfloat16'): Launch[] {
+  const { D } = size;
+  const wide = (launch: Launch, columns: number, gates: Launch['gates']): Launch => ({
+    ...launch,
+    ...{ kernel: `hopper_${launch.kernel}`, gates, sharedVariable: `hopper_bytes_${type}`, sameShape: false },
+    tile: { rows: 128, columns, halves: 1 },
+  });
+  const columns: Readonly<Record<string, [number, Launch['gates']]>> = {
+    [`negatives_${type}`]: [1024, 'hopper'],
+    [`negatives_hardest_${type}`]: [1024, 'hopper'],
+    [`negatives_shifted_${type}`]: [1024, 'hopper'],
+    [`probabilities_${type}`]: [1024, 'hopper'],
+    [`features_product_${type}`]: [128, 'hopperStreamed'],
+    [`weights_product_${type}`]: [D, 'hopper'],
+  };
+  const resident = tileLaunches(type).flatMap((launch) => {
+    const [width, limits] = columns[launch.kernel] ?? [];
+    return width === undefined || limits === undefined ? [] : [wide(launch, width, limits)];
+  });
+  // Where the left operand does not stay; of dW with more rows than that.
+  const rows = 1024;
+  const wider = tileLaunches(type).flatMap((launch) => {
+    const name = launch.kernel.replace('_product_', '_product_wide_');
+    if (name === launch.kernel) return [];
+    const of = wide({ ...launch, kernel: name }, 256, 'hopperWide');
+    const more = { size: { ...size, B: rows }, operandBytes: 2 * rows * (size.C + D) };
+    return [name.startsWith('weights') ? { ...of, ...more } : of];
+  });
+  return [...resident, ...wider];
+}
+
 function rowLaunches(): Launch[] {
   const { B, D, C } = size;
   const row = (kernel: string, otherBytes: number, updatedBytes = 0): Launch => ({
@@ -155,5 +195,7 @@ export const launches: readonly Launch[] = [
   ...tileLaunches('float16'),
   ...tileLaunches('bfloat16'),
   ...tileLaunches('float32'),
+  ...hopperLaunches('float16'),
+  ...hopperLaunches('bfloat16'),
   ...rowLaunches(),
 ];

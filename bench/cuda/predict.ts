@@ -17,12 +17,20 @@ export function clocksOf(counters: Counters, gpu: Gpu, dramBytes: number): Recor
   return {
     mma: counters.tensorFlops / (tensorRate * per),
     issue: counters.warpInstructions / (4 * per),
-    shared: (counters.sharedWavefronts + bulkBytes / 128) / per,
+    shared: (counters.sharedWavefronts + (bulkBytes + wgmmaBytes(counters)) / 128) / per,
     exp2: ((instructions.specialFunction ?? 0) * 32) / (16 * per),
     float64: (counters.float64Instructions * 32) / (gpu.float64 * per),
     l2: l2Bytes(counters) / (gpu.l2Bytes * per),
     dram: dramBytes / (gpu.dramBytesPerSecond / (gpu.gigahertz * 1e9)),
   };
+}
+
+/** What wgmma reads of shared memory: both operands of a 64 x n x 16 product of four warps once, 16-bit. */
+function wgmmaBytes({ instructions, tensorFlops }: Counters): number {
+  const products = (instructions.wgmma ?? 0) / 4;
+  if (products === 0) return 0;
+  const n = tensorFlops / (products * 2 * 64 * 16);
+  return products * 2 * 16 * (64 + n);
 }
 
 /** Bytes between the multiprocessors and the L2 cache. */

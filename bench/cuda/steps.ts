@@ -84,12 +84,12 @@ export function predict(
   if (gpu === undefined) return undefined;
   const phases = [];
   for (const phase of call.phases) {
-    const launch = launches.find(({ kernel }) => kernel === phase.kernel);
+    const launch = launchOf(phase.kernel, size, (launch) => countersOf(launch) !== undefined);
     const counters = launch && countersOf(launch);
     if (launch === undefined || counters === undefined) return undefined;
     const clocks = clocksOf(scaled(counters, factorOf(phase, size, launch.size)), gpu, phase.dramBytes(size));
     const bound = bindingOf(clocks);
-    phases.push({ kernel: phase.kernel, milliseconds: milliseconds(clocks[bound], gpu), bound });
+    phases.push({ kernel: launch.kernel, milliseconds: milliseconds(clocks[bound], gpu), bound });
   }
   const flop = (6 * size.B * size.D * size.C) / (gpu.flops * gpu.multiprocessors * gpu.gigahertz * 1e6);
   const bytes = (call.floorBytes(size) / gpu.dramBytesPerSecond) * 1e3;
@@ -99,6 +99,19 @@ export function predict(
     floorMilliseconds: Math.max(flop, bytes),
     floorBound: flop > bytes ? 'flop' : 'bytes',
   };
+}
+
+/**
+ * What the engine launches: the Hopper kernels where they were counted, and of these the wide ones where the left operand
+ * of a product does not stay in shared memory (and, as of all sizes here, the width is a multiple of 256).
+ */
+function launchOf(kernel: string, { B }: Size, counted: (launch: Launch) => boolean): Launch | undefined {
+  const stays = kernel.startsWith('weights_product') && B <= 512;
+  const wide = stays ? kernel : kernel.replace('_product_', '_product_wide_');
+  const names = [`hopper_${wide}`, `hopper_${kernel}`, kernel];
+  return names
+    .flatMap((name) => launches.filter((launch) => launch.kernel === name))
+    .find((launch, i, { length }) => i === length - 1 || counted(launch));
 }
 
 function milliseconds(clocks: number, gpu: Gpu): number {
@@ -117,6 +130,7 @@ function scaled(counters: Counters, factor: number): Counters {
     warpInstructions: factor * counters.warpInstructions,
     instructions: {
       ...instructions,
+      wgmma: factor * (instructions.wgmma ?? 0),
       specialFunction: factor * (instructions.specialFunction ?? 0),
     },
     float64Instructions: factor * counters.float64Instructions,

@@ -136,6 +136,9 @@ function makeImage(root, { nvcc, stem, cubins }) {
   if (sources === undefined) throw new Error(`${UNIT} is not there`);
   const output = path.join(root, stem);
   const statics = compileImage(root, { nvcc, output: `${output}.fatbin`, cubins, ptx: PTX });
+  for (const [architecture, { kernels }] of Object.entries(statics))
+    for (const [name, { serialized }] of Object.entries(kernels))
+      if (serialized) throw new Error(`ptxas serialised the wgmma of ${name} for sm_${architecture}`);
   const image = fs.readFileSync(`${output}.fatbin`);
   /** @type {Record} */
   const record = {

@@ -4,6 +4,7 @@
 #include <cstring>
 
 #include "driver/state.h"
+#include "stats/coverage.h"
 #include "stats/report.h"
 
 using namespace gpusim;
@@ -99,6 +100,7 @@ Result launch_kernel(Driver& driver, Stream* stream, Function* function, const u
         }
         running.run();
         report_launch(running, device->sm);
+        cover(running, device->sm);
       },
       &node);
   if (node != nullptr) {

@@ -8,7 +8,9 @@
 #include "driver/fatbin.h"
 #include "driver/state.h"
 #include "machine/assemble.h"
+#include "machine/launch.h"
 #include "ptx/parser.h"
+#include "stats/coverage.h"
 
 using namespace gpusim;
 
@@ -46,6 +48,11 @@ CodeImage read_image(const void* data, int sm) {
   return image;
 }
 
+std::string text_of(const std::string& path) {
+  std::ifstream file(path, std::ios::binary);
+  return {std::istreambuf_iterator<char>(file), std::istreambuf_iterator<char>()};
+}
+
 Symbols place_variables(const Module& parsed, LoadedModule* module) {
   Symbols symbols;
   const Device& device = *module->device;
@@ -79,7 +86,8 @@ Symbols place_variables(const Module& parsed, LoadedModule* module) {
 Result load(Driver& driver, LoadedModule** out, const void* data, const JitLog& log) {
   if (out == nullptr || data == nullptr) return Result::invalid_value;
   Device* device = current_context()->device;
-  const CodeImage image = read_image(data, device->sm);
+  CodeImage image = read_image(data, device->sm);
+  if (!Options::get().ptx_path.empty()) image.ptx = text_of(Options::get().ptx_path);
   if (image.ptx.empty()) {
     log.write(image.error.empty() ? "the image is empty" : image.error);
     return image.malformed ? Result::invalid_image : Result::no_binary_for_gpu;
@@ -111,6 +119,7 @@ Result load(Driver& driver, LoadedModule** out, const void* data, const JitLog& 
                                   : 0;
       }
       function->program = std::move(assembled);
+      cover(*function->program, device->sm);
       module->functions.push_back(std::move(function));
     }
   } catch (const ModuleError& error) {

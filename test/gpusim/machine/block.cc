@@ -61,6 +61,7 @@ Block::Block(Launch& of, uint32_t linear_index, uint64_t seed)
   registers_.assign(size_t{count} * program.register_bytes + 64, 0xff);
   predicates_.assign(size_t{count} * program.predicates, 0);
   counts.assign(program.code.size(), 0);
+  ran.assign(program.code.size(), 0);
   local.resize(count);
   local_written.resize(count);
   for (uint32_t w = 0; w < count; w++) {
@@ -170,6 +171,7 @@ void Block::run_warp(Warp& warp, uint64_t slice) {
       const uint32_t m = mask & (warp.predicates[in.guard] ^ in.flip);
       if (m != 0) {
         group->pc = pc;
+        ran[pc] = 1;
         const Flow flow = in.run(warp, in, m);
         if (flow != Flow::next) {
           if (flow == Flow::rest) {

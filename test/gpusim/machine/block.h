@@ -62,6 +62,7 @@ struct Block {
   std::unordered_map<uint32_t, uint32_t> seen_blocks;  // releases of other blocks that happened before
   uint32_t releases = 1;
   std::vector<uint64_t> counts;  // executions of each instruction
+  std::vector<uint8_t> ran;      // of each, whether a lane has executed it
   AccessCounters accesses;
   std::vector<std::vector<uint8_t>> local;  // of each warp, thread after thread
   std::vector<std::vector<uint8_t>> local_written;

@@ -54,6 +54,8 @@ Options& Options::storage() {
     const unsigned cores = std::max(1u, std::thread::hardware_concurrency());
     o.threads = static_cast<int>(std::min<uint64_t>(number("GPUSIM_THREADS", cores), 256));
     o.stats_path = text("GPUSIM_STATS");
+    o.coverage_path = text("GPUSIM_COVERAGE");
+    o.ptx_path = text("GPUSIM_PTX");
     o.log_path = text("GPUSIM_LOG");
     o.eager = number("GPUSIM_EAGER", 0) != 0;
     return o;
@@ -96,6 +98,7 @@ void Launch::run() {
   }
   first_segment = next_segment.load();
   counts.assign(program->code.size(), 0);
+  ran.assign(program->code.size(), 0);
   const uint32_t total = blocks();
   std::vector<uint32_t> order(total);
   std::iota(order.begin(), order.end(), 0u);
@@ -134,7 +137,10 @@ void Launch::run() {
       running--;
       if (thrown && !fault) fault = thrown;
       if (done || thrown) {
-        for (size_t i = 0; i < counts.size(); i++) counts[i] += block->counts[i];
+        for (size_t i = 0; i < counts.size(); i++) {
+          counts[i] += block->counts[i];
+          ran[i] |= block->ran[i];
+        }
         accesses.add(block->accesses);
       } else {
         resting.push_back(std::move(block));

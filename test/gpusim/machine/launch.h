@@ -19,6 +19,8 @@ struct Options {
   uint64_t max_instructions = 0;  // of one warp
   int threads = 1;
   std::string stats_path;
+  std::string coverage_path;
+  std::string ptx_path;
   std::string log_path;
   bool eager = false;
   static const Options& get() { return storage(); }
@@ -67,6 +69,7 @@ struct Launch {
   std::mutex sync_mutex;
   std::unordered_map<uint64_t, SyncCell> sync_cells;
   std::vector<uint64_t> counts;  // executions by instruction
+  std::vector<uint8_t> ran;      // by instruction: for a lane, whatever its predicate
   AccessCounters accesses;
 
   uint32_t threads() const { return block[0] * block[1] * block[2]; }

@@ -1,14 +1,26 @@
 // Checks of the software device: `gpusim_check [part]...` runs all or the named parts and prints the counts. `speed`
-// measures, `fuzz SECONDS` throws malformed text and fatbins at the parsers.
+// measures, `fuzz SECONDS` throws malformed text and fatbins at the parsers, `ptx FATBIN SM` prints what a device of that
+// compute capability would run.
 #include <cstdio>
 #include <cstdlib>
 #include <fstream>
 #include <iterator>
 
+#include "driver/fatbin.h"
 #include "tests/check.h"
 #include "tests/programs.h"
 
 namespace gpusim {
+namespace {
+
+int print_ptx(const char* path, int sm) {
+  const std::string file = read_file(path);
+  const CodeImage image = read_fatbin(reinterpret_cast<const uint8_t*>(file.data()), file.size(), sm);
+  std::fputs(image.ptx.empty() ? image.error.c_str() : image.ptx.c_str(), image.ptx.empty() ? stderr : stdout);
+  return image.ptx.empty();
+}
+
+}  // namespace
 
 Counts& counts() {
   static Counts all;
@@ -118,6 +130,7 @@ int main(int count, char** names) {
                         {"stats", check_stats}};
   if (count > 1 && std::string(names[1]) == "speed") return measure_speed();
   if (count > 2 && std::string(names[1]) == "fuzz") return fuzz_parsers(std::atof(names[2]));
+  if (count > 3 && std::string(names[1]) == "ptx") return print_ptx(names[2], std::atoi(names[3]));
   for (const Part& part : parts) {
     bool wanted = count == 1;
     for (int i = 1; i < count; i++) wanted |= std::string(names[i]) == part.name;

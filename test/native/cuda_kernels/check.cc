@@ -13,7 +13,9 @@ Counts& counts() {
 
 void check(bool ok, const std::string& what) {
   ok ? counts().passed++ : counts().failed++;
-  if (!ok) std::printf("FAILED: %s\n", what.c_str());
+  if (ok) return;
+  std::printf("FAILED: %s\n", what.c_str());
+  if (counts().give_up) std::exit(1);
 }
 
 void Values::report(double got, double want, double tolerance, int64_t row, int64_t column) {
@@ -26,7 +28,7 @@ void Values::report(double got, double want, double tolerance, int64_t row, int6
 
 void must(cuda::Result result, const char* what) {
   if (result == cuda::Result::success) return;
-  std::printf("%s: %s\n", what, cuda::driver().describe(result).c_str());
+  std::printf("FAILED: %s: %s\n", what, cuda::driver().describe(result).c_str());
   std::exit(1);
 }
 

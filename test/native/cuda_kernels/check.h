@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <cstdio>
 #include <cstring>
+#include <functional>
 #include <limits>
 #include <string>
 #include <vector>
@@ -19,7 +20,8 @@ namespace marginfc::check {
 
 struct Counts {
   int passed = 0, failed = 0;
-  uint64_t bits = 0;  // of everything that was copied back: the same for any order of blocks and warps
+  bool give_up = false;  // at the first that fails
+  uint64_t bits = 0;     // of everything that was copied back: the same for any order of blocks and warps
 };
 Counts& counts();
 void check(bool ok, const std::string& what);
@@ -186,9 +188,13 @@ inline double floored(double norm) { return norm < kNormFloor ? kNormFloor : nor
 
 // One entry per kernel: what it computes is compared with float64.
 struct KernelCheck {
-  const char* kernel;
-  void (*run)(const Device&);
+  std::string kernel;
+  std::function<void(const Device&)> run;
+  std::vector<std::string> needs = {};  // other kernels that it launches
 };
+using KernelChecks = std::vector<KernelCheck>;
+// Of the kernels over tiles: each of them for each operand type.
+KernelChecks tile_checks(const Device& device);
 void check_prepare_features(const Device& device);
 void check_weight_features(const Device& device);
 void check_targets(const Device& device);
@@ -199,6 +205,5 @@ void check_prepare_weights(const Device& device);
 void check_finish_weights(const Device& device);
 void check_initialize_weights(const Device& device);
 void check_select_nearest(const Device& device);
-void check_tiles(const Device& device);
 
 }  // namespace marginfc::check

@@ -152,6 +152,23 @@ struct TargetProblem {
   std::vector<double> norms;
 };
 
+// Three rows, the classes of the first two of which are infinite and NaN in one place.
+struct BadClasses {
+  explicit BadClasses(int64_t dim)
+      : features(std::vector<float>(3 * dim, 0.5f)),
+        weights([&] {
+          std::vector<float> rows(3 * dim, 0.25f);
+          rows[dim - 1] = std::numeric_limits<float>::infinity();
+          rows[dim] = std::nanf("");
+          return rows;
+        }()),
+        labels({0, 1, 2}),
+        norm(std::vector<double>(3, 0.5 * std::sqrt(dim))) {}
+  Buffer<float> features, weights;
+  Buffer<int32_t> labels;
+  Buffer<double> norm;
+};
+
 }  // namespace
 
 void check_targets(const Device& device) {
@@ -203,20 +220,43 @@ void check_targets(const Device& device) {
       }
     }
   });
+
+  for (const int64_t dim : {33, 132}) {
+    const BadClasses bad(dim);
+    const Buffer<double> cosine(3), sine(3), weight_norm(3);
+    TargetsParameters p{};
+    p.features = bad.features.get();
+    p.weights = bad.weights.get();
+    p.labels = bad.labels.get();
+    p.norm = bad.norm.get();
+    p.cosine = cosine.get();
+    p.sine = sine.get();
+    p.weight_norm = weight_norm.get();
+    p.rows = 3;
+    p.dim = static_cast<int32_t>(dim);
+    p.storage = StorageKind::float32;
+    device.launch("targets", p, 1, 32 * kRowWarps);
+    Values values(size_text("targets", 3, dim) + ", bad classes");
+    const std::vector<double> cosines = cosine.read(), norms = weight_norm.read();
+    for (int64_t i = 0; i < 3; i++) values.equal(std::isfinite(norms[i]) && std::isfinite(cosines[i]), i == 2, i);
+  }
 }
 
 void check_reduce_negatives(const Device& device) {
   for (const int32_t rows : {1, 255, 257, 1009})
-    for (const int32_t partials : {1, 2, 33}) {
+    for (const int32_t partials : {0, 1, 2, 33}) {
       const auto padded = static_cast<int32_t>(padded_rows(rows));
       Random random(rows + partials);
-      std::vector<float> sums(partials * padded), hardest(sums.size());
+      std::vector<float> sums(partials * padded, std::nanf("")), hardest(sums);
       for (size_t e = 0; e < sums.size(); e++) {
+        if (static_cast<int32_t>(e % padded) >= rows) continue;
         sums[e] = static_cast<float>(std::exp(20 * random.normal()));
         hardest[e] = e % 3 ? static_cast<float>(random.normal()) : -std::numeric_limits<float>::infinity();
       }
-      // A row without negatives.
+      // A row without negatives, and one with weights that are not finite.
       for (int32_t part = 0; part < partials; part++) sums[part * padded] = 0;
+      for (int32_t part = 0; part < partials && rows > 1; part++)
+        sums[part * padded + 1] = std::numeric_limits<float>::infinity();
       std::vector<float> offsets(padded);
       for (float& offset : offsets) offset = static_cast<float>(50 * random.normal());
       const Buffer<float> parts(sums), hardest_parts(hardest), largest(rows), offset(offsets), shift(padded);
@@ -248,8 +288,10 @@ void check_reduce_negatives(const Device& device) {
           values.equal(got[i], want, i);
           if (with_hardest) values.equal(got_largest[i], want_largest, i, 1);
           const double want_shift = std::log2(want) + (p.offset ? offsets[i] : 0) - kProbabilityExponent;
-          if (want > 0) values.near(got_shift[i], want_shift, std::ldexp(std::fabs(want_shift), -24), i, 2);
-          if (want == 0) values.equal(got_shift[i], std::numeric_limits<float>::infinity(), i, 2);
+          if (want == 0 || std::isinf(want))
+            values.equal(got_shift[i], std::numeric_limits<float>::infinity(), i, 2);
+          else
+            values.near(got_shift[i], want_shift, std::ldexp(std::fabs(want_shift), -24), i, 2);
         }
         for (int32_t i = rows; i < padded; i++)
           values.equal(got_shift[i], std::numeric_limits<float>::infinity(), i, 3);
@@ -258,12 +300,13 @@ void check_reduce_negatives(const Device& device) {
 }
 
 void check_add_products(const Device& device) {
-  for (const int32_t splits : {1, 2, 5})
+  for (const int32_t splits : {1, 2, 5, 7})
     for (const int64_t count : {int64_t{4}, int64_t{128} * 128, int64_t{256} * 384}) {
       const int64_t stride = count + 64;
       Random random(count + splits);
-      std::vector<float> parts(splits * stride);
-      for (float& part : parts) part = static_cast<float>(random.normal());
+      std::vector<float> parts(splits * stride, std::nanf(""));
+      for (int64_t e = 0; e < splits * stride; e++)
+        if (e % stride < count) parts[e] = static_cast<float>(random.normal());
       const Buffer<float> products(parts);
       const Buffer<double> total(count);
       Values values(size_text("add_products", splits, count));
@@ -353,6 +396,31 @@ void check_finish_features(const Device& device) {
       }
     }
   });
+
+  for (const int64_t dim : {33, 132}) {
+    const BadClasses bad(dim);
+    const double infinity = std::numeric_limits<double>::infinity();
+    const Buffer<double> total(std::vector<double>(padded_rows(3) * padded_width(dim), 1)), ones({1, 1, 1}),
+        weight_norm({infinity, std::nan(""), 0.25 * std::sqrt(dim)});
+    const Buffer<float> gradient(3 * dim);
+    FinishFeaturesParameters p{};
+    p.total = total.get();
+    p.scale = p.cosine = p.gamma = ones.get();
+    p.features = bad.features.get();
+    p.norm = bad.norm.get();
+    p.weights = bad.weights.get();
+    p.labels = bad.labels.get();
+    p.weight_norm = weight_norm.get();
+    p.gradient = gradient.get();
+    p.rows = 3;
+    p.dim = static_cast<int32_t>(dim);
+    p.width = static_cast<int32_t>(padded_width(dim));
+    p.storage = StorageKind::float32;
+    device.launch("finish_features", p, 1, 32 * kRowWarps);
+    Values values(size_text("finish_features", 3, dim) + ", bad classes");
+    const std::vector<float> got = gradient.read();
+    for (int64_t e = 0; e < 3 * dim; e++) values.equal(std::isfinite(got[e]), e >= 2 * dim, e / dim, e % dim);
+  }
 }
 
 }  // namespace marginfc::check

@@ -1,150 +1,25 @@
-// The tile kernels: products of 16-bit operands against the same operands multiplied in float64, so that only what the
-// kernels do themselves is measured; and the fused update against the two kernels it replaces, bit by bit.
+// The kernels over tiles, each against the same operands multiplied in float64.
 #include <algorithm>
-#include <memory>
 
-#include "test/native/cuda_kernels/check.h"
+#include "test/native/cuda_kernels/tile_problem.h"
 
 namespace marginfc::check {
 namespace {
 
-struct Size {
-  int32_t rows, classes, dim, tiles_per_split;
-};
-// One tile and many, one step of the inner dimension and many, more and fewer steps than stages, tails of every kind.
-constexpr Size kSizes[] = {{1, 1, 1, 1},     {2, 131, 31, 1},    {5, 3, 33, 4},      {131, 33, 131, 1},
-                           {33, 700, 96, 2}, {257, 400, 200, 4}, {130, 1009, 64, 3}, {64, 300, 512, 2}};
-
-double widen(uint16_t bits, OperandKind kind) {
-  return kind == OperandKind::bfloat16 ? from_bfloat16(bits) : from_float16(bits);
-}
-uint16_t narrow(double value, OperandKind kind) {
-  const auto v = static_cast<float>(value);
-  return kind == OperandKind::bfloat16 ? to_bfloat16(v) : to_float16(v);
-}
-
-// Rows of one length, rounded to an operand, on the device and as float64. Rows added by padding repeat row 0; what lies
-// behind the operand is NaN.
-struct Rows {
-  Rows(Random& random, int64_t row_count, int64_t column_count, double length, OperandKind operand_kind)
-      : kind(operand_kind), columns(column_count), buffer(padded_rows(row_count), column_count, operand_kind) {
-    const bool split = kind == OperandKind::split;
-    std::vector<uint16_t> bits((split ? 2 : 1) * buffer.low, OperandBuffer::kPoison);
-    exact.resize(buffer.rows * columns);
-    for (int64_t i = 0; i < buffer.rows; i++) {
-      std::vector<double> row(columns);
-      double square = 0;
-      for (double& v : row) {
-        v = random.normal();
-        square += v * v;
-      }
-      for (int64_t d = 0; d < buffer.depth; d++) {
-        const int64_t at = i * buffer.depth + d;
-        if (d >= columns || i >= row_count) {
-          bits[at] = d >= columns ? 0 : bits[d];
-          if (split) bits[buffer.low + at] = d >= columns ? 0 : bits[buffer.low + d];
-          if (d < columns) exact[i * columns + d] = exact[d];
-          continue;
-        }
-        const double value = row[d] * length / std::sqrt(square);
-        bits[at] = narrow(value, kind);
-        double held = widen(bits[at], kind);
-        if (split) {
-          bits[buffer.low + at] = narrow(value - held, kind);
-          held += widen(bits[buffer.low + at], kind);
-        }
-        exact[i * columns + d] = held;
-      }
-    }
-    memory = std::make_unique<Buffer<uint16_t>>(bits);
-  }
-  Operand operand() const { return {memory->get(), buffer.low, buffer.depth}; }
-  const double* row(int64_t i) const { return exact.data() + i * columns; }
-
-  OperandKind kind;
-  int64_t columns;
-  OperandBuffer buffer;
-  std::vector<double> exact;  // [padded rows, columns]
-  std::unique_ptr<Buffer<uint16_t>> memory;
-};
-
-std::string type_name(OperandKind kind) { return kind == OperandKind::split ? "float32" : name_of(kind); }
-
-// A batch against classes, with everything the kernels need.
-struct TileProblem {
-  TileProblem(const Device& on, const Size& of, OperandKind operand_kind)
-      : device(on),
-        size(of),
-        kind(operand_kind),
-        random(of.rows * 7919 + of.classes),
-        x(random, of.rows, of.dim, kMostPlainScale * kLog2E / (kind == OperandKind::split ? 16 : 1), kind),
-        w(random, of.classes, of.dim, kind == OperandKind::split ? 16 : 1, kind),
-        v(random, of.rows, of.dim, 1024, kind),
-        labels(make_labels()),
-        label_memory(labels),
-        logits(static_cast<size_t>(of.rows) * of.classes),
-        sums(of.rows, 0.0),
-        largest(of.rows, -std::numeric_limits<double>::infinity()) {
-    for (int32_t i = 0; i < size.rows; i++)
-      for (int32_t j = 0; j < size.classes; j++) {
-        double z = 0;
-        for (int32_t d = 0; d < size.dim; d++) z += x.row(i)[d] * w.row(j)[d];
-        logits[static_cast<size_t>(i) * size.classes + j] = z;
-        if (j == labels[i]) continue;
-        sums[i] += std::exp2(z);
-        largest[i] = std::max(largest[i], z);
-      }
-  }
-
-  // Without a class, of the first and the last class, and of any.
-  std::vector<int32_t> make_labels() {
-    std::vector<int32_t> made(padded_rows(size.rows), -1);
-    for (int32_t i = 0; i < size.rows; i++)
-      made[i] = i % 5 == 4 ? -1 : i % 5 == 1 ? size.classes - 1 : i % 5 == 2 ? 0 : random.below(size.classes);
-    return made;
-  }
-
-  void launch(const std::string& kernel, const void* parameters, int64_t x_blocks, int64_t y_blocks,
-              int64_t z_blocks) const {
-    const std::string type = type_name(kind);
-    device.launch((kernel + "_" + type).c_str(), parameters, static_cast<uint32_t>(x_blocks),
-                  static_cast<uint32_t>(y_blocks), static_cast<uint32_t>(z_blocks),
-                  device.variable(("tile_threads_" + type).c_str()), device.variable(("tile_bytes_" + type).c_str()));
-  }
-  int64_t row_tiles() const { return x.buffer.rows / kTileSide; }
-  int64_t class_tiles() const { return w.buffer.rows / kTileSide; }
-  int64_t splits() const { return (class_tiles() + size.tiles_per_split - 1) / size.tiles_per_split; }
-  int32_t steps() const { return x.buffer.depth / kStageDepth; }
-  double logit(int64_t i, int64_t j) const { return logits[i * size.classes + j]; }
-  std::string text(const std::string& kernel) const {
-    return kernel + "_" + type_name(kind) + " of " + std::to_string(size.rows) + " x " + std::to_string(size.classes) +
-           " x " + std::to_string(size.dim);
-  }
-
-  const Device& device;
-  Size size;
-  OperandKind kind;
-  Random random;
-  Rows x, w, v;
-  std::vector<int32_t> labels;
-  Buffer<int32_t> label_memory;
-  std::vector<double> logits, sums, largest;
-};
-
 // exp2 of an exponent near 92: a unit in the last place of that is 5e-6 of the result.
 constexpr double kExponentError = 3e-5;
 
-void check_negatives(const TileProblem& problem, const std::string& kernel) {
+void check_negatives(const TileProblem& problem, Path path, const std::string& kernel) {
   const bool shifted = kernel == "negatives_shifted", hardest = kernel == "negatives_hardest";
-  const int64_t padded = problem.x.buffer.rows, partials = 2 * problem.splits();
+  const int64_t padded = problem.x.padded, partials = 2 * problem.splits();
   // As for s = 128: twice the exponent, from the largest.
-  std::vector<float> offsets(padded, 0.0f);
+  std::vector<float> offsets(padded, std::nanf(""));
   for (int32_t i = 0; i < problem.size.rows; i++)
-    if (std::isfinite(problem.largest[i])) offsets[i] = static_cast<float>(2 * problem.largest[i]);
+    offsets[i] = std::isfinite(problem.largest[i]) ? static_cast<float>(2 * problem.largest[i]) : 0;
   const Buffer<float> offset(offsets), sums(partials * padded), largest(partials * padded);
   NegativesParameters p{};
-  p.features = problem.x.operand();
-  p.weights = problem.w.operand();
+  p.features = problem.x.operand(Padding::poison);
+  p.weights = problem.w.operand(Padding::poison);
   p.labels = problem.label_memory.get();
   p.offset = shifted ? offset.get() : nullptr;
   p.factor = 2;
@@ -154,9 +29,10 @@ void check_negatives(const TileProblem& problem, const std::string& kernel) {
   p.classes = problem.size.classes;
   p.steps = problem.steps();
   p.tiles_per_split = problem.size.tiles_per_split;
-  problem.launch(kernel, &p, problem.splits(), problem.row_tiles(), 1);
+  problem.launch_product(path, kernel, p, p.features, padded, p.weights, problem.w.padded, problem.splits(),
+                         problem.row_tiles());
 
-  Values values(problem.text(kernel));
+  Values values(problem.text(path, kernel));
   const std::vector<float> got = sums.read(), got_largest = hardest ? largest.read() : std::vector<float>();
   for (int32_t i = 0; i < problem.size.rows; i++) {
     double sum = 0, most = -std::numeric_limits<double>::infinity(), want = problem.sums[i];
@@ -174,55 +50,76 @@ void check_negatives(const TileProblem& problem, const std::string& kernel) {
   }
 }
 
-// P of all classes as one chunk: what the two other products read.
-struct Probabilities {
-  explicit Probabilities(const TileProblem& problem)
-      : stride(static_cast<int32_t>(problem.w.buffer.rows)),
-        low(problem.x.buffer.rows * stride + kOperandSlack),
-        memory(std::vector<uint16_t>((problem.kind == OperandKind::split ? 2 : 1) * low, OperandBuffer::kPoison)) {
-    const int64_t padded = problem.x.buffer.rows;
-    std::vector<float> shifts(padded, std::numeric_limits<float>::infinity());
-    for (int32_t i = 0; i < problem.size.rows; i++)
-      if (problem.sums[i] > 0) shifts[i] = static_cast<float>(std::log2(problem.sums[i]) - kProbabilityExponent);
-    const Buffer<float> shift(shifts);
-    ProbabilitiesParameters p{};
-    p.features = problem.x.operand();
-    p.weights = problem.w.operand();
-    p.labels = problem.label_memory.get();
-    p.shift = shift.get();
-    p.factor = 1;
-    p.probabilities = memory.get();
-    p.low = low;
-    p.stride = stride;
-    p.classes = problem.size.classes;
-    p.steps = problem.steps();
-    p.tiles_per_split = problem.size.tiles_per_split;
-    problem.launch("probabilities", &p, problem.splits(), problem.row_tiles(), 1);
+// As a chunk that is not the shard's first, of whose columns the last tile is not there.
+void check_probabilities(const TileProblem& problem, Path path) {
+  constexpr int32_t kFirstClass = 1000;
+  const int64_t padded = problem.x.padded, stride = problem.w.padded + kTileSide;
+  const int64_t low = padded * stride + kOperandSlack;
+  const bool split = problem.kind == OperandKind::split;
+  const Buffer<uint16_t> memory(std::vector<uint16_t>((split ? 2 : 1) * low, OperandBuffer::kPoison));
+  const std::vector<float> shifts = probability_shifts(problem);
+  std::vector<int32_t> labels = problem.labels;
+  for (int32_t& label : labels)
+    if (label >= 0) label += kFirstClass;
+  const Buffer<float> shift(shifts);
+  const Buffer<int32_t> label_memory(labels);
+  ProbabilitiesParameters p{};
+  p.features = problem.x.operand();
+  p.weights = problem.w.operand(Padding::poison);
+  p.labels = label_memory.get();
+  p.shift = shift.get();
+  p.factor = 1;
+  p.probabilities = memory.get();
+  p.low = low;
+  p.stride = static_cast<int32_t>(stride);
+  p.first_class = kFirstClass;
+  p.classes = problem.size.classes;
+  p.steps = problem.steps();
+  p.tiles_per_split = problem.size.tiles_per_split;
+  problem.launch_product(path, "probabilities", p, p.features, padded, p.weights, problem.w.padded, problem.splits(),
+                         problem.row_tiles());
 
-    Values values(problem.text("probabilities"));
-    const std::vector<uint16_t> bits = memory.read();
-    const double relative = problem.kind == OperandKind::split      ? kExponentError
-                            : problem.kind == OperandKind::bfloat16 ? 0x1p-8
-                                                                    : 0x1p-11 + kExponentError;
-    exact.resize(padded * stride);
-    for (int64_t i = 0; i < padded; i++)
-      for (int64_t j = 0; j < stride; j++) {
-        const int64_t at = i * stride + j;
-        exact[at] = widen(bits[at], problem.kind);
-        if (problem.kind == OperandKind::split) exact[at] += widen(bits[low + at], problem.kind);
-        const bool counts = i < problem.size.rows && j < problem.size.classes && j != problem.labels[i];
-        const double want = counts ? std::exp2(problem.logit(i, j) - shifts[i]) : 0;
-        // Below its normal numbers float16 has a fixed step.
-        values.near(exact[at], want, counts ? relative * want + 0x1p-25 : 0, i, j);
+  Values values(problem.text(path, "probabilities"));
+  const std::vector<uint16_t> bits = memory.read();
+  const double relative = split                                   ? kExponentError
+                          : problem.kind == OperandKind::bfloat16 ? 0x1p-8
+                                                                  : 0x1p-11 + kExponentError;
+  for (int64_t i = 0; i < padded; i++)
+    for (int64_t j = 0; j < stride; j++) {
+      const int64_t at = i * stride + j;
+      if (j >= problem.w.padded) {
+        values.equal(bits[at], OperandBuffer::kPoison, i, j);
+        continue;
       }
-  }
-  int32_t stride;
-  int64_t low;
-  Buffer<uint16_t> memory;
-  std::vector<double> exact;  // [padded rows, stride]
-};
+      double got = widen(bits[at], problem.kind);
+      if (split) got += widen(bits[low + at], problem.kind);
+      const bool counts = i < problem.size.rows && j < problem.size.classes && j != problem.labels[i];
+      const double want = counts ? std::exp2(problem.logit(i, j) - shifts[i]) : 0;
+      // Below its normal numbers float16 has a fixed step.
+      values.near(got, want, counts ? relative * want + 0x1p-25 : 0, i, j);
+    }
+}
 
-// out [rows, dim] of a product against float64: wanted(row, column) and the sum of absolute terms.
+void check_cosines(const TileProblem& problem, Path path) {
+  const int64_t padded = problem.x.padded, stride = problem.w.padded;
+  const Buffer<float> out(padded * stride);
+  CosinesParameters p{};
+  p.features = problem.x.operand(Padding::poison);
+  p.weights = problem.w.operand(Padding::poison);
+  p.cosines = out.get();
+  p.stride = static_cast<int32_t>(stride);
+  p.classes = problem.size.classes;
+  p.steps = problem.steps();
+  p.tiles_per_split = problem.size.tiles_per_split;
+  problem.launch("cosines", &p, problem.splits(), problem.row_tiles(), 1);
+  Values values(problem.text(path, "cosines"));
+  const std::vector<float> got = out.read();
+  for (int32_t i = 0; i < problem.size.rows; i++)
+    for (int32_t j = 0; j < problem.size.classes; j++)
+      values.near(got[i * stride + j], problem.logit(i, j), 5e-5, i, j);
+}
+
+// out [rows, dim] of a product against float64: terms(row, column, k).
 template <typename Terms>
 void compare_product(Values& values, const std::vector<float>& out, int64_t splits, int64_t split_stride, int64_t width,
                      int64_t rows, int64_t dim, int64_t inner, const Terms& terms) {
@@ -239,141 +136,103 @@ void compare_product(Values& values, const std::vector<float>& out, int64_t spli
     }
 }
 
-void check_products(const TileProblem& problem) {
-  const Probabilities probabilities(problem);
-  const Operand left{probabilities.memory.get(), probabilities.low, probabilities.stride};
-  const int64_t padded = problem.x.buffer.rows, width = padded_width(problem.size.dim);
-  const int64_t stride = probabilities.stride;
-  ProductParameters p{};
-  p.left = left;
-  p.width = static_cast<int32_t>(width);
+// Hopper's steps are two of the others'.
+int32_t whole_steps(Path path, int32_t steps) { return path == Path::hopper ? steps + steps % 2 : steps; }
 
-  p.right = problem.w.operand();
-  p.steps = probabilities.stride / kStageDepth;
-  p.steps_per_split = (p.steps + 2) / 3;
-  p.split_stride = padded * width;
-  const int64_t splits = (p.steps + p.steps_per_split - 1) / p.steps_per_split;
-  const Buffer<float> features(splits * padded * width);
-  p.out = features.get();
-  problem.launch("features_product", &p, width / kTileSide, problem.row_tiles(), splits);
-  Values dx(problem.text("features_product"));
-  compare_product(
-      dx, features.read(), splits, p.split_stride, width, problem.size.rows, problem.size.dim, stride,
-      [&](int64_t i, int64_t d, int64_t j) { return probabilities.exact[i * stride + j] * problem.w.row(j)[d]; });
-
-  const Buffer<float> weights(stride * width);
-  p.right = problem.v.operand();
-  p.out = weights.get();
-  p.split_stride = 0;
-  p.steps = p.steps_per_split = static_cast<int32_t>(padded / kStageDepth);
-  problem.launch("weights_product", &p, width / kTileSide, problem.class_tiles(), 1);
-  const std::vector<float> dw = weights.read();
-  {
-    Values values(problem.text("weights_product"));
-    compare_product(
-        values, dw, 1, 0, width, problem.size.classes, problem.size.dim, padded,
-        [&](int64_t j, int64_t d, int64_t i) { return probabilities.exact[i * stride + j] * problem.v.row(i)[d]; });
-  }
-
-  // The fused update of the same product.
-  const std::string wide = width <= 128 ? "128" : width <= 256 ? "256" : "512";
-  const std::string kernel = "update_" + type_name(problem.kind) + "_" + wide;
-  if (width > 512 || !problem.device.has(kernel.c_str())) return;
-  const int64_t classes = problem.size.classes, dim = problem.size.dim;
-  Random random(classes);
-  const std::vector<float> start = make_rows(random, classes, dim, true);
-  std::vector<double> norms(problem.size.rows), ones(problem.size.rows, 0.25);
-  const std::vector<float> x = make_rows(random, problem.size.rows, dim, false);
-  for (int32_t i = 0; i < problem.size.rows; i++) norms[i] = norm_of(x.data() + i * dim, dim);
-  std::vector<std::pair<int32_t, int32_t>> owners;
-  for (int32_t i = 0; i < problem.size.rows; i++)
-    if (problem.labels[i] >= 0) owners.push_back({problem.labels[i], i});
-  std::sort(owners.begin(), owners.end());
-  std::vector<int32_t> owner_class, owner_row;
-  for (const auto& [label, row] : owners) {
-    owner_class.push_back(label);
-    owner_row.push_back(row);
-  }
-  const Buffer<float> features_memory(x);
-  const Buffer<double> norm(norms), cosine(ones), gamma(ones);
-  const Buffer<int32_t> classes_memory(owner_class), rows_memory(owner_row);
-  std::vector<float> moved[2], momenta[2];
-  std::vector<uint16_t> operands[2];
-  for (int fused = 0; fused < 2; fused++) {
-    const Buffer<float> w(start), momentum(std::vector<float>(classes * dim, 0.5f));
-    const OperandBuffer operand(padded_rows(classes), dim, problem.kind);
-    UpdateParameters u{};
-    u.left = left;
-    u.right = problem.v.operand();
-    u.steps = p.steps;
-    FinishWeightsParameters& f = u.finish;
-    f.raw = fused ? nullptr : weights.get();
-    f.unscale = 0x1p-25;
-    f.weights = w.get();
-    f.momentum = momentum.get();
-    f.operand = operand.memory.get();
-    f.low = operand.low;
-    f.operand_scale = problem.kind == OperandKind::split ? 16 : 1;
-    f.owner_class = classes_memory.get();
-    f.owner_row = rows_memory.get();
-    f.owners = static_cast<int32_t>(owners.size());
-    f.features = features_memory.get();
-    f.norm = norm.get();
-    f.cosine = cosine.get();
-    f.gamma = gamma.get();
-    f.sgd_step = {0.1f, 0.9f, 5e-4f, false};
-    f.classes = static_cast<int32_t>(classes);
-    f.padding = static_cast<int32_t>(operand.rows - classes);
-    f.dim = static_cast<int32_t>(dim);
-    f.depth = operand.depth;
-    f.width = static_cast<int32_t>(width);
-    f.kind = problem.kind;
-    f.storage = StorageKind::float32;
-    f.sink = SinkKind::sgd;
-    if (fused)
-      problem.device.launch(kernel.c_str(), &u, 3, 1, 1, 256,
-                            problem.device.variable(("update_bytes_" + type_name(problem.kind) + "_" + wide).c_str()));
-    else
-      problem.device.launch("finish_weights", f, 3, 32 * kRowWarps);
-    moved[fused] = w.read();
-    momenta[fused] = momentum.read();
-    operands[fused] = operand.memory.read();
-  }
-  check(moved[0] == moved[1] && momenta[0] == momenta[1] && operands[0] == operands[1], problem.text("update"));
+// By the columns of a tile.
+std::string product_name(const char* product, int64_t columns) {
+  return product + std::string(columns == kWideTile ? "_wide" : "");
 }
 
-void check_cosines(const TileProblem& problem) {
-  const int64_t padded = problem.x.buffer.rows, stride = problem.w.buffer.rows;
-  const Buffer<float> out(padded * stride);
-  CosinesParameters p{};
-  p.features = problem.x.operand();
-  p.weights = problem.w.operand();
-  p.cosines = out.get();
-  p.stride = static_cast<int32_t>(stride);
-  p.classes = problem.size.classes;
-  p.steps = problem.steps();
-  p.tiles_per_split = problem.size.tiles_per_split;
-  problem.launch("cosines", &p, problem.splits(), problem.row_tiles(), 1);
-  Values values(problem.text("cosines"));
-  const std::vector<float> got = out.read();
-  for (int32_t i = 0; i < problem.size.rows; i++)
-    for (int32_t j = 0; j < problem.size.classes; j++)
-      values.near(got[i * stride + j], problem.logit(i, j), 5e-5, i, j);
+template <int64_t kTileColumns>
+void check_features_product(const TileProblem& problem, Path path) {
+  const TileProbabilities probabilities(problem);
+  const int64_t padded = problem.x.padded, width = padded_width(problem.size.dim);
+  if (width % kTileColumns != 0) return;
+  const std::string kernel = product_name("features_product", kTileColumns);
+  const auto steps = static_cast<int32_t>(problem.w.padded / kStageDepth);
+  // Splits end with a tile of classes; fewer steps than there are stages, and an odd number, are of interest all the same.
+  for (const int32_t split : {(steps + 2) / 3, 1, 5}) {
+    const int32_t steps_per_split = whole_steps(path, split);
+    ProductParameters p{};
+    p.left = probabilities.operand();
+    p.right = problem.w.operand();
+    p.width = static_cast<int32_t>(width);
+    p.steps = steps;
+    p.steps_per_split = steps_per_split;
+    p.split_stride = padded * width + 64;
+    const int64_t splits = (steps + steps_per_split - 1) / steps_per_split;
+    const Buffer<float> out(splits * p.split_stride);
+    p.out = out.get();
+    // Two tiles a block, so that consumers take turns and a block has fewer at the end.
+    problem.launch_product(path, kernel, p, p.left, padded, p.right, problem.w.padded, width / kTileColumns,
+                           problem.row_tiles(), splits, 2);
+    Values values(problem.text(path, kernel));
+    compare_product(values, out.read(), splits, p.split_stride, width, problem.size.rows, problem.size.dim,
+                    problem.size.classes,
+                    [&](int64_t i, int64_t d, int64_t j) { return probabilities.of(i, j) * problem.w.row(j)[d]; });
+  }
+}
+
+template <int64_t kTileColumns>
+void check_weights_product(const TileProblem& problem, Path path) {
+  const TileProbabilities probabilities(problem);
+  const int64_t width = padded_width(problem.size.dim);
+  if (width % kTileColumns != 0) return;
+  const std::string kernel = product_name("weights_product", kTileColumns);
+  const auto whole = static_cast<int32_t>(problem.x.padded / kStageDepth);
+  // Rows of the batch end with a tile; a step less or more than the stages there are is of interest all the same.
+  for (const int32_t few : {whole, 1, 5}) {
+    const int32_t steps = whole_steps(path, few);
+    if (steps > whole) continue;
+    const Buffer<float> out(problem.w.padded * width);
+    ProductParameters p{};
+    p.left = probabilities.operand();
+    p.right = problem.v.operand();
+    p.width = static_cast<int32_t>(width);
+    p.out = out.get();
+    p.steps = p.steps_per_split = steps;
+    problem.launch_product(path, kernel, p, p.left, problem.x.padded, p.right, problem.v.padded, width / kTileColumns,
+                           problem.class_tiles(), 1, 3);
+    Values values(problem.text(path, kernel));
+    compare_product(values, out.read(), 1, 0, width, problem.size.classes, problem.size.dim,
+                    std::min(problem.size.rows, steps * kStageDepth),
+                    [&](int64_t j, int64_t d, int64_t i) { return probabilities.of(i, j) * problem.v.row(i)[d]; });
+  }
 }
 
 }  // namespace
 
-void check_tiles(const Device& device) {
+KernelChecks tile_checks(const Device& device) {
+  using Check = void (*)(const TileProblem&, Path);
+  static constexpr std::pair<const char*, Check> kKernels[] = {
+      {"negatives", [](const TileProblem& problem, Path path) { check_negatives(problem, path, "negatives"); }},
+      {"negatives_hardest",
+       [](const TileProblem& problem, Path path) { check_negatives(problem, path, "negatives_hardest"); }},
+      {"negatives_shifted",
+       [](const TileProblem& problem, Path path) { check_negatives(problem, path, "negatives_shifted"); }},
+      {"probabilities", check_probabilities},
+      {"cosines", check_cosines},
+      {"features_product", check_features_product<kTileSide>},
+      {"features_product_wide", check_features_product<kWideTile>},
+      {"weights_product", check_weights_product<kTileSide>},
+      {"weights_product_wide", check_weights_product<kWideTile>},
+  };
+  KernelChecks checks;
+  const auto problems = std::make_shared<TileProblems>(device);
   for (const OperandKind kind : kOperands) {
-    if (!device.has(("negatives_" + type_name(kind)).c_str())) continue;
-    for (const Size& size : kSizes) {
-      const TileProblem problem(device, size, kind);
-      for (const char* kernel : {"negatives", "negatives_hardest", "negatives_shifted"})
-        check_negatives(problem, kernel);
-      check_products(problem);
-      check_cosines(problem);
-    }
+    for (const Path path : {Path::common, Path::hopper})
+      for (const auto& [kernel, check] : kKernels)
+        checks.push_back({(path == Path::hopper ? "hopper_" : "") + (kernel + ("_" + type_name(kind))),
+                          [=, check = check](const Device&) {
+                            problems->for_each(path, kind, [&](const TileProblem& problem) { check(problem, path); });
+                          }});
+    for (const int32_t width : {128, 256, 512})
+      checks.push_back({"update_" + type_name(kind) + "_" + std::to_string(width),
+                        [=](const Device&) { check_updates(*problems, kind, width); },
+                        {"weights_product_" + type_name(kind), "finish_weights"}});
   }
+  return checks;
 }
 
 }  // namespace marginfc::check
