@@ -86,7 +86,7 @@ function makeCall(
     engines: ['cpu'],
     optimizer: { kind: 'sgd', momentum: 0.9, weightDecay: 5e-4, nesterov: false },
   });
-  head.setWeights(0, problem.weights);
+  head.write('weights', 0, problem.weights);
   const margin = { kind: 'arcface', parameters: [loss.m] } as const;
   const rows = {
     rowLoss: new Float32Array(B),

@@ -17,6 +17,17 @@ void require_range(Napi::Env env, int64_t start, int64_t count, int64_t classes)
                                               " must lie in [0, " + std::to_string(classes) + "]"));
 }
 
+ClassArray read_array(const Napi::Value& value, const Head& head) {
+  const std::string name = value.ToString().Utf8Value();
+  ClassArray array = ClassArray::weights;
+  if (name == "momentum") array = ClassArray::momentum;
+  if (name == "variance") array = ClassArray::variance;
+  if (name == "accumulated") array = ClassArray::accumulated;
+  if (!head.keeps(array))
+    throw make_error(value.Env(), Status::failure(Code::shape, "this head's optimiser keeps no " + name));
+  return array;
+}
+
 class NearestJob final : public Job {
  public:
   NearestJob(std::shared_ptr<Head> head, const Napi::CallbackInfo& info) : head_(std::move(head)) {
@@ -73,15 +84,19 @@ class InitializeJob final : public Job {
       : head_(std::move(head)),
         std_(info[1].As<Napi::Number>().DoubleValue()),
         seed_(static_cast<uint64_t>(info[2].As<Napi::Number>().Int64Value())) {
+    classes_.start = info[3].As<Napi::Number>().Int64Value();
+    classes_.end = info[4].As<Napi::Number>().Int64Value();
+    require_range(info.Env(), classes_.start, classes_.size(), head_->classes());
     keep(info.This());
   }
 
-  Status run() override { return head_->initialize(std_, seed_); }
+  Status run() override { return head_->initialize(std_, seed_, classes_); }
 
  private:
   const std::shared_ptr<Head> head_;
   const double std_;
   const uint64_t seed_;
+  ClassRange classes_;
 };
 
 class ApplyJob final : public Job {
@@ -109,11 +124,13 @@ void HeadObject::install(Napi::Env env, Napi::Object exports) {
   const Napi::Function constructor = DefineClass(env, "Head",
                                                  {
                                                      InstanceMethod<&HeadObject::initialize>("initialize"),
-                                                     InstanceMethod<&HeadObject::set_weights>("setWeights"),
-                                                     InstanceMethod<&HeadObject::get_weights>("getWeights"),
+                                                     InstanceMethod<&HeadObject::write>("write"),
+                                                     InstanceMethod<&HeadObject::read>("read"),
+                                                     InstanceMethod<&HeadObject::resume>("resume"),
                                                      InstanceMethod<&HeadObject::nearest>("nearest"),
                                                      InstanceMethod<&HeadObject::apply>("apply"),
                                                      InstanceAccessor<&HeadObject::step_count>("stepCount"),
+                                                     InstanceAccessor<&HeadObject::accumulated>("accumulated"),
                                                      InstanceMethod<&HeadObject::dispose>("dispose"),
                                                  });
   Environment::of(env).head_constructor = Napi::Persistent(constructor);
@@ -154,26 +171,32 @@ Napi::Value HeadObject::initialize(const Napi::CallbackInfo& info) {
   return dispatch(info[0], std::make_unique<InitializeJob>(head(info.Env()), info));
 }
 
-void HeadObject::set_weights(const Napi::CallbackInfo& info) {
+void HeadObject::write(const Napi::CallbackInfo& info) {
   const Napi::Env env = info.Env();
   const auto head = this->head(env);
-  const int64_t start = info[0].As<Napi::Number>().Int64Value();
-  const Span<float> values = float_array(info[1], "values");
+  const ClassArray array = read_array(info[0], *head);
+  const int64_t start = info[1].As<Napi::Number>().Int64Value();
+  const Span<float> values = float_array(info[2], "values");
   const int64_t count = values.size / head->dim();
   require_size(env, values.size, count * head->dim(), "values");
   require_range(env, start, count, head->classes());
-  require(env, head->write(start, count, values.data));
+  require(env, head->write(start, count, values.data, array));
 }
 
-void HeadObject::get_weights(const Napi::CallbackInfo& info) {
+void HeadObject::read(const Napi::CallbackInfo& info) {
   const Napi::Env env = info.Env();
   const auto head = this->head(env);
-  const int64_t start = info[0].As<Napi::Number>().Int64Value();
-  const int64_t end = info[1].As<Napi::Number>().Int64Value();
-  const Span<float> values = float_array(info[2], "values");
+  const ClassArray array = read_array(info[0], *head);
+  const int64_t start = info[1].As<Napi::Number>().Int64Value();
+  const int64_t end = info[2].As<Napi::Number>().Int64Value();
+  const Span<float> values = float_array(info[3], "values");
   require_range(env, start, end - start, head->classes());
   require_size(env, values.size, (end - start) * head->dim(), "values");
-  require(env, head->read(start, end - start, values.data));
+  require(env, head->read(start, end - start, values.data, array));
+}
+
+void HeadObject::resume(const Napi::CallbackInfo& info) {
+  head(info.Env())->resume(info[0].As<Napi::Number>().Int64Value(), info[1].As<Napi::Boolean>());
 }
 
 Napi::Value HeadObject::nearest(const Napi::CallbackInfo& info) {
@@ -186,6 +209,10 @@ Napi::Value HeadObject::apply(const Napi::CallbackInfo& info) {
 
 Napi::Value HeadObject::step_count(const Napi::CallbackInfo& info) {
   return Napi::Number::New(info.Env(), static_cast<double>(head(info.Env())->step_count()));
+}
+
+Napi::Value HeadObject::accumulated(const Napi::CallbackInfo& info) {
+  return Napi::Boolean::New(info.Env(), head(info.Env())->accumulated());
 }
 
 void HeadObject::dispose(const Napi::CallbackInfo&) {

@@ -20,11 +20,13 @@ class HeadObject : public Napi::ObjectWrap<HeadObject> {
 
  private:
   Napi::Value initialize(const Napi::CallbackInfo& info);
-  void set_weights(const Napi::CallbackInfo& info);
-  void get_weights(const Napi::CallbackInfo& info);
+  void write(const Napi::CallbackInfo& info);
+  void read(const Napi::CallbackInfo& info);
+  void resume(const Napi::CallbackInfo& info);
   Napi::Value nearest(const Napi::CallbackInfo& info);
   Napi::Value apply(const Napi::CallbackInfo& info);
   Napi::Value step_count(const Napi::CallbackInfo& info);
+  Napi::Value accumulated(const Napi::CallbackInfo& info);
   void dispose(const Napi::CallbackInfo& info);
 
   std::shared_ptr<Head> head_;  // holds the engine too

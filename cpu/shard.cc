@@ -50,14 +50,13 @@ Status CpuShard::nearest(const Batch& batch, int64_t k, int32_t* classes, float*
 }
 
 // Element (class, column) is a function of seed, class and column alone: Philox blocks of four columns.
-Status CpuShard::initialize(double std, uint64_t seed) {
-  const int64_t classes = range_.size();
-  engine_.pool().run((classes + kRowsPerTask - 1) / kRowsPerTask, [&](int64_t task, int) {
-    const int64_t last = std::min(classes, (task + 1) * kRowsPerTask);
-    for (int64_t index = task * kRowsPerTask; index < last; index++) {
-      float* row = owned_.data() + index * dim_;
+Status CpuShard::initialize(double std, uint64_t seed, ClassRange classes) {
+  engine_.pool().run((classes.size() + kRowsPerTask - 1) / kRowsPerTask, [&](int64_t task, int) {
+    const int64_t first = classes.start + task * kRowsPerTask, last = std::min(classes.end, first + kRowsPerTask);
+    for (int64_t id = first; id < last; id++) {
+      float* row = owned_.data() + (id - range_.start) * dim_;
       for (int32_t d = 0; d < dim_; d += 4) {
-        const Random4 random = philox(seed, range_.start + index, d / 4);
+        const Random4 random = philox(seed, id, d / 4);
         double normal[4];
         normal_pair(random.v[0], random.v[1], &normal[0], &normal[1]);
         normal_pair(random.v[2], random.v[3], &normal[2], &normal[3]);
@@ -68,13 +67,30 @@ Status CpuShard::initialize(double std, uint64_t seed) {
   return {};
 }
 
-Status CpuShard::write(int64_t first, int64_t count, const float* values) {
-  std::memcpy(owned_.data() + (first - range_.start) * dim_, values, count * dim_ * sizeof(float));
+FloatBuffer CpuShard::* CpuShard::member(ClassArray array) {
+  switch (array) {
+    case ClassArray::weights: break;
+    case ClassArray::momentum: return &CpuShard::momentum_;
+    case ClassArray::variance: return &CpuShard::variance_;
+    case ClassArray::accumulated: return &CpuShard::accumulated_;
+  }
+  return &CpuShard::owned_;
+}
+
+Status CpuShard::write(ClassArray array, int64_t first, int64_t count, const float* values) {
+  if (array == ClassArray::accumulated) MARGINFC_TRY(reserve_accumulated());
+  float* rows = (this->*member(array)).data();
+  std::memcpy(rows + (first - range_.start) * dim_, values, count * dim_ * sizeof(float));
   return {};
 }
 
-Status CpuShard::read(int64_t first, int64_t count, float* values) const {
-  std::memcpy(values, row(first - range_.start), count * dim_ * sizeof(float));
+Status CpuShard::read(ClassArray array, int64_t first, int64_t count, float* values) const {
+  const float* rows = (this->*member(array)).data();
+  const size_t bytes = count * dim_ * sizeof(float);
+  if (rows)
+    std::memcpy(values, rows + (first - range_.start) * dim_, bytes);
+  else
+    std::memset(values, 0, bytes);
   return {};
 }
 

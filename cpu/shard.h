@@ -18,9 +18,9 @@ class CpuShard final : public ClassShard {
   size_t keep_bytes(int64_t rows, Precision operands) const override;
   Status begin(const Batch& batch, std::unique_ptr<ShardPass>* pass) override;
   Status nearest(const Batch& batch, int64_t k, int32_t* classes, float* cosines) override;
-  Status initialize(double std, uint64_t seed) override;
-  Status write(int64_t first, int64_t count, const float* values) override;
-  Status read(int64_t first, int64_t count, float* values) const override;
+  Status initialize(double std, uint64_t seed, ClassRange classes) override;
+  Status write(ClassArray array, int64_t first, int64_t count, const float* values) override;
+  Status read(ClassArray array, int64_t first, int64_t count, float* values) const override;
   Status apply(const WeightSink& update) override;
 
   CpuEngine& engine() { return engine_; }
@@ -52,6 +52,8 @@ class CpuShard final : public ClassShard {
   void update(int64_t index, const GradientRow& gradient, const Step& step);
 
  private:
+  static FloatBuffer CpuShard::* member(ClassArray array);
+
   CpuEngine& engine_;
   const ClassRange range_;
   const int32_t dim_;

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstring>
 #include <new>
 
 #include "cuda/pass.h"
@@ -74,38 +75,52 @@ Status CudaShard::nearest(const Batch& batch, int64_t k, int32_t* classes, float
   return Status::no_workspace();
 }
 
-Status CudaShard::initialize(double std, uint64_t seed) {
+Status CudaShard::initialize(double std, uint64_t seed, ClassRange range) {
   const Device::Turn turn(device_);
   MARGINFC_TRY(turn.status());
-  if (classes() == 0) return {};
   mark_written();
   InitializeWeightsParameters p;
-  p.weights = weights_.as<float>();
-  p.classes = classes();
-  p.first_class = range_.start;
+  p.weights = weights_.as<float>((range.start - range_.start) * dim_);
+  p.classes = range.size();
+  p.first_class = range.start;
   p.std = std;
   p.seed = seed;
   p.dim = dim_;
-  const int64_t threads = classes() * divide_up(dim_, 4);
+  const int64_t threads = range.size() * divide_up(dim_, 4);
   const int64_t blocks = std::min<int64_t>(divide_up(threads, 256), 16 * device_.multiprocessors());
   MARGINFC_TRY(device_.launch(device_.kernels().initialize_weights, {blocks}, p));
   return device_.settle();
 }
 
-Status CudaShard::write(int64_t first, int64_t count, const float* values) {
+const DeviceBuffer& CudaShard::buffer(ClassArray array) const {
+  switch (array) {
+    case ClassArray::weights: break;
+    case ClassArray::momentum: return momentum_;
+    case ClassArray::variance: return variance_;
+    case ClassArray::accumulated: return accumulated_;
+  }
+  return weights_;
+}
+
+Status CudaShard::write(ClassArray array, int64_t first, int64_t count, const float* values) {
   const Device::Turn turn(device_);
   MARGINFC_TRY(turn.status());
-  mark_written();
+  if (array == ClassArray::weights) mark_written();
+  if (array == ClassArray::accumulated) MARGINFC_TRY(reserve_accumulated());
   const size_t row = dim_ * sizeof(float);
-  MARGINFC_TRY(device_.upload(weights_, values, count * row, (first - range_.start) * row));
+  MARGINFC_TRY(device_.upload(buffer(array), values, count * row, (first - range_.start) * row));
   return device_.settle();
 }
 
-Status CudaShard::read(int64_t first, int64_t count, float* values) const {
+Status CudaShard::read(ClassArray array, int64_t first, int64_t count, float* values) const {
+  const size_t row = dim_ * sizeof(float);
+  if (!buffer(array)) {
+    std::memset(values, 0, count * row);
+    return {};
+  }
   const Device::Turn turn(device_);
   MARGINFC_TRY(turn.status());
-  const size_t row = dim_ * sizeof(float);
-  MARGINFC_TRY(device_.download(values, weights_, count * row, (first - range_.start) * row));
+  MARGINFC_TRY(device_.download(values, buffer(array), count * row, (first - range_.start) * row));
   return device_.settle();
 }
 

@@ -49,9 +49,9 @@ class CudaShard final : public ClassShard {
   size_t keep_bytes(int64_t, Precision) const override { return kKeepsNothing; }
   Status begin(const Batch& batch, std::unique_ptr<ShardPass>* pass) override;
   Status nearest(const Batch& batch, int64_t k, int32_t* classes, float* cosines) override;
-  Status initialize(double std, uint64_t seed) override;
-  Status write(int64_t first, int64_t count, const float* values) override;
-  Status read(int64_t first, int64_t count, float* values) const override;
+  Status initialize(double std, uint64_t seed, ClassRange classes) override;
+  Status write(ClassArray array, int64_t first, int64_t count, const float* values) override;
+  Status read(ClassArray array, int64_t first, int64_t count, float* values) const override;
   Status apply(const WeightSink& update) override;
 
   CudaEngine& engine() { return engine_; }
@@ -83,6 +83,7 @@ class CudaShard final : public ClassShard {
  private:
   // Outdates every operand.
   void mark_written();
+  const DeviceBuffer& buffer(ClassArray array) const;
 
   CudaEngine& engine_;
   Device& device_;

@@ -98,6 +98,10 @@ struct RowCoefficients {
   double largest_weight = 0;       // largest |dLoss/dz| a row's weight allows: kappa <= this * exp(offset - lse)
 };
 
+// What a shard that owns its classes keeps of each, a row of dim floats: the weights; what the optimiser has of momentum (sgd:
+// velocity, adamw: mean) and variance; and the sum that accumulate has made, zero while there is none.
+enum class ClassArray { weights, momentum, variance, accumulated };
+
 struct Optimizer {
   enum class Kind { sgd, adamw };
   Kind kind = Kind::sgd;
@@ -107,6 +111,11 @@ struct Optimizer {
   double beta1 = 0.9;     // adamw
   double beta2 = 0.999;   // adamw
   double epsilon = 1e-8;  // adamw
+
+  bool keeps(ClassArray array) const {
+    if (array == ClassArray::momentum) return kind == Kind::adamw || momentum != 0;
+    return array != ClassArray::variance || kind == Kind::adamw;
+  }
 };
 
 // Where the weights' gradient goes.
@@ -185,10 +194,12 @@ class ClassShard {
   // features [rows, dim] -> classes [rows, k], cosines [rows, k].
   virtual Status nearest(const Batch& batch, int64_t k, int32_t* classes, float* cosines) = 0;
 
-  // Owned weights only. `first` and `count` are class ids of the whole head inside range().
-  virtual Status initialize(double std, uint64_t seed) = 0;
-  virtual Status write(int64_t first, int64_t count, const float* values) = 0;
-  virtual Status read(int64_t first, int64_t count, float* values) const = 0;
+  // Owned weights only. `first` and `count` are class ids of the whole head inside range(); `array` is one that the
+  // optimiser keeps.
+  // Normal deviates that depend on seed, class and column alone, as the weights of `classes`, which lie in range().
+  virtual Status initialize(double std, uint64_t seed, ClassRange classes) = 0;
+  virtual Status write(ClassArray array, int64_t first, int64_t count, const float* values) = 0;
+  virtual Status read(ClassArray array, int64_t first, int64_t count, float* values) const = 0;
   // One update with the accumulated gradient, which is zero afterwards.
   virtual Status apply(const WeightSink& update) = 0;
 };

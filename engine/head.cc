@@ -7,7 +7,7 @@ namespace marginfc {
 
 Status Head::create(const std::vector<Engine*>& engines, int64_t classes, int32_t dim, int64_t shards,
                     const Optimizer& optimizer, std::unique_ptr<Head>* head) try {
-  std::unique_ptr<Head> created(new Head(classes, dim));
+  std::unique_ptr<Head> created(new Head(classes, dim, optimizer));
   created->shards_.resize(shards);
   for (int64_t r = 0; r < shards; r++) {
     Engine& engine = *engines[r % engines.size()];
@@ -26,22 +26,26 @@ std::vector<ClassShard*> Head::shards() const {
   return shards;
 }
 
-Status Head::initialize(double std, uint64_t seed) {
-  return run_each(workers_, [&](size_t r) { return shards_[r]->initialize(std, seed); });
+Status Head::initialize(double std, uint64_t seed, ClassRange classes) {
+  return run_each(workers_, [&](size_t r) {
+    const ClassRange own = shards_[r]->range();
+    const ClassRange part{std::max(classes.start, own.start), std::min(classes.end, own.end)};
+    return part.size() > 0 ? shards_[r]->initialize(std, seed, part) : Status{};
+  });
 }
 
-Status Head::write(int64_t first, int64_t count, const float* values) {
+Status Head::write(int64_t first, int64_t count, const float* values, ClassArray array) {
   for (const auto& shard : shards_) {
     const int64_t start = std::max(first, shard->range().start), end = std::min(first + count, shard->range().end);
-    if (start < end) MARGINFC_TRY(shard->write(start, end - start, values + (start - first) * dim_));
+    if (start < end) MARGINFC_TRY(shard->write(array, start, end - start, values + (start - first) * dim_));
   }
   return {};
 }
 
-Status Head::read(int64_t first, int64_t count, float* values) const {
+Status Head::read(int64_t first, int64_t count, float* values, ClassArray array) const {
   for (const auto& shard : shards_) {
     const int64_t start = std::max(first, shard->range().start), end = std::min(first + count, shard->range().end);
-    if (start < end) MARGINFC_TRY(shard->read(start, end - start, values + (start - first) * dim_));
+    if (start < end) MARGINFC_TRY(shard->read(array, start, end - start, values + (start - first) * dim_));
   }
   return {};
 }

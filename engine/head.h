@@ -22,24 +22,33 @@ class Head {
 
   // Optimiser updates made. A step reads it, and counts itself when it is done.
   int64_t step_count() const { return step_count_.load(); }
+  // Goes on where another head stopped, whose arrays have been written to this one.
+  void resume(int64_t step_count, bool accumulated) {
+    step_count_ = step_count;
+    accumulated_ = accumulated;
+  }
   void count_step() { step_count_++; }
   // Whether there is anything for apply() to use.
   bool accumulated() const { return accumulated_; }
   void mark_accumulated() { accumulated_ = true; }
 
-  Status initialize(double std, uint64_t seed);
-  // [count, dim], classes first .. first + count - 1.
-  Status write(int64_t first, int64_t count, const float* values);
-  Status read(int64_t first, int64_t count, float* values) const;
+  Status initialize(double std, uint64_t seed, ClassRange classes);
+  Status initialize(double std, uint64_t seed) { return initialize(std, seed, {0, classes_}); }
+  bool keeps(ClassArray array) const { return optimizer_.keeps(array); }
+  // [count, dim], classes first .. first + count - 1, of an array that the optimiser keeps.
+  Status write(int64_t first, int64_t count, const float* values, ClassArray array = ClassArray::weights);
+  Status read(int64_t first, int64_t count, float* values, ClassArray array = ClassArray::weights) const;
   // As ClassShard::nearest, over all shards; k <= classes().
   Status nearest(const Batch& batch, int64_t k, int32_t* classes, float* cosines);
   Status apply(double learning_rate);
 
  private:
-  Head(int64_t classes, int32_t dim) : classes_(classes), dim_(dim) {}
+  Head(int64_t classes, int32_t dim, const Optimizer& optimizer)
+      : classes_(classes), dim_(dim), optimizer_(optimizer) {}
 
   const int64_t classes_;
   const int32_t dim_;
+  const Optimizer optimizer_;
   std::vector<std::unique_ptr<ClassShard>> shards_;
   std::vector<Worker*> workers_;        // [shards]
   std::atomic<int64_t> step_count_{0};  // read while a step runs

@@ -43,6 +43,10 @@ export function onAbort(signal: AbortSignal | undefined, action: () => void): ()
   };
 }
 
+export function throwIfAborted(signal: AbortSignal | undefined): void {
+  if (signal?.aborted) throw abortedError(signal);
+}
+
 /**
  * Passes `signal` on to `cancel` until stopped.
  *
@@ -52,7 +56,7 @@ export function watchAbort(
   signal: AbortSignal | undefined,
   cancel: Int32Array = new Int32Array(new SharedArrayBuffer(4)),
 ): AbortWatch {
-  if (signal?.aborted) throw abortedError(signal);
+  throwIfAborted(signal);
   const forget = onAbort(signal, () => {
     Atomics.store(cancel, 0, 1);
   });

@@ -30,6 +30,11 @@ export type MarginFcErrorCode =
   | 'ERR_BUSY'
   /** The head or forward pass has been disposed, or the head's weights have changed since the forward pass. */
   | 'ERR_DISPOSED'
+  /**
+   * A checkpoint or file of weights cannot be read or written, or is not what it should be; the message names the file.
+   * Nothing was changed: a checkpoint that was in the folder is still there.
+   */
+  | 'ERR_CHECKPOINT'
   /** The native addon could not be loaded; the message says what was tried. */
   | 'ERR_NATIVE_LOAD'
   /** A tfjs tensor or backend cannot be used by `marginfc/tfjs`. */

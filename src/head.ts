@@ -1,7 +1,15 @@
 /** A classification head that owns its class weights and trains them. */
 
+import { saveCheckpoint } from './checkpoint.js';
+import {
+  type AddClassesOptions,
+  addClassesCall,
+  type RemoveClassesOptions,
+  removeClassesCall,
+} from './class_changes.js';
 import { publicError } from './errors.js';
 import { forwardPass } from './evaluation.js';
+import { checkPath } from './files.js';
 import type { HostOutputs } from './gradients.js';
 import {
   type AccumulateOptions,
@@ -17,11 +25,13 @@ import {
   type NearestOptions,
   nearestCall,
   planEvaluationOn,
+  type SaveOptions,
   type StepOptions,
   stepCall,
 } from './head_calls.js';
 import { HeadForwardPass } from './head_forward_pass.js';
-import { checkHeadOptions, fillWeights, type MarginHeadOptions } from './head_options.js';
+import { type LoadOptions, loadHead } from './head_load.js';
+import { checkHeadOptions, fillWeights, type HeadSettings, type MarginHeadOptions } from './head_options.js';
 import {
   assertOpen,
   type FeatureGradientOutput,
@@ -36,7 +46,7 @@ import type { Optimizer } from './optimizers.js';
 import type { GradientMode, OverflowPolicy } from './options.js';
 import { CallQueue } from './queue.js';
 import { runAsync, runSync } from './twin.js';
-import { checkInteger, checkOptions } from './validate.js';
+import { checkInteger, checkOptions, checkSignal } from './validate.js';
 
 /**
  * Class weights W [classes, dim] with their optimiser, split into shards. Calls on one head happen one after
@@ -65,8 +75,8 @@ import { checkInteger, checkOptions } from './validate.js';
 export class MarginHead {
   readonly #state: HeadState;
 
-  private constructor(state: HeadState) {
-    this.#state = state;
+  private constructor(native: NativeHead, settings: HeadSettings) {
+    this.#state = { native, settings, queue: new CallQueue('head'), reshaping: 0, disposed: false };
   }
 
   /**
@@ -77,18 +87,30 @@ export class MarginHead {
    * function throws.
    */
   static async create(options: MarginHeadOptions): Promise<MarginHead> {
-    const settings = checkHeadOptions(options);
+    const { settings, init } = checkHeadOptions(options);
     const { dim, classes, compute, nativeOptimizer: optimizer } = settings;
     let native: NativeHead | undefined;
     try {
       const { shards, devices: engines } = compute;
       native = new (addon().Head)({ dim, classes, shards, engines, optimizer });
-      await fillWeights(native, settings);
+      await runAsync(fillWeights('async', native, init, { dim, first: 0, count: classes }));
     } catch (error) {
       native?.dispose();
       throw publicError(error);
     }
-    return new MarginHead({ native, settings, queue: new CallQueue('head'), disposed: false });
+    return new MarginHead(native, settings);
+  }
+
+  /**
+   * A head as {@link save} left it: weights, optimiser state, accumulated gradient and step count, bit for bit, whatever the
+   * shards and devices now and then.
+   *
+   * Rejects as {@link create}, with ERR_ABORTED, or with ERR_CHECKPOINT, naming the file, for a checkpoint that is missing,
+   * incomplete, damaged or of something else.
+   */
+  static async load(folder: string | URL, options?: LoadOptions): Promise<MarginHead> {
+    const { native, settings } = await loadHead(checkPath(folder, 'folder'), options);
+    return new MarginHead(native, settings);
   }
 
   /** Length of an embedding, D. */
@@ -141,7 +163,7 @@ export class MarginHead {
     batch: HeadBatch,
     options?: StepOptions<O>,
   ): Promise<StepResult<O>> {
-    return this.#run(stepCall(this.#state, batch, options));
+    return this.#run(() => stepCall(this.#state, batch, options), options);
   }
 
   /** {@link step}, blocking. */
@@ -149,7 +171,7 @@ export class MarginHead {
     batch: HeadBatch,
     options?: StepOptions<O>,
   ): StepResult<O> {
-    return this.#runSync(stepCall(this.#state, batch, options), 'stepSync');
+    return this.#runSync(() => stepCall(this.#state, batch, options), 'stepSync');
   }
 
   /**
@@ -161,7 +183,7 @@ export class MarginHead {
     batch: HeadBatch,
     options?: AccumulateOptions<O>,
   ): Promise<StepResult<O>> {
-    return this.#run(accumulateCall(this.#state, batch, options));
+    return this.#run(() => accumulateCall(this.#state, batch, options), options);
   }
 
   /** {@link accumulate}, blocking. */
@@ -169,7 +191,7 @@ export class MarginHead {
     batch: HeadBatch,
     options?: AccumulateOptions<O>,
   ): StepResult<O> {
-    return this.#runSync(accumulateCall(this.#state, batch, options), 'accumulateSync');
+    return this.#runSync(() => accumulateCall(this.#state, batch, options), 'accumulateSync');
   }
 
   /**
@@ -179,22 +201,22 @@ export class MarginHead {
    * @returns Whether there was an update: false also if nothing had been accumulated.
    */
   async apply(options?: ApplyOptions): Promise<boolean> {
-    return this.#run(applyCall(this.#state, options));
+    return this.#run(() => applyCall(this.#state, options), options);
   }
 
   /** {@link apply}, blocking. */
   applySync(options?: ApplyOptions): boolean {
-    return this.#runSync(applyCall(this.#state, options), 'applySync');
+    return this.#runSync(() => applyCall(this.#state, options), 'applySync');
   }
 
   /** Loss and accuracy; changes nothing. */
   async evaluate(batch: HeadBatch, options?: EvaluateOptions): Promise<HeadResult> {
-    return this.#run(evaluateCall(this.#state, batch, options));
+    return this.#run(() => evaluateCall(this.#state, batch, options), options);
   }
 
   /** {@link evaluate}, blocking. */
   evaluateSync(batch: HeadBatch, options?: EvaluateOptions): HeadResult {
-    return this.#runSync(evaluateCall(this.#state, batch, options), 'evaluateSync');
+    return this.#runSync(() => evaluateCall(this.#state, batch, options), 'evaluateSync');
   }
 
   /**
@@ -202,6 +224,7 @@ export class MarginHead {
    * disposed of. For trainers that ask for the two apart.
    */
   forwardSync(batch: HeadBatch, options?: EvaluateOptions): HeadForwardPass {
+    assertOpen(this.#state);
     const { plan, signal } = planEvaluationOn(this.#state, batch, checkOptions(options, evaluateNames));
     return this.#state.queue.runSync(() => {
       const forwarded = runSync(forwardPass('sync', plan, signal));
@@ -217,12 +240,12 @@ export class MarginHead {
    * @param k In [1, classes].
    */
   async nearest(features: Float32Array, k: number, options?: NearestOptions): Promise<Nearest> {
-    return this.#run(nearestCall(this.#state, features, k, options));
+    return this.#run(() => nearestCall(this.#state, features, k, options), options);
   }
 
   /** {@link nearest}, blocking. */
   nearestSync(features: Float32Array, k: number, options?: NearestOptions): Nearest {
-    return this.#runSync(nearestCall(this.#state, features, k, options), 'nearestSync');
+    return this.#runSync(() => nearestCall(this.#state, features, k, options), 'nearestSync');
   }
 
   /**
@@ -238,12 +261,62 @@ export class MarginHead {
     return this.#state.queue.runSync(() => {
       try {
         const values = addon().allocate((end - start) * this.dim);
-        if (end > start) this.#state.native.getWeights(start, end, values);
+        if (end > start) this.#state.native.read('weights', start, end, values);
         return values;
       } catch (error) {
         throw publicError(error);
       }
     }, 'weights');
+  }
+
+  /**
+   * Adds classes, whose optimiser state is 0, and splits all of them over the shards again; the others keep ids, weights and
+   * state. Calls made before it still see the classes of then, and those made afterwards the new ones. Needs memory for the
+   * head of before and after at once. The ids are those of the head: `classes`, `classes + 1`, ...
+   *
+   * @param added How many, or their weights [n, dim], borrowed.
+   * @returns [n], the ids of the new classes.
+   */
+  async addClasses(added: number | Float32Array, options?: AddClassesOptions): Promise<Int32Array> {
+    return this.#reshape(() => addClassesCall(this.#state, added, options), options);
+  }
+
+  /** {@link addClasses}, blocking. */
+  addClassesSync(added: number | Float32Array, options?: AddClassesOptions): Int32Array {
+    return this.#runSync(() => addClassesCall(this.#state, added, options), 'addClassesSync');
+  }
+
+  /**
+   * Removes classes. Those that stay keep their order, weights and optimiser state, get ids without gaps, and are split over the
+   * shards again; `perClass` parameters of the head's margin go along. Memory and other calls as with {@link addClasses}.
+   *
+   * @param ids Different ids, not of all classes.
+   * @returns [classes before], the new id of each class, -1 for those that have gone.
+   */
+  async removeClasses(ids: Iterable<number>, options?: RemoveClassesOptions): Promise<Int32Array> {
+    return this.#reshape(() => removeClassesCall(this.#state, ids, options), options);
+  }
+
+  /** {@link removeClasses}, blocking. */
+  removeClassesSync(ids: Iterable<number>, options?: RemoveClassesOptions): Int32Array {
+    return this.#runSync(() => removeClassesCall(this.#state, ids, options), 'removeClassesSync');
+  }
+
+  /**
+   * Writes a checkpoint to `folder`, which is made if need be: a safetensors file for each shard that has classes, and the index
+   * head.json. It takes the place of one that is there only when all of it is on the disk: a process that ends at any moment, or
+   * an error, leaves the old or the new one. One head at a time may save to a folder. Files of older saves are removed.
+   *
+   * A margin with `perRow` or `perClass` arrays, or a callback, is not stored: {@link load} asks for it.
+   *
+   * Rejects as the other calls, or with ERR_CHECKPOINT if a file cannot be written; ERR_BUSY if this process is
+   * saving another head to the folder.
+   */
+  async save(folder: string | URL, options?: SaveOptions): Promise<void> {
+    assertOpen(this.#state);
+    const path = checkPath(folder, 'folder');
+    const signal = checkSignal(checkOptions(options, { signal: true }).signal);
+    return this.#state.queue.run(() => saveCheckpoint(this.#state, path, signal), signal);
   }
 
   /** Frees the weights once the calls made so far have ended. May be called again. */
@@ -257,12 +330,35 @@ export class MarginHead {
     this.dispose();
   }
 
-  /** Async, so that what a call's checks throw becomes a rejection in the methods above. */
-  #run<T>({ signal, twin }: HeadCall<T>): Promise<T> {
-    return this.#state.queue.run(() => runAsync(twin('async')), signal);
+  /**
+   * Async, so that what a call's checks throw becomes a rejection in the methods above. While classes come or go, a call is
+   * checked in its turn, against those that there are then.
+   */
+  #run<T>(
+    plan: () => HeadCall<T>,
+    options: { readonly signal?: AbortSignal | undefined } | undefined,
+    known = this.#state.reshaping === 0,
+  ): Promise<T> {
+    assertOpen(this.#state);
+    const { queue } = this.#state;
+    if (!known) return queue.run(async () => runAsync(plan().twin('async')), checkSignal(options?.signal));
+    const { signal, twin } = plan();
+    return queue.run(() => runAsync(twin('async')), signal);
   }
 
-  #runSync<T>({ twin }: HeadCall<T>, call: string): T {
+  #runSync<T>(plan: () => HeadCall<T>, call: string): T {
+    assertOpen(this.#state);
+    const { twin } = plan();
     return this.#state.queue.runSync(() => runSync(twin('sync')), call);
+  }
+
+  async #reshape<T>(plan: () => HeadCall<T>, options: RemoveClassesOptions | undefined): Promise<T> {
+    const known = this.#state.reshaping === 0;
+    this.#state.reshaping++;
+    try {
+      return await this.#run(plan, options, known);
+    } finally {
+      this.#state.reshaping--;
+    }
   }
 }

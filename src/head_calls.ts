@@ -1,11 +1,10 @@
 /** What each call on a {@link MarginHead} takes, checks and does. */
 
-import { watchAbort } from './abort.js';
+import { throwIfAborted, watchAbort } from './abort.js';
 import { publicError } from './errors.js';
 import { forwardPass, gradientPass, type Plan, planEvaluation } from './evaluation.js';
 import type { HostOutputs, OutputArray } from './gradients.js';
 import {
-  assertOpen,
   type FeatureGradientOutput,
   featureGradientOutput,
   type HeadResult,
@@ -75,6 +74,12 @@ export interface NearestOptions {
   readonly signal?: AbortSignal | undefined;
 }
 
+/** Options of {@link MarginHead.save}. */
+export interface SaveOptions {
+  /** Ends the call with ERR_ABORTED, in the queue or at work; the checkpoint of before is still there. */
+  readonly signal?: AbortSignal | undefined;
+}
+
 /** Result of {@link MarginHead.nearest}. */
 export interface Nearest {
   /** [B, k], class ids, the largest cosine first; equal cosines in the order of their ids. */
@@ -99,7 +104,6 @@ export function planEvaluationOn(
   batch: HeadBatch,
   options: EvaluateOptions,
 ): { plan: Plan; signal: AbortSignal | undefined } {
-  assertOpen(state);
   checkObject(batch, 'batch');
   const { native, settings } = state;
   const signal = checkSignal(options.signal);
@@ -167,7 +171,6 @@ function gradientCall<O extends FeatureGradientOutput>(
 }
 
 export function applyCall(state: HeadState, options: ApplyOptions | undefined): HeadCall<boolean> {
-  assertOpen(state);
   const checked = checkOptions(options, { learningRate: true, signal: true });
   const signal = checkSignal(checked.signal);
   const update = weightUpdate(checked.learningRate, state);
@@ -175,7 +178,7 @@ export function applyCall(state: HeadState, options: ApplyOptions | undefined): 
   return {
     signal,
     *twin(mode) {
-      watchAbort(signal).stop();
+      throwIfAborted(signal);
       if (update.kind !== 'update') return false;
       try {
         return yield* settled(native.apply(mode, update.learningRate));
@@ -211,7 +214,6 @@ export function nearestCall(
   k: number,
   options: NearestOptions | undefined,
 ): HeadCall<Nearest> {
-  assertOpen(state);
   const signal = checkSignal(checkOptions(options, { signal: true }).signal);
   const { native, settings } = state;
   const { dim, classes } = settings;

@@ -10,7 +10,7 @@ import {
   type HeadState,
   weightUpdate,
 } from './head_state.js';
-import { addon, type NativeProblem } from './native.js';
+import { addon, type NativeHead, type NativeProblem } from './native.js';
 import type { EngineName, Precision } from './options.js';
 import type { CheckedRows } from './rows.js';
 import { runSync } from './twin.js';
@@ -47,6 +47,8 @@ export class HeadForwardPass implements HeadResult {
   readonly #features: CheckedRows;
   /** Updates the head had made: after another one, what this pass remembers is of other weights. */
   readonly #stepCount: number;
+  /** Another one after classes came or went. */
+  readonly #native: NativeHead;
   #disposed = false;
 
   /** @internal */
@@ -67,6 +69,7 @@ export class HeadForwardPass implements HeadResult {
     this.#state = state;
     this.#forwarded = forwarded;
     this.#features = { array: features, type: featuresType };
+    this.#native = state.native;
     this.#stepCount = state.native.stepCount;
   }
 
@@ -89,6 +92,8 @@ export class HeadForwardPass implements HeadResult {
     checkNumber(dLoss, 'dLoss', { magnitude: largestFactor });
     const output = featureGradientOutput(out, this.#state.settings, this.#features);
     return this.#state.queue.runSync(() => {
+      if (this.#state.native !== this.#native)
+        throw mustBe('ERR_DISPOSED', 'forward pass', `of the head's present classes`, 'one of other classes');
       const updates = this.#state.native.stepCount - this.#stepCount;
       if (updates > 0)
         throw mustBe(

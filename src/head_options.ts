@@ -1,7 +1,7 @@
 /** What a {@link MarginHead} is made from: types, defaults, checks and the filling of its weights. */
 
 import { checkDevices } from './engines.js';
-import type { NativeHead, NativeOptimizer } from './native.js';
+import type { NativeHead, NativeMode, NativeOptimizer } from './native.js';
 import { nativeOptimizer, type Optimizer, sgd } from './optimizers.js';
 import {
   type Compute,
@@ -13,6 +13,7 @@ import {
   type LossOptions,
   lossNames,
 } from './options.js';
+import { settled, type Twin } from './twin.js';
 import {
   checkCount,
   checkFloats,
@@ -32,7 +33,7 @@ export interface NormalInit {
   readonly seed?: number | undefined;
 }
 
-/** Gives the weights of classes start .. end-1, [end - start, dim]. */
+/** Gives the weights of classes start .. end-1, [end - start, dim]; {@link weightsFrom} makes one that reads files. */
 export type WeightSource = (start: number, end: number) => Float32Array | Promise<Float32Array>;
 
 /** Options of {@link MarginHead.create}. */
@@ -66,7 +67,7 @@ export interface MarginHeadOptions extends LossOptions, ComputeOptions {
   readonly featureGradientScale?: 'mean' | undefined;
 }
 
-/** MarginHeadOptions checked, with every default filled in. */
+/** MarginHeadOptions checked, with every default filled in, but for the first weights. */
 export interface HeadSettings {
   readonly dim: number;
   readonly classes: number;
@@ -74,7 +75,27 @@ export interface HeadSettings {
   readonly compute: Compute;
   readonly optimizer: Optimizer;
   readonly nativeOptimizer: NativeOptimizer;
-  readonly init: Required<{ [K in keyof NormalInit]: number }> | Float32Array | WeightSource;
+  /** For classes to come. */
+  readonly normal: NormalDraw;
+}
+
+export type FirstWeights = Pick<NormalDraw, 'std' | 'seed'> | Float32Array | WeightSource;
+
+/** Normal deviates, other ones for each addition of classes. */
+export interface NormalDraw {
+  readonly std: number;
+  /** The user's, below 2^32. */
+  readonly seed: number;
+  /** How often classes have been added so far. */
+  readonly additions: number;
+}
+
+/** Each addition of classes has 2^32 seeds of its own, and all of them are integers. */
+export const mostAdditions = 2 ** 20;
+
+/** The seed in effect. */
+export function drawSeed({ seed, additions }: NormalDraw): number {
+  return seed + additions * 2 ** 32;
 }
 
 const names = {
@@ -95,7 +116,10 @@ const names = {
 /** Classes a {@link WeightSource} is asked for at once. */
 const rangeSize = 65536;
 
-export function checkHeadOptions(options: MarginHeadOptions): HeadSettings {
+export function checkHeadOptions(options: MarginHeadOptions): {
+  settings: HeadSettings;
+  init: FirstWeights;
+} {
   const checked = checkOptions(options, names);
   const { optimizer = sgd(), init = {}, seed = 0 } = checked;
   const dim = checkCount(checked.dim, 'dim');
@@ -110,14 +134,14 @@ export function checkHeadOptions(options: MarginHeadOptions): HeadSettings {
       `at least ${devices.length}, one for each device`,
       String(compute.shards),
     );
+  const loss = checkLoss(checked);
+  const native = nativeOptimizer(optimizer);
+  const first = checkInit(init, { classes, dim, std: 0.01, seed: checkSeed(seed, 'seed') });
+  const { std, seed: drawn } = 'std' in first ? first : { std: 0.01, seed };
+  const normal = { std, seed: drawn, additions: 0 };
   return {
-    dim,
-    classes,
-    loss: checkLoss(checked),
-    compute,
-    optimizer,
-    nativeOptimizer: nativeOptimizer(optimizer),
-    init: checkInit(init, classes * dim, checkSeed(seed, 'seed')),
+    settings: { dim, classes, loss, compute, optimizer, nativeOptimizer: native, normal },
+    init: first,
   };
 }
 
@@ -152,30 +176,45 @@ function checkSeed(seed: unknown, argument: string): number {
   return checkInteger(seed, argument, { least: 0, most: 2 ** 32 - 1 });
 }
 
-function checkInit(
+/** First weights of so many classes; `std` and `seed` are the defaults of normal deviates. */
+export function checkInit(
   init: NormalInit | Float32Array | WeightSource,
-  length: number,
-  headSeed: number,
-): HeadSettings['init'] {
-  if (typeof init === 'function') return init;
-  if (ArrayBuffer.isView(init)) return checkFloats(init, 'init', length, 'classes * dim');
-  const { std = 0.01, seed = headSeed } = checkOptions<NormalInit>(init, { std: true, seed: true }, 'init');
+  { classes, dim, ...normal }: { classes: number; dim: number; std: number; seed: number },
+): FirstWeights {
+  if (typeof init === 'function') {
+    for (const [name, value] of Object.entries({ classes, dim })) {
+      const own: unknown = Reflect.get(init, name);
+      if (own !== undefined && own !== value)
+        throw mustBe('ERR_SHAPE', `init.${name}`, String(value), show(own));
+    }
+    return init;
+  }
+  if (ArrayBuffer.isView(init)) return checkFloats(init, 'init', classes * dim, 'classes * dim');
+  const { std = normal.std, seed = normal.seed } = checkOptions<NormalInit>(
+    init,
+    { std: true, seed: true },
+    'init',
+  );
   return { std: checkNumber(std, 'init.std', { least: 0 }), seed: checkSeed(seed, 'init.seed') };
 }
 
-/** Gives a new head its first weights. */
-export async function fillWeights(head: NativeHead, { init, classes, dim }: HeadSettings): Promise<void> {
+/** Gives classes first .. first+count-1 of a head their first weights; a source counts them from 0. */
+export function* fillWeights(
+  mode: NativeMode,
+  head: NativeHead,
+  init: FirstWeights,
+  { dim, first, count }: { dim: number; first: number; count: number },
+): Twin<void> {
   if (typeof init !== 'function') {
-    if (ArrayBuffer.isView(init)) head.setWeights(0, init);
-    else await head.initialize('async', init.std, init.seed);
+    if (ArrayBuffer.isView(init)) head.write('weights', first, init);
+    else yield* settled(head.initialize(mode, init.std, init.seed, first, first + count));
     return;
   }
-  for (let start = 0; start < classes; start += rangeSize) {
-    const end = Math.min(start + rangeSize, classes);
+  for (let start = 0; start < count; start += rangeSize) {
+    const end = Math.min(start + rangeSize, count);
+    const values = yield* settled(init(start, end));
     const name = `init(${start}, ${end})`;
-    head.setWeights(
-      start,
-      checkFloats(await init(start, end), name, (end - start) * dim, `${end - start} * dim ${dim}`),
-    );
+    const meaning = `${end - start} * dim ${dim}`;
+    head.write('weights', first + start, checkFloats(values, name, (end - start) * dim, meaning));
   }
 }

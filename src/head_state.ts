@@ -13,10 +13,13 @@ import type { CheckedRows } from './rows.js';
 import { checkOptions, mustBe } from './validate.js';
 
 export interface HeadState {
-  readonly native: NativeHead;
-  readonly settings: HeadSettings;
+  /** These two change together, when classes come or go. */
+  native: NativeHead;
+  settings: HeadSettings;
   /** Every call on the head goes through it, so that none sees the weights of a half-made update. */
   readonly queue: CallQueue;
+  /** Calls that add or remove classes and have not ended. */
+  reshaping: number;
   disposed: boolean;
 }
 

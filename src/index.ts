@@ -6,6 +6,7 @@
  * @packageDocumentation
  */
 
+export type { AddClassesOptions, RemoveClassesOptions } from './class_changes.js';
 export type { DeviceArray } from './device_array.js';
 export { type EngineStatus, listEngines } from './engines.js';
 export { MarginFcError, type MarginFcErrorCode } from './errors.js';
@@ -27,9 +28,11 @@ export type {
   HeadBatch,
   Nearest,
   NearestOptions,
+  SaveOptions,
   StepOptions,
 } from './head_calls.js';
 export type { HeadBackwardOptions, HeadForwardPass } from './head_forward_pass.js';
+export type { LoadOptions } from './head_load.js';
 export type { MarginHeadOptions, NormalInit, WeightSource } from './head_options.js';
 export type { FeatureGradientOutput, HeadResult, StepResult } from './head_state.js';
 export {
@@ -79,3 +82,4 @@ export type {
 } from './options.js';
 export { presets } from './presets.js';
 export type { Float16ArrayLike, HalfArray, Rows } from './rows.js';
+export { type WeightFile, type WeightFileOptions, weightsFrom } from './weight_file.js';

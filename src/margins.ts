@@ -238,6 +238,28 @@ function checkParameter(value: unknown, argument: string): NativeParameter {
   return name === 'perRow' ? { perRow: array } : { perClass: array };
 }
 
+/** A margin of plain numbers; undefined for one with arrays or a callback. */
+export function storedMargin(margin: Margin): BuiltInMargin | undefined {
+  if (margin.kind === 'custom') return undefined;
+  const plain = parameterNames[margin.kind].every((name) => typeof Reflect.get(margin, name) === 'number');
+  return plain ? margin : undefined;
+}
+
+/** Whether a margin has a parameter for each class. */
+export function isPerClass(margin: Margin): boolean {
+  return Object.values(margin).some(({ perClass }) => perClass !== undefined);
+}
+
+/** A margin for the classes that stay: those with a new id in `map`, [classes before], which is not -1. */
+export function marginOfClasses(margin: Margin, map: Int32Array): Margin {
+  if (!isPerClass(margin)) return margin;
+  const entries = Object.entries(margin).map(([name, value]) => {
+    const perClass: Float32Array | undefined = value.perClass;
+    return [name, perClass ? { perClass: perClass.filter((_, id) => map[id] !== -1) } : value];
+  });
+  return Object.fromEntries(entries);
+}
+
 /** A built-in margin as native code reads it, its arrays checked against a batch of `rows` and `classes`. */
 export function nativeMargin(margin: BuiltInMargin, rows: number, classes: number): NativeMargin {
   const parameters = parameterNames[margin.kind].map((name) => {

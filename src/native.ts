@@ -207,14 +207,30 @@ export interface NativeHeadOptions {
   readonly optimizer: NativeOptimizer;
 }
 
+/**
+ * What a head keeps of each class, a row of D floats: `momentum` with sgd's momentum (velocity) and adamw (mean), `variance` with
+ * adamw; `accumulated` reads as 0 while there is none.
+ */
+export type NativeClassArray = 'weights' | 'momentum' | 'variance' | 'accumulated';
+
 /** Class weights in shards with their optimiser state. */
 export interface NativeHead {
-  /** Fills weights with normal deviates (mean 0) that depend on seed, class and column alone. */
-  initialize(mode: NativeMode, std: number, seed: number): NativeReturn<undefined>;
-  /** Copies values [count, D] into classes start, start + 1, ... */
-  setWeights(start: number, values: Float32Array): void;
+  /** Fills weights of classes start..end-1 with normal deviates (mean 0) that depend on seed, class and column alone. */
+  initialize(
+    mode: NativeMode,
+    std: number,
+    seed: number,
+    start: number,
+    end: number,
+  ): NativeReturn<undefined>;
+  /** Copies values [count, D] into classes start, start + 1, ... of an array that the optimiser keeps. */
+  write(array: NativeClassArray, start: number, values: Float32Array): void;
   /** Copies classes start..end-1 out, [end - start, D]. */
-  getWeights(start: number, end: number, values: Float32Array): void;
+  read(array: NativeClassArray, start: number, end: number, values: Float32Array): void;
+  /** Goes on where another head stopped, whose arrays have been written to this one. */
+  resume(stepCount: number, accumulated: boolean): void;
+  /** Whether there is an accumulated gradient for apply() to use. */
+  readonly accumulated: boolean;
   /** The k classes with the largest cosine for each row, best first; ties go to the smaller id. */
   nearest(
     mode: NativeMode,

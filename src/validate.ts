@@ -8,7 +8,7 @@ import { types } from 'node:util';
 import { MarginFcError, type MarginFcErrorCode } from './errors.js';
 
 /** Class ids and rows are int32 in native code. */
-const maxCount = 2 ** 31 - 1;
+export const maxCount = 2 ** 31 - 1;
 
 /**
  * Largest scale, margin parameter and factor of a gradient: beyond any use, and small enough that no loss or

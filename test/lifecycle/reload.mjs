@@ -22,7 +22,7 @@ const { features, weights, dim } = makeBatch(small);
 const heads = addons.map(({ Head }) => {
   const optimizer = /** @type {const} */ ({ kind: 'sgd', momentum: 0, weightDecay: 0, nesterov: false });
   const head = new Head({ dim, classes: weights.length / dim, shards: 2, engines: ['cpu'], optimizer });
-  head.setWeights(0, weights);
+  head.write('weights', 0, weights);
   return head;
 });
 const results = await Promise.all(

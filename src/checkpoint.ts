@@ -1,0 +1,232 @@
+/**
+ * Checkpoints of a head: a folder with one safetensors file a shard, and an index with their checksums. Files of a save have names
+ * of their own, and the index is replaced last and at once: whenever a save ends, the folder has the checkpoint of before or the new
+ * one. Arrays go through one block of memory, so there is no second copy of them.
+ */
+
+import { createHash, randomBytes } from 'node:crypto';
+import { mkdir, readdir, realpath, unlink } from 'node:fs/promises';
+import { dirname, join, resolve } from 'node:path';
+import { throwIfAborted } from './abort.js';
+import {
+  type CheckpointIndex,
+  decodeIndex,
+  encodeIndex,
+  indexName,
+  isCheckpointFile,
+  makeIndex,
+  type ShardFile,
+  shardArrays,
+  shardFileName,
+  shardMetadata,
+} from './checkpoint_index.js';
+import { MarginFcError, publicError } from './errors.js';
+import { fileError, fileMust, type OpenFile, syncFolder, withFile, writeWhole } from './files.js';
+import type { HeadSettings } from './head_options.js';
+import type { NativeHead } from './native.js';
+import { readSafetensors, safetensorsStart, type Tensor } from './safetensors.js';
+import { mustBe, show } from './validate.js';
+
+/** Of the memory that arrays go through. */
+export const blockBytes = 2 ** 22;
+
+/** An index has some 200 bytes a shard, of at most 65536. */
+const longestIndex = 2 ** 26;
+
+/** Folders that this process is writing to. */
+const busy = new Set<string>();
+
+interface Saved {
+  readonly native: NativeHead;
+  readonly settings: HeadSettings;
+}
+
+/** Writes a checkpoint. The head must not change meanwhile. */
+export async function saveCheckpoint(
+  head: Saved,
+  folder: string,
+  signal: AbortSignal | undefined,
+): Promise<void> {
+  let real: string;
+  try {
+    await makeFolder(folder);
+    real = await realpath(folder);
+  } catch (error) {
+    throw fileError(error, folder, 'written');
+  }
+  if (busy.has(real))
+    throw mustBe('ERR_BUSY', 'folder', 'one that no other head is being saved to', show(folder));
+  busy.add(real);
+  try {
+    await writeCheckpoint(head, folder, signal);
+  } finally {
+    busy.delete(real);
+  }
+}
+
+/** With the names of all folders that are new on the disk. */
+async function makeFolder(folder: string): Promise<void> {
+  const path = resolve(folder);
+  const first = await mkdir(path, { recursive: true });
+  if (first === undefined) return;
+  for (let made = path; made.length >= first.length; made = dirname(made)) await syncFolder(dirname(made));
+}
+
+async function writeCheckpoint({ native, settings }: Saved, folder: string, signal: AbortSignal | undefined) {
+  const { classes, dim, compute } = settings;
+  const { stepCount, accumulated } = native;
+  const ranges = shardRanges(classes, compute.shards);
+  const tag = randomBytes(4).toString('hex');
+  const files: ShardFile[] = [];
+  let committing = false;
+  try {
+    for (const [i, range] of ranges.entries()) {
+      const name = shardFileName(stepCount, tag, i, ranges.length);
+      const index = makeIndex(settings, { stepCount, accumulated }, []);
+      files.push({ name, bytes: 0, sha256: '', ...range });
+      const written = await writeWhole(folder, name, shardPieces(native, index, range, dim, signal));
+      files[i] = { name, ...written, ...range };
+    }
+    await syncFolder(folder);
+    throwIfAborted(signal);
+    const index = encodeIndex(makeIndex(settings, { stepCount, accumulated }, files));
+    committing = true;
+    await writeWhole(folder, indexName, [index]);
+    await syncFolder(folder);
+  } catch (error) {
+    // An index that may be in place keeps its files.
+    if (!committing) for (const { name } of files) await unlink(join(folder, name)).catch(() => {});
+    throw publicError(error, signal);
+  }
+  await removeOthers(folder, new Set(files.map(({ name }) => name)));
+}
+
+/** The bytes of a shard's file, each piece good until the next. */
+function* shardPieces(
+  native: NativeHead,
+  index: CheckpointIndex,
+  { start, end }: ClassRange,
+  dim: number,
+  signal: AbortSignal | undefined,
+): Generator<Uint8Array> {
+  const arrays = shardArrays(index);
+  const shape = [end - start, dim];
+  const tensors = arrays.map(({ tensor }) => ({ name: tensor, dtype: 'F32', shape }) as const);
+  yield safetensorsStart(shardMetadata(index, { start, end }), tensors);
+  const block = new Float32Array(blockRows(dim, end - start) * dim);
+  for (const { array } of arrays)
+    for (const [first, last] of blocks(start, end, dim)) {
+      throwIfAborted(signal);
+      const values = block.subarray(0, (last - first) * dim);
+      native.read(array, first, last, values);
+      yield bytesOf(values);
+    }
+}
+
+/** Removes what older saves and those that were interrupted have left. */
+async function removeOthers(folder: string, kept: ReadonlySet<string>): Promise<void> {
+  const names = await readdir(folder).catch(() => []);
+  for (const name of names)
+    if (isCheckpointFile(name) && !kept.has(name)) await unlink(join(folder, name)).catch(() => {});
+}
+
+/** The index of the checkpoint in `folder`. */
+export function readIndex(folder: string): Promise<CheckpointIndex> {
+  return withFile(join(folder, indexName), async (file) => {
+    if (file.bytes > longestIndex)
+      throw fileMust(file.path, 'the index of a checkpoint', `${file.bytes} bytes`);
+    return decodeIndex(await file.read(0, file.bytes), file.path);
+  });
+}
+
+/** Checks sizes and headers of all files, before there is memory for what they say they have. */
+export async function checkShardFiles(
+  folder: string,
+  index: CheckpointIndex,
+  signal: AbortSignal | undefined,
+): Promise<void> {
+  for (const shard of index.files) {
+    throwIfAborted(signal);
+    await withFile(join(folder, shard.name), (file) => shardTensors(file, shard, index));
+  }
+}
+
+/** Fills a new head from the files, whose checksums are known only at the end. */
+export async function readShardFiles(
+  native: NativeHead,
+  folder: string,
+  index: CheckpointIndex,
+  signal: AbortSignal | undefined,
+): Promise<void> {
+  for (const shard of index.files)
+    await withFile(join(folder, shard.name), async (file) => {
+      const tensors = await shardTensors(file, shard, index);
+      const hash = createHash('sha256');
+      const dataStart = tensors[0]?.offset ?? file.bytes;
+      hash.update(await file.read(0, dataStart));
+      const { dim } = index;
+      const block = new Float32Array(blockRows(dim, shard.end - shard.start) * dim);
+      for (const [i, { array }] of shardArrays(index).entries())
+        for (const [first, last] of blocks(shard.start, shard.end, dim)) {
+          throwIfAborted(signal);
+          const values = block.subarray(0, (last - first) * dim);
+          const offset = (tensors[i]?.offset ?? 0) + (first - shard.start) * dim * 4;
+          hash.update(await file.read(offset, values.byteLength, bytesOf(values)));
+          native.write(array, first, values);
+        }
+      if (hash.digest('hex') !== shard.sha256)
+        throw fileMust(file.path, `as it was written, with the checksum of ${indexName}`, 'changed contents');
+    });
+  native.resume(index.stepCount, index.accumulated);
+}
+
+async function shardTensors(
+  file: OpenFile,
+  { bytes, start, end }: ShardFile,
+  index: CheckpointIndex,
+): Promise<readonly Tensor[]> {
+  if (file.bytes !== bytes) throw fileMust(file.path, `${bytes} bytes long`, `${file.bytes} bytes`);
+  const { tensors } = await readSafetensors(file);
+  const describe = (name: string, dtype: string, shape: readonly number[]) =>
+    `${name} ${dtype} [${shape.join(', ')}]`;
+  const expected = shardArrays(index).map(({ tensor }) => describe(tensor, 'F32', [end - start, index.dim]));
+  const found = tensors.map(({ name, dtype, shape }) => describe(name, dtype, shape));
+  if (found.join() !== expected.join())
+    throw fileMust(file.path, `a shard with ${expected.join(', ')}`, found.slice(0, 8).join(', ') || 'none');
+  return tensors;
+}
+
+interface ClassRange {
+  readonly start: number;
+  readonly end: number;
+}
+
+/** As engine/engine.h's shard_range, without those that have no class. */
+function shardRanges(classes: number, shards: number): ClassRange[] {
+  const count = Math.min(classes, shards);
+  const [base, extra] = [Math.floor(classes / count), classes % count];
+  return Array.from({ length: count }, (_, i) => {
+    const start = i * base + Math.min(i, extra);
+    return { start, end: start + base + (i < extra ? 1 : 0) };
+  });
+}
+
+function blockRows(dim: number, most: number): number {
+  return Math.min(Math.max(1, Math.floor(blockBytes / (4 * dim))), most);
+}
+
+/** Ranges of as many classes as a block of memory has room for. */
+export function* blocks(start: number, end: number, dim: number): Generator<[number, number]> {
+  const rows = blockRows(dim, end - start);
+  for (let first = start; first < end; first += rows) yield [first, Math.min(first + rows, end)];
+}
+
+function bytesOf({ buffer, byteOffset, byteLength }: Float32Array): Uint8Array {
+  return new Uint8Array(buffer, byteOffset, byteLength);
+}
+
+/** Whether a file of the checkpoint has gone: another process may have saved a new one meanwhile. */
+export function isMissing(error: unknown): boolean {
+  if (!(error instanceof MarginFcError) || !(error.cause instanceof Error)) return false;
+  return 'code' in error.cause && error.cause.code === 'ENOENT';
+}

@@ -1,0 +1,206 @@
+/**
+ * Classes that come and go. A new native head gets the rows that stay, with their optimiser state, and the new ones, in shards of
+ * equal size again; then it takes the place of the old one. Until then nothing has changed.
+ */
+
+import { throwIfAborted } from './abort.js';
+import { blocks } from './checkpoint.js';
+import { shardArrays } from './checkpoint_index.js';
+import { publicError } from './errors.js';
+import type { HeadCall } from './head_calls.js';
+import {
+  checkInit,
+  drawSeed,
+  fillWeights,
+  type HeadSettings,
+  mostAdditions,
+  type NormalInit,
+  type WeightSource,
+} from './head_options.js';
+import type { HeadState } from './head_state.js';
+import { isPerClass, type Margin, marginOfClasses } from './margins.js';
+import { addon, type NativeHead, type NativeMode } from './native.js';
+import { checkLoss } from './options.js';
+import { settled, type Twin } from './twin.js';
+import {
+  checkFloat32Array,
+  checkInteger,
+  checkOptions,
+  checkSignal,
+  maxCount,
+  mustBe,
+  show,
+} from './validate.js';
+
+/** Options of {@link MarginHead.addClasses}. */
+export interface AddClassesOptions {
+  /**
+   * The weights of so many new classes: normal deviates, or a function that is called with ranges of at most 65536 of them,
+   * counted from 0. Default: normal deviates of the head's own deviation, never the same twice.
+   */
+  readonly init?: NormalInit | WeightSource | undefined;
+  /** The margin from now on. Needed where the head's has `perClass` parameters. Default: as it is. */
+  readonly margin?: Margin | undefined;
+  /** Ends the call with ERR_ABORTED, in the queue or at work. A Sync call looks at it only when it starts. */
+  readonly signal?: AbortSignal | undefined;
+}
+
+/** Options of {@link MarginHead.removeClasses}. */
+export interface RemoveClassesOptions {
+  /** Ends the call with ERR_ABORTED, in the queue or at work. A Sync call looks at it only when it starts. */
+  readonly signal?: AbortSignal | undefined;
+}
+
+export function addClassesCall(
+  state: HeadState,
+  added: number | Float32Array,
+  options: AddClassesOptions | undefined,
+): HeadCall<Int32Array> {
+  const { init, margin, signal: given } = checkOptions(options, { init: true, margin: true, signal: true });
+  const signal = checkSignal(given);
+  const { settings } = state;
+  const { dim, classes, loss, normal } = settings;
+  const count = countAdded(added, settings);
+  if (typeof added !== 'number' && init !== undefined)
+    throw mustBe('ERR_OPTION', 'init', 'undefined where the weights are given', show(init));
+  if (margin === undefined && isPerClass(loss.margin))
+    throw mustBe(
+      'ERR_OPTION',
+      'margin',
+      `given for the new classes, as the head's has perClass parameters`,
+      'undefined',
+    );
+  const nextLoss = checkLoss({ margin }, loss);
+  const draw = { ...normal, additions: normal.additions + 1 };
+  checkInteger(draw.additions, 'number of additions', { least: 1, most: mostAdditions });
+  const first =
+    typeof added === 'number'
+      ? checkInit(init ?? {}, { classes: count, dim, std: draw.std, seed: draw.seed })
+      : added;
+  const weights = 'std' in first ? { std: first.std, seed: drawSeed({ ...draw, seed: first.seed }) } : first;
+  return {
+    signal,
+    *twin(mode) {
+      const next = { ...settings, classes: classes + count, loss: nextLoss, normal: draw };
+      yield* reshape(state, next, signal, function* (from, to) {
+        yield* copyClasses(mode, from, to, settings, undefined, signal);
+        yield* fillWeights(mode, to, weights, { dim, first: classes, count });
+      });
+      return Int32Array.from({ length: count }, (_, i) => classes + i);
+    },
+  };
+}
+
+function countAdded(added: number | Float32Array, { classes, dim }: HeadSettings): number {
+  const most = maxCount - classes;
+  if (typeof added === 'number') return checkInteger(added, 'added', { least: 1, most, code: 'ERR_SHAPE' });
+  const { length } = checkFloat32Array(added, 'added');
+  if (length === 0 || length % dim !== 0)
+    throw mustBe('ERR_SHAPE', 'added.length', `a multiple of dim ${dim}, not 0`, String(length));
+  return checkInteger(length / dim, 'added.length / dim', { least: 1, most, code: 'ERR_SHAPE' });
+}
+
+export function removeClassesCall(
+  state: HeadState,
+  ids: Iterable<number>,
+  options: RemoveClassesOptions | undefined,
+): HeadCall<Int32Array> {
+  const signal = checkSignal(checkOptions(options, { signal: true }).signal);
+  const { settings } = state;
+  const { classes, loss } = settings;
+  const { map, count } = newIds(ids, classes);
+  if (count === 0) throw mustBe('ERR_SHAPE', 'ids', 'fewer than all classes', `all ${classes}`);
+  return {
+    signal,
+    *twin(mode) {
+      const margin = marginOfClasses(loss.margin, map);
+      const next = { ...settings, classes: count, loss: { ...loss, margin } };
+      yield* reshape(state, next, signal, (from, to) => copyClasses(mode, from, to, settings, map, signal));
+      return map;
+    },
+  };
+}
+
+/** Of each class its id without `ids`, or -1; and how many are left. */
+function newIds(ids: Iterable<number>, classes: number): { map: Int32Array; count: number } {
+  if (typeof ids !== 'object' || ids === null || typeof Reflect.get(ids, Symbol.iterator) !== 'function')
+    throw mustBe('ERR_TYPE', 'ids', 'an array or a Set of class ids', show(ids));
+  const map = new Int32Array(classes);
+  let i = 0;
+  for (const id of ids) {
+    checkInteger(id, `ids[${i}]`, { least: 0, most: classes - 1, code: 'ERR_LABEL_RANGE' });
+    if (map[id] === -1)
+      throw mustBe('ERR_OPTION', `ids[${i}]`, 'another class than those before', String(id));
+    map[id] = -1;
+    i++;
+  }
+  let count = 0;
+  for (let id = 0; id < classes; id++) if (map[id] === 0) map[id] = count++;
+  return { map, count };
+}
+
+type Fill = (from: NativeHead, to: NativeHead) => Twin<void>;
+
+/** Puts a head of other classes in the place of the present one. */
+function* reshape(
+  state: HeadState,
+  settings: HeadSettings,
+  signal: AbortSignal | undefined,
+  fill: Fill,
+): Twin<void> {
+  const { native } = state;
+  const { dim, classes, compute, nativeOptimizer: optimizer } = settings;
+  let next: NativeHead | undefined;
+  try {
+    throwIfAborted(signal);
+    next = new (addon().Head)({ dim, classes, shards: compute.shards, engines: compute.devices, optimizer });
+    yield* fill(native, next);
+    next.resume(native.stepCount, native.accumulated);
+  } catch (error) {
+    next?.dispose();
+    throw publicError(error, signal);
+  }
+  state.native = next;
+  state.settings = settings;
+  native.dispose();
+}
+
+/** Copies all that a head keeps of its classes to their new ids, block by block. Without `map` these are the old ones. */
+function* copyClasses(
+  mode: NativeMode,
+  from: NativeHead,
+  to: NativeHead,
+  { classes, dim, optimizer }: HeadSettings,
+  map: Int32Array | undefined,
+  signal: AbortSignal | undefined,
+): Twin<void> {
+  let memory = new Float32Array(0);
+  for (const { array } of shardArrays({ optimizer, accumulated: from.accumulated }))
+    for (const [start, end] of blocks(0, classes, dim)) {
+      // Others have their turn between blocks.
+      if (mode === 'async') yield* settled(new Promise<void>((resolve) => setImmediate(resolve)));
+      throwIfAborted(signal);
+      if (memory.length < (end - start) * dim) memory = new Float32Array((end - start) * dim);
+      const rows = memory.subarray(0, (end - start) * dim);
+      from.read(array, start, end, rows);
+      const { first, count } = map
+        ? closeUp(rows, map, start, end, dim)
+        : { first: start, count: end - start };
+      if (count > 0) to.write(array, first, rows.subarray(0, count * dim));
+    }
+}
+
+/** Moves the rows of classes that stay to the front. */
+function closeUp(rows: Float32Array, map: Int32Array, start: number, end: number, dim: number) {
+  let first = 0;
+  let count = 0;
+  for (let id = start; id < end; id++) {
+    const next = map[id] as number;
+    if (next < 0) continue;
+    if (count === 0) first = next;
+    const at = (id - start) * dim;
+    if (next - first !== id - start) rows.copyWithin((next - first) * dim, at, at + dim);
+    count++;
+  }
+  return { first, count };
+}
