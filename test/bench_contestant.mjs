@@ -13,7 +13,7 @@ const behaviour = process.argv[2];
 /** @typedef {Extract<Request, { do: 'prepare' }>} Prepare */
 /** @typedef {Extract<Request, { do: 'check' }>} Check */
 
-/** @type {import('../src/index.ts').Batch | undefined} */
+/** @type {import('marginfc').Batch | undefined} */
 let problem;
 
 /** @param {Prepare} request */
