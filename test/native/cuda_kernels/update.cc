@@ -83,7 +83,7 @@ struct UpdateProblem {
     std::vector<uint16_t> operand;
     bool operator==(const Written& other) const {
       const auto same = [](const auto& a, const auto& b) {
-        return a.size() == b.size() && std::memcmp(a.data(), b.data(), a.size() * sizeof a[0]) == 0;
+        return a.size() == b.size() && (a.empty() || std::memcmp(a.data(), b.data(), a.size() * sizeof a[0]) == 0);
       };
       return same(gradient, other.gradient) && same(weights, other.weights) && same(momentum, other.momentum) &&
              same(variance, other.variance) && same(operand, other.operand);
