@@ -151,8 +151,9 @@ void check_features_product(const TileProblem& problem, Path path) {
   if (width % kTileColumns != 0) return;
   const std::string kernel = product_name("features_product", kTileColumns);
   const auto steps = static_cast<int32_t>(problem.w.padded / kStageDepth);
-  // Splits end with a tile of classes; fewer steps than there are stages, and an odd number, are of interest all the same.
-  for (const int32_t split : {(steps + 2) / 3, 1, 5}) {
+  // Splits end with a tile of classes; fewer steps than there are stages, an odd number, and all of them in one split are of
+  // interest all the same.
+  for (const int32_t split : {(steps + 2) / 3, 1, 5, steps}) {
     const int32_t steps_per_split = whole_steps(path, split);
     ProductParameters p{};
     p.left = probabilities.operand();
