@@ -62,7 +62,8 @@ else
     run "kernels on sm_$sm" "$folder/cuda_kernels_check" "$image"
   done
   hopper=$("$folder/cuda_kernels_check" "$image" --list | cut -d' ' -f1 | grep '^hopper_') || true
-  for seed in 2 3 4 5; do
+  # Under sanitizers an order of blocks and warps is much like another.
+  for seed in $([ -n "$sanitizers" ] && echo 2 || echo 2 3 4 5); do
     export GPUSIM_SEED=$seed
     # shellcheck disable=SC2086
     run "kernels of sm_90 alone, seed $seed" "$folder/cuda_kernels_check" "$image" $hopper
