@@ -5,31 +5,8 @@ import { styled, table } from './cpu/table.js';
 import { bytesText, gapText, msText, statusText, verdictText } from './format.js';
 import { type Gap, gaps } from './goals.js';
 import type { Phases } from './phases.js';
-import { type ResultRow, type Results, settingName } from './results.js';
+import { type ResultRow, settingName } from './results.js';
 import { type Size, sizeName } from './size.js';
-
-export function printMachine(machine: Results['machine']): void {
-  const facts = {
-    processor: `${machine.processor}, ${machine.cores} cores`,
-    engine: `${machine.instructionSet}, ${machine.threads} ${machine.threads === 1 ? 'thread' : 'threads'}`,
-    memory: `${(machine.memoryBytes / 2 ** 30).toFixed(1)} GiB, huge pages: ${machine.hugePages}`,
-    system: machine.system,
-    node: machine.node,
-    compiler: machine.compiler,
-    commit: machine.commit,
-    date: machine.date.replace(/\.\d+Z$/, 'Z'),
-    load: `${machine.loadAverage.toFixed(2)} in the minute before`,
-  };
-  console.log(styled('bold', `marginfc ${machine.version}`));
-  for (const [name, fact] of Object.entries(facts))
-    console.log(`  ${styled('dim', name.padEnd(9))}  ${fact}`);
-  console.log(
-    styled(
-      'dim',
-      '\n  ArcFace, s 64, m 0.5: loss and both gradients. Every result is checked against float64 first.',
-    ),
-  );
-}
 
 export function printRows(size: Size, rows: readonly ResultRow[]): void {
   console.log(`\n${styled('bold', `B,D,C = ${sizeName(size)}`)}\n`);

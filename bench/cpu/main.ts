@@ -108,7 +108,9 @@ async function main(): Promise<number> {
     return 0;
   }
   const machine = describeMachine();
-  printMachine(machine);
+  printMachine(`marginfc ${machine.version} on the cpu engine`, machine, {
+    work: '6 BCD operations for loss + dX + dW and for a step, 2 BCD for the loss, whatever is recomputed',
+  });
   const { environments, sizes, precisions, only, settings } = options;
   const runs: Run[] = [];
   let failed = false;

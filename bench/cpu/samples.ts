@@ -3,6 +3,8 @@
  * while it ran, or when the machine's peak was another one after it than before it.
  */
 
+import { quantile } from '../statistics.js';
+
 /** What the processors did during a repetition, in seconds. */
 export interface Load {
   /** On the clock. */
@@ -91,16 +93,10 @@ export interface Spread {
   readonly high: number;
 }
 
-/** Of at least one value; between two values, linear. */
+/** Of at least one value. */
 export function spread(values: readonly number[]): Spread {
   const sorted = [...values].sort((a, b) => a - b);
-  const quantile = (q: number) => {
-    const position = q * (sorted.length - 1);
-    const below = sorted[Math.floor(position)] as number;
-    const above = sorted[Math.ceil(position)] as number;
-    return below + (above - below) * (position - Math.floor(position));
-  };
-  return { median: quantile(0.5), low: quantile(0.25), high: quantile(0.75) };
+  return { median: quantile(sorted, 0.5), low: quantile(sorted, 0.25), high: quantile(sorted, 0.75) };
 }
 
 export interface Figures {

@@ -32,7 +32,8 @@ export function table(
   return [styled('dim', line(heading)), ...rows.map(line)].map((text) => `  ${text}`);
 }
 
-export function printMachine(machine: Machine): void {
+/** A title, then the machine and `more` in two columns. */
+export function printMachine(title: string, machine: Machine, more: Readonly<Record<string, string>>): void {
   const facts = {
     processor: `${machine.processor}, ${machine.cores} cores`,
     caches: machine.caches,
@@ -43,14 +44,14 @@ export function printMachine(machine: Machine): void {
     commit: machine.commit,
     date: machine.date.replace(/\.\d+Z$/, 'Z'),
     load: `${machine.loadAverage.toFixed(2)} in the minute before`,
-    work: '6 BCD operations for loss + dX + dW and for a step, 2 BCD for the loss, whatever is recomputed',
+    ...more,
   };
-  console.log(styled('bold', `marginfc ${machine.version} on the cpu engine`));
+  console.log(styled('bold', title));
   for (const [name, fact] of Object.entries(facts))
     console.log(`  ${styled('dim', name.padEnd(9))}  ${fact}`);
 }
 
-function threadCount(threads: number): string {
+export function threadCount(threads: number): string {
   return `${threads} ${threads === 1 ? 'thread' : 'threads'}`;
 }
 

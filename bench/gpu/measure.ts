@@ -4,6 +4,7 @@ import { type DeviceName, MarginHead, type Precision, sgd } from 'marginfc';
 import { addon } from '../cpu/addon.js';
 import { normals } from '../random.js';
 import type { Size } from '../size.js';
+import { median, quantile } from '../statistics.js';
 
 export interface CallTime {
   readonly call: string;
@@ -141,17 +142,11 @@ function timeCall(call: string, run: () => unknown, operations: number): CallTim
     run();
     return performance.now() - start;
   }).sort((a, b) => a - b);
-  const at = (part: number) => times[Math.round(part * (times.length - 1))] ?? Number.NaN;
-  const milliseconds = at(0.5);
+  const milliseconds = quantile(times, 0.5);
   return {
     call,
     milliseconds,
-    spread: (at(0.75) - at(0.25)) / 2 / milliseconds,
+    spread: (quantile(times, 0.75) - quantile(times, 0.25)) / 2 / milliseconds,
     teraflops: operations / milliseconds / 1e9,
   };
-}
-
-function median(values: readonly number[]): number {
-  const sorted = [...values].sort((a, b) => a - b);
-  return sorted[Math.floor(sorted.length / 2)] ?? Number.NaN;
 }
