@@ -354,7 +354,7 @@ Status Device::find(const char* argument, const void* address, size_t bytes, boo
                                             " bytes of memory at its devicePtr, received " +
                                             std::to_string(whole - (pointer - start)));
   // What is not aligned is copied, so that it gives the same bits.
-  *here = ordinal == ordinal_ && pointer % 16 == 0;
+  if (here) *here = ordinal == ordinal_ && pointer % 16 == 0;
   return {};
 }
 

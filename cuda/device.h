@@ -115,7 +115,7 @@ class Device {
   Status settle();
   // Between GPUs' memory, in stream order.
   Status copy(const DeviceBuffer& to, const DeviceBuffer& from, size_t bytes);
-  // Fails, naming the argument, unless the caller's `bytes` from `address` on are a GPU's memory. `here`: kernels of this one may
+  // Fails, naming the argument, unless the caller's `bytes` from `address` on are a GPU's memory. `here`, nullable: kernels of this one may
   // work on it in place.
   Status find(const char* argument, const void* address, size_t bytes, bool* here);
   // A tensor map of 16-bit rows; see hopper.h.

@@ -68,9 +68,8 @@ Status CudaPass::reserve(const FeatureSink& features, const WeightSink& sink) tr
     if (!to || place == Place::host || rows == 0) return Status{};
     return device_.find(argument, to, rows * dim_ * sizeof(float), here);
   };
-  bool anywhere;
   gradient_here_ = false;
-  MARGINFC_TRY(find("out.dFeatures", features.place, features.gradient, batch_.rows, &anywhere));
+  MARGINFC_TRY(find("out.dFeatures", features.place, features.gradient, batch_.rows, nullptr));
   MARGINFC_TRY(find("out.dWeights", sink.place, sink.gradient, classes_, &gradient_here_));
   if (classes_ == 0 || !(features.gradient || sink.kind != WeightSink::Kind::none)) return {};
   // As they were in phase 2, unless the weights were written since.

@@ -61,8 +61,7 @@ Status CudaPass::prepare_features() {
   } else if (batch_.place == Place::host) {
     MARGINFC_TRY(device_.upload(features_, batch_.features, feature_bytes));
   } else {
-    bool here;
-    MARGINFC_TRY(device_.find("features", batch_.features, feature_bytes, &here));
+    MARGINFC_TRY(device_.find("features", batch_.features, feature_bytes, nullptr));
     MARGINFC_TRY(device_.copy(features_, DeviceBuffer::view(batch_.features, feature_bytes), feature_bytes));
   }
   MARGINFC_TRY(norms_memory_.allocate(device_, norm_bytes));
