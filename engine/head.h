@@ -33,7 +33,6 @@ class Head {
   void mark_accumulated() { accumulated_ = true; }
 
   Status initialize(double std, uint64_t seed, ClassRange classes);
-  Status initialize(double std, uint64_t seed) { return initialize(std, seed, {0, classes_}); }
   bool keeps(ClassArray array) const { return optimizer_.keeps(array); }
   // [count, dim], classes first .. first + count - 1, of an array that the optimiser keeps.
   Status write(int64_t first, int64_t count, const float* values, ClassArray array = ClassArray::weights);

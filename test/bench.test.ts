@@ -14,6 +14,7 @@ import { readmePart, referenceResults, withPart } from '../bench/readme.js';
 import { formatVersion, problemOf, type ResultRow, type Results, readResults } from '../bench/results.js';
 import { median, medianInterval, quantile, ratioInterval } from '../bench/statistics.js';
 import { workOf } from '../bench/work.js';
+import { madeUpMachine } from './bench_machine.js';
 
 const root = new URL('../', import.meta.url);
 const scratch = mkdtempSync(join(tmpdir(), 'marginfc-bench-'));
@@ -57,23 +58,7 @@ function row(changes: Partial<ResultRow> = {}): ResultRow {
 function results(rows: readonly ResultRow[], machine: Partial<Results['machine']> = {}): Results {
   return {
     format: formatVersion,
-    machine: {
-      processor: 'a processor',
-      cores: 2,
-      caches: 'unknown',
-      memoryBytes: 2 ** 34,
-      hugePages: 'madvise',
-      system: 'Linux',
-      node: 'v20.0.0',
-      compiler: 'gcc 12',
-      version: '0.1.0',
-      commit: '0123456789ab',
-      date: '2026-11-27T00:00:00.000Z',
-      loadAverage: 0,
-      instructionSet: 'avx2',
-      threads: 2,
-      ...machine,
-    },
+    machine: { ...madeUpMachine, ...machine },
     command: 'npx marginfc bench',
     settings: { quick: false, samples: 9, sampleSeconds: 0.1, seconds: 60, elapsedSeconds: 60 },
     versions: {},
@@ -305,7 +290,9 @@ describe('README.md', () => {
     const part = readmePart(
       results([row(), row({ contestant: 'tfjs wasm', workspace: 'logits', status: 'not installed' })]),
     );
-    expect(part).toContain('Measured on 2026-11-27 by `npx marginfc bench` on a processor, 2 threads');
+    expect(part).toContain(
+      'Measured on 2026-11-27 by `npx marginfc bench` on a made-up processor, 2 threads',
+    );
     expect(part).toContain('| marginfc cpu, float32, keep | 10.0 | 1.0 MiB |');
     expect(part).toContain('| tfjs wasm | not installed | - |');
     expect(part).toContain('| >= 150 | not measured |');

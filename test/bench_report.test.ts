@@ -9,6 +9,7 @@ import { afterAll, describe, expect, test } from 'vitest';
 import { html } from '../bench/report/html.js';
 import { script } from '../bench/report/style.js';
 import type { PhaseRow, ResultRow, Results } from '../bench/results.js';
+import { madeUpMachine } from './bench_machine.js';
 
 const root = join(import.meta.dirname, '..');
 const scratch = mkdtempSync(join(tmpdir(), 'marginfc-report-'));
@@ -71,22 +72,7 @@ function example(): Results {
   );
   return {
     format: 1,
-    machine: {
-      processor: 'a made-up processor',
-      cores: 2,
-      caches: 'unknown',
-      memoryBytes: 2 ** 34,
-      hugePages: 'madvise',
-      system: 'Linux',
-      node: 'v20.0.0',
-      compiler: 'gcc 12',
-      version: '0.0.0',
-      commit: 'none: invented figures, for a test',
-      date: '2026-11-27T00:00:00.000Z',
-      loadAverage: 0,
-      instructionSet: 'avx2',
-      threads: 2,
-    },
+    machine: madeUpMachine,
     command: 'npx marginfc bench',
     settings: { quick: false, samples: 3, sampleSeconds: 0.1, seconds: 60, elapsedSeconds: 60 },
     versions: { 'tfjs wasm': '4.22.0' },

@@ -246,7 +246,7 @@ inline void heads_work(const std::vector<Engine*>& engines, Optimizer::Kind kind
   optimizer.weight_decay = 5e-4;
   std::unique_ptr<Head> head;
   check(Head::create(engines, size.classes, size.dim, size.shards, optimizer, &head).ok(), "create");
-  check(head->initialize(0.01, 3).ok(), "initialize");
+  check(head->initialize(0.01, 3, {0, size.classes}).ok(), "initialize");
   double first = 0, last = 0;
   for (int step = 0; step < 8; step++) {
     const auto sink = step % 2 ? WeightSink::Kind::update : WeightSink::Kind::accumulate;

@@ -28,7 +28,7 @@ void heads_agree(const std::vector<Engine*>& engines, Optimizer::Kind kind) {
     check(Head::create(e ? engines : std::vector<Engine*>{&cpu}, size.classes, size.dim, size.shards, optimizer, &head)
               .ok(),
           "create");
-    check(head->initialize(0.1, 11).ok(), "initialize");
+    check(head->initialize(0.1, 11, {0, size.classes}).ok(), "initialize");
     const float* rows = problem.weights.data();
     check(head->write(40, 100, rows + 40 * size.dim).ok(), "write");
     for (int step = 0; step < 6; step++) {

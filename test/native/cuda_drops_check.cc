@@ -158,7 +158,7 @@ bool nearest_are_right(Engine& engine, const Setting& setting) {
   Problem problem = plain_problem(size);
   std::unique_ptr<Head> head;
   if (!Head::create({&engine}, size.classes, static_cast<int32_t>(size.dim), size.shards, {}, &head).ok() ||
-      !head->initialize(0.5, 3).ok() || !head->read(0, size.classes, problem.weights.data()).ok())
+      !head->initialize(0.5, 3, {0, size.classes}).ok() || !head->read(0, size.classes, problem.weights.data()).ok())
     return false;
   double square = 0;
   for (const float w : problem.weights) square += static_cast<double>(w) * w;
