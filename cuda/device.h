@@ -115,8 +115,8 @@ class Device {
   Status settle();
   // Between GPUs' memory, in stream order.
   Status copy(const DeviceBuffer& to, const DeviceBuffer& from, size_t bytes);
-  // Fails, naming the argument, unless the caller's `bytes` from `address` on are a GPU's memory. `here`, nullable: kernels of this one may
-  // work on it in place.
+  // Fails, naming the argument, unless the caller's `bytes` from `address` on are a GPU's memory. `here`, nullable: kernels
+  // of this one may work on it in place.
   Status find(const char* argument, const void* address, size_t bytes, bool* here);
   // A tensor map of 16-bit rows; see hopper.h.
   Status map_rows(const DeviceBuffer& at, int64_t rows, int64_t columns, TensorMap* map) {

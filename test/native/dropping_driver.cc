@@ -131,10 +131,6 @@ DRIVER_API int cuMemcpyDtoHAsync_v2(void* to, uint64_t from, size_t bytes, void*
   if (drops("download of " + std::to_string(bytes) + " bytes")) return 0;
   return forward("cuMemcpyDtoHAsync_v2", to, from, bytes, stream);
 }
-DRIVER_API int cuMemcpyDtoDAsync_v2(uint64_t to, uint64_t from, size_t bytes, void* stream) {
-  if (drops("copy of " + std::to_string(bytes) + " bytes")) return 0;
-  return forward("cuMemcpyDtoDAsync_v2", to, from, bytes, stream);
-}
 DRIVER_API int cuMemsetD32Async(uint64_t to, unsigned word, size_t count, void* stream) {
   if (drops("fill of " + std::to_string(4 * count) + " bytes")) return 0;
   return forward("cuMemsetD32Async", to, word, count, stream);

@@ -1,5 +1,5 @@
-// A driver that fails when told to, and that counts memory: exports a few of the driver's entry points over those of the library it is linked to
-// (dlsym on a handle looks at the library itself first, then at what it needs).
+// A driver that fails when told to, and that counts memory: exports a few of the driver's entry points over those of the
+// library it is linked to (dlsym on a handle looks at the library itself first, then at what it needs).
 #include <dlfcn.h>
 
 #include <cstddef>
