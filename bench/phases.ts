@@ -82,6 +82,8 @@ function makeCall(
   const head = new Head({
     dim: D,
     classes: C,
+    start: 0,
+    end: C,
     shards: 1,
     engines: ['cpu'],
     optimizer: { kind: 'sgd', momentum: 0.9, weightDecay: 5e-4, nesterov: false },

@@ -44,12 +44,31 @@ class TargetsJob final : public Job {
   double* norm_ = nullptr;
 };
 
-// Phases 0 to 3, phases 4 and 5, or all of them.
+// Any of the phases, in their order.
 class PhasesJob final : public Job {
  public:
   explicit PhasesJob(std::shared_ptr<EvaluationState> state) : state_(std::move(state)) {}
 
-  void read_forward(const Napi::Value& margin, const Napi::Value& rows) {
+  // Phases 0 to 2, for gradients that read_gradients() has read if it has.
+  void read_negatives() { negatives_ = true; }
+
+  // What phase 2 leaves to be read, or phase 3 to be told.
+  void read_statistics(const Napi::Value& value) {
+    if (!value.IsObject()) throw make_error(value.Env(), Status::failure(Code::type, "statistics must be an object"));
+    const auto object = value.As<Napi::Object>();
+    const int64_t count = state_->batch.rows;
+    const auto doubles = [&](const char* name) {
+      const Napi::Value array = object.Get(name);
+      const Span<double> values = double_array(array, name);
+      require_size(value.Env(), values.size, count, name);
+      keep(array);
+      return values.data;
+    };
+    statistics_ = {doubles("cosine"), doubles("sine"), doubles("logNegatives"), row_array(object, "hardest", count)};
+  }
+
+  // Phase 3.
+  void read_epilogue(const Napi::Value& margin, const Napi::Value& rows) {
     const Napi::Env env = margin.Env();
     const int64_t count = state_->batch.rows;
     margin_ = read_margin(margin, count, state_->classes);
@@ -60,10 +79,10 @@ class PhasesJob final : public Job {
     rows_.target_cosine = row_array(object, "targetCosine", count);
     // The margin's own arrays hang on its object.
     keep(margin);
-    forward_ = true;
+    epilogue_ = true;
   }
 
-  void read_backward(const Napi::Value& value) {
+  void read_gradients(const Napi::Value& value) {
     const Napi::Env env = value.Env();
     if (!value.IsObject()) throw make_error(env, Status::failure(Code::type, "gradients must be an object"));
     const auto object = value.As<Napi::Object>();
@@ -86,18 +105,25 @@ class PhasesJob final : public Job {
     }
     gradients_.tolerance = state_->tolerance;
     read_sink(object.Get("weightGradient"));
-    backward_ = true;
   }
+  // Memory for phases 4 and 5, or these phases; after read_gradients().
+  void read_reserve() { reserve_ = true; }
+  void read_finish() { finish_ = true; }
 
   Status run() override {
-    if (forward_) {
-      MARGINFC_TRY(forward());
+    if (negatives_) MARGINFC_TRY(negatives());
+    if (statistics_.cosine && negatives_) state_->evaluation->read_statistics(statistics_);
+    if (epilogue_) {
+      if (statistics_.cosine) state_->evaluation->write_statistics(statistics_);
+      MARGINFC_TRY(state_->evaluation->epilogue(margin_, rows_, &result_));
       state_->forwarded = true;
     }
-    if (!backward_) return {};
-    if (!state_->forwarded) return Status::failure(Code::internal, "backward needs forward first");
+    if (!reserve_ && !finish_) return {};
+    if (!state_->forwarded) return Status::failure(Code::internal, "gradients need the epilogue first");
     if (gradients_.weights.kind == WeightSink::Kind::update) gradients_.weights.step = state_->head->step_count() + 1;
-    MARGINFC_TRY(state_->evaluation->backward(gradients_, &skipped_mass_));
+    if (reserve_) MARGINFC_TRY(state_->evaluation->reserve(gradients_));
+    if (!finish_) return {};
+    MARGINFC_TRY(state_->evaluation->finish(gradients_, &skipped_mass_));
     if (gradients_.weights.kind == WeightSink::Kind::update) state_->head->count_step();
     if (gradients_.weights.kind == WeightSink::Kind::accumulate) state_->head->mark_accumulated();
     return {};
@@ -106,8 +132,8 @@ class PhasesJob final : public Job {
   Napi::Value result(Napi::Env env) override {
     Napi::Object object = Napi::Object::New(env);
     object.Set("skippedMass", skipped_mass_);
-    if (!forward_) return object;
-    if (!backward_) state_->held.set(state_->workspace_bytes);
+    if (negatives_ && !finish_) state_->held.set(state_->workspace_bytes);
+    if (!epilogue_) return object;
     object.Set("loss", result_.loss);
     object.Set("accuracy", result_.accuracy);
     object.Set("workspace", state_->workspace == Workspace::keep ? "keep" : "recompute");
@@ -117,14 +143,14 @@ class PhasesJob final : public Job {
 
  private:
   // Workspace 'auto' keeps where that fits the caller's limit; where it does not fit the machine, it recomputes.
-  Status forward() {
-    const GradientPlan plan = backward_ ? gradients_.plan() : GradientPlan{};
-    const Status status = state_->evaluation->forward(margin_, plan, rows_, &result_);
+  Status negatives() {
+    const GradientPlan plan = gradients_.plan();
+    const Status status = state_->evaluation->negatives(plan);
     if (status.code != Code::out_of_memory || !state_->automatic || state_->workspace != Workspace::keep) return status;
     state_->workspace = state_->batch.workspace = Workspace::recompute;
     state_->workspace_bytes = 0;
     state_->evaluation = std::make_unique<Evaluation>(state_->shards, state_->batch, state_->options);
-    return state_->evaluation->forward(margin_, plan, rows_, &result_);
+    return state_->evaluation->negatives(plan);
   }
 
   float* row_array(const Napi::Object& object, const char* name, int64_t count) {
@@ -163,8 +189,11 @@ class PhasesJob final : public Job {
   ForwardResult result_;
   double skipped_mass_ = 0;
   Gradients gradients_;
-  bool forward_ = false;
-  bool backward_ = false;
+  RowStatistics statistics_;
+  bool negatives_ = false;
+  bool epilogue_ = false;
+  bool reserve_ = false;
+  bool finish_ = false;
 };
 
 void read_labels(EvaluationState& state, const Napi::Value& value) {
@@ -187,6 +216,10 @@ void EvaluationObject::install(Napi::Env env, Napi::Object exports) {
                                             InstanceMethod<&EvaluationObject::forward>("forward"),
                                             InstanceMethod<&EvaluationObject::backward>("backward"),
                                             InstanceMethod<&EvaluationObject::value_and_grad>("valueAndGrad"),
+                                            InstanceMethod<&EvaluationObject::negatives>("negatives"),
+                                            InstanceMethod<&EvaluationObject::epilogue>("epilogue"),
+                                            InstanceMethod<&EvaluationObject::reserve>("reserve"),
+                                            InstanceMethod<&EvaluationObject::finish>("finish"),
                                             InstanceMethod<&EvaluationObject::phase_seconds>("phaseSeconds"),
                                             InstanceMethod<&EvaluationObject::dispose>("dispose"),
                                         }));
@@ -216,6 +249,7 @@ EvaluationObject::EvaluationObject(const Napi::CallbackInfo& info) : ObjectWrap(
     state->classes = borrowed.size / batch.dim;
     require_size(env, borrowed.size, state->classes * batch.dim, "weights");
   }
+  state->options.classes = state->classes;
   if (state->classes < 1 || state->classes > INT32_MAX)
     throw make_error(env, Status::failure(Code::shape, "weights must hold between 1 and 2^31 - 1 classes"));
   keep(weights);
@@ -314,20 +348,55 @@ Napi::Value EvaluationObject::targets(const Napi::CallbackInfo& info) {
 
 Napi::Value EvaluationObject::forward(const Napi::CallbackInfo& info) {
   auto job = std::make_unique<PhasesJob>(state(info.Env()));
-  job->read_forward(info[1], info[2]);
+  job->read_negatives();
+  job->read_epilogue(info[1], info[2]);
   return dispatch(info[0], std::move(job));
 }
 
 Napi::Value EvaluationObject::backward(const Napi::CallbackInfo& info) {
   auto job = std::make_unique<PhasesJob>(state(info.Env()));
-  job->read_backward(info[1]);
+  job->read_gradients(info[1]);
+  job->read_reserve();
+  job->read_finish();
   return dispatch(info[0], std::move(job));
 }
 
 Napi::Value EvaluationObject::value_and_grad(const Napi::CallbackInfo& info) {
   auto job = std::make_unique<PhasesJob>(state(info.Env()));
-  job->read_forward(info[1], info[2]);
-  job->read_backward(info[3]);
+  job->read_negatives();
+  job->read_epilogue(info[1], info[2]);
+  job->read_gradients(info[3]);
+  job->read_reserve();
+  job->read_finish();
+  return dispatch(info[0], std::move(job));
+}
+
+Napi::Value EvaluationObject::negatives(const Napi::CallbackInfo& info) {
+  auto job = std::make_unique<PhasesJob>(state(info.Env()));
+  job->read_negatives();
+  job->read_statistics(info[1]);
+  if (present(info[2])) job->read_gradients(info[2]);
+  return dispatch(info[0], std::move(job));
+}
+
+Napi::Value EvaluationObject::epilogue(const Napi::CallbackInfo& info) {
+  auto job = std::make_unique<PhasesJob>(state(info.Env()));
+  job->read_epilogue(info[1], info[2]);
+  job->read_statistics(info[3]);
+  return dispatch(info[0], std::move(job));
+}
+
+Napi::Value EvaluationObject::reserve(const Napi::CallbackInfo& info) {
+  auto job = std::make_unique<PhasesJob>(state(info.Env()));
+  job->read_gradients(info[1]);
+  job->read_reserve();
+  return dispatch(info[0], std::move(job));
+}
+
+Napi::Value EvaluationObject::finish(const Napi::CallbackInfo& info) {
+  auto job = std::make_unique<PhasesJob>(state(info.Env()));
+  job->read_gradients(info[1]);
+  job->read_finish();
   return dispatch(info[0], std::move(job));
 }
 

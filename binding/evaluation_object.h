@@ -48,6 +48,10 @@ class EvaluationObject : public Napi::ObjectWrap<EvaluationObject> {
   Napi::Value forward(const Napi::CallbackInfo& info);
   Napi::Value backward(const Napi::CallbackInfo& info);
   Napi::Value value_and_grad(const Napi::CallbackInfo& info);
+  Napi::Value negatives(const Napi::CallbackInfo& info);
+  Napi::Value epilogue(const Napi::CallbackInfo& info);
+  Napi::Value reserve(const Napi::CallbackInfo& info);
+  Napi::Value finish(const Napi::CallbackInfo& info);
   Napi::Value phase_seconds(const Napi::CallbackInfo& info);
   void dispose(const Napi::CallbackInfo& info);
 

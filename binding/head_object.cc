@@ -10,11 +10,12 @@ void require(Napi::Env env, const Status& status) {
   if (!status.ok()) throw make_error(env, status);
 }
 
-void require_range(Napi::Env env, int64_t start, int64_t count, int64_t classes) {
-  if (start < 0 || count < 0 || start > classes - count)
+void require_range(Napi::Env env, int64_t start, int64_t count, ClassRange own) {
+  if (start < own.start || count < 0 || start > own.end - count)
     throw make_error(
         env, Status::failure(Code::shape, "classes " + std::to_string(start) + " to " + std::to_string(start + count) +
-                                              " must lie in [0, " + std::to_string(classes) + "]"));
+                                              " must lie in [" + std::to_string(own.start) + ", " +
+                                              std::to_string(own.end) + "]"));
 }
 
 ClassArray read_array(const Napi::Value& value, const Head& head) {
@@ -39,9 +40,10 @@ class NearestJob final : public Job {
     const Span<float> cosines = float_array(result.Get("cosines"), "cosines");
     batch_.rows = features.size / head_->dim();
     require_size(env, features.size, batch_.rows * head_->dim(), "features");
-    if (k_ < 1 || k_ > head_->classes())
-      throw make_error(env, Status::failure(Code::shape, "k must be in [1, " + std::to_string(head_->classes()) +
-                                                             "], received " + std::to_string(k_)));
+    const int64_t most = head_->range().size();
+    if (k_ < 1 || k_ > most)
+      throw make_error(env, Status::failure(Code::shape, "k must be in [1, " + std::to_string(most) + "], received " +
+                                                             std::to_string(k_)));
     require_size(env, classes.size, batch_.rows * k_, "classes");
     require_size(env, cosines.size, batch_.rows * k_, "cosines");
     labels_.assign(batch_.rows, -1);
@@ -86,7 +88,7 @@ class InitializeJob final : public Job {
         seed_(static_cast<uint64_t>(info[2].As<Napi::Number>().Int64Value())) {
     classes_.start = info[3].As<Napi::Number>().Int64Value();
     classes_.end = info[4].As<Napi::Number>().Int64Value();
-    require_range(info.Env(), classes_.start, classes_.size(), head_->classes());
+    require_range(info.Env(), classes_.start, classes_.size(), head_->range());
     keep(info.This());
   }
 
@@ -148,18 +150,20 @@ HeadObject::HeadObject(const Napi::CallbackInfo& info) : ObjectWrap(info), held_
   const auto dim = static_cast<int64_t>(number(options, "dim"));
   const auto classes = static_cast<int64_t>(number(options, "classes"));
   const auto shards = static_cast<int64_t>(number(options, "shards"));
+  const ClassRange range{static_cast<int64_t>(number(options, "start")), static_cast<int64_t>(number(options, "end"))};
   if (dim < 1 || dim > INT32_MAX || classes < 1 || classes > INT32_MAX || shards < 1)
     throw make_error(env, Status::failure(Code::shape, "dim, classes and shards must be positive"));
+  require_range(env, range.start, range.size(), {0, classes});
   std::unique_ptr<Head> head;
   const std::vector<std::shared_ptr<Engine>> engines = Environment::of(env).engines(options.Get("engines"));
   std::vector<Engine*> places;
   for (const std::shared_ptr<Engine>& engine : engines) places.push_back(engine.get());
   const Optimizer optimizer = read_optimizer(options.Get("optimizer"));
-  require(env, Head::create(places, classes, static_cast<int32_t>(dim), shards, optimizer, &head));
+  require(env, Head::create(places, classes, range, static_cast<int32_t>(dim), shards, optimizer, &head));
   // The engines go after the last holder of the head.
   head_ = std::shared_ptr<Head>(head.release(), [engines](Head* last) { delete last; });
   const int arrays = optimizer.kind == Optimizer::Kind::adamw ? 3 : optimizer.momentum != 0 ? 2 : 1;
-  held_.set(arrays * classes * dim * static_cast<int64_t>(sizeof(float)));
+  held_.set(arrays * range.size() * dim * static_cast<int64_t>(sizeof(float)));
 }
 
 std::shared_ptr<Head> HeadObject::head(Napi::Env env) const {
@@ -179,7 +183,7 @@ void HeadObject::write(const Napi::CallbackInfo& info) {
   const Span<float> values = float_array(info[2], "values");
   const int64_t count = values.size / head->dim();
   require_size(env, values.size, count * head->dim(), "values");
-  require_range(env, start, count, head->classes());
+  require_range(env, start, count, head->range());
   require(env, head->write(start, count, values.data, array));
 }
 
@@ -190,7 +194,7 @@ void HeadObject::read(const Napi::CallbackInfo& info) {
   const int64_t start = info[1].As<Napi::Number>().Int64Value();
   const int64_t end = info[2].As<Napi::Number>().Int64Value();
   const Span<float> values = float_array(info[3], "values");
-  require_range(env, start, end - start, head->classes());
+  require_range(env, start, end - start, head->range());
   require_size(env, values.size, (end - start) * head->dim(), "values");
   require(env, head->read(start, end - start, values.data, array));
 }

@@ -11,6 +11,7 @@
 namespace marginfc {
 namespace {
 
+constexpr float kNoCosine = -2;
 constexpr double kMinusInfinity = -std::numeric_limits<double>::infinity();
 constexpr double kNaN = std::numeric_limits<double>::quiet_NaN();
 
@@ -83,28 +84,48 @@ Status Evaluation::targets() try {
   return Status::no_workspace();
 }
 
-Status Evaluation::forward(const Margin& margin, const GradientPlan& plan, const RowResults& rows,
-                           ForwardResult* result) try {
+Status Evaluation::negatives(const GradientPlan& plan) try {
   MARGINFC_TRY(targets());
   const size_t shards = shards_.size();
+  const bool hardest = options_.diagnostics;
   sums_.assign(shards, std::vector<double>(batch_.rows));
   offsets_.assign(shards, std::vector<double>(batch_.rows));
-  if (options_.diagnostics) hardest_.assign(shards, std::vector<float>(batch_.rows));
+  std::vector<std::vector<float>> hardest_of(hardest ? shards : 0, std::vector<float>(batch_.rows));
+  log_negatives_.assign(batch_.rows, kMinusInfinity);
+  hardest_.assign(hardest ? batch_.rows : 0, kNoCosine);
   const Clock::time_point start = Clock::now();
   MARGINFC_TRY(run_each(workers_, [&](size_t r) {
-    float* hardest = options_.diagnostics ? hardest_[r].data() : nullptr;
-    return passes_[r]->negatives(plan, {sums_[r].data(), offsets_[r].data(), hardest});
+    return passes_[r]->negatives(plan, {sums_[r].data(), offsets_[r].data(), hardest ? hardest_of[r].data() : nullptr});
   }));
-  const Clock::time_point end = Clock::now();
-  seconds_.negatives = std::chrono::duration<double>(end - start).count();
-  const Status status = epilogue(margin, rows, result);
-  seconds_.epilogue = since(end);
-  return status;
+  for (int64_t i = 0; i < batch_.rows; i++) log_negatives_[i] = log_total(sums_, offsets_, i);
+  for (const std::vector<float>& shard : hardest_of)
+    for (int64_t i = 0; i < batch_.rows; i++) hardest_[i] = std::max(hardest_[i], shard[i]);
+  seconds_.negatives = since(start);
+  return {};
 } catch (const std::bad_alloc&) {
   return Status::no_workspace();
 }
 
-Status Evaluation::epilogue(const Margin& margin, const RowResults& rows, ForwardResult* result) {
+void Evaluation::read_statistics(const RowStatistics& to) const {
+  for (int64_t i = 0; i < batch_.rows; i++) {
+    to.cosine[i] = targets_[i].cosine;
+    to.sine[i] = targets_[i].sine;
+    to.log_negatives[i] = log_negatives_[i];
+  }
+  if (options_.diagnostics) std::copy(hardest_.begin(), hardest_.end(), to.hardest);
+}
+
+void Evaluation::write_statistics(const RowStatistics& from) {
+  for (int64_t i = 0; i < batch_.rows; i++) {
+    targets_[i].cosine = from.cosine[i];
+    targets_[i].sine = from.sine[i];
+    log_negatives_[i] = from.log_negatives[i];
+  }
+  if (options_.diagnostics) std::copy_n(from.hardest, batch_.rows, hardest_.begin());
+}
+
+Status Evaluation::epilogue(const Margin& margin, const RowResults& rows, ForwardResult* result) try {
+  const Clock::time_point start = Clock::now();
   const int64_t count = batch_.rows;
   log_sum_exp_.assign(count, 0);
   shortfall_.assign(count, 0);
@@ -117,7 +138,7 @@ Status Evaluation::epilogue(const Margin& margin, const RowResults& rows, Forwar
   int64_t counted = 0, correct = 0;
   for (int64_t i = 0; i < count; i++) {
     const int32_t label = batch_.labels[i];
-    const double log_negatives = log_total(sums_, offsets_, i);
+    const double log_negatives = log_negatives_[i];
     if (label < 0) {
       log_sum_exp_[i] = log_negatives;
       rows.loss[i] = 0;
@@ -157,9 +178,7 @@ Status Evaluation::epilogue(const Margin& margin, const RowResults& rows, Forwar
     rows.target_cosine[i] = static_cast<float>(target.cosine);
     counted++;
     if (options_.diagnostics) {
-      float hardest = -2;
-      for (const auto& shard : hardest_) hardest = std::max(hardest, shard[i]);
-      if (target.cosine >= hardest) correct++;
+      if (target.cosine >= hardest_[i]) correct++;
     }
   }
 
@@ -172,7 +191,10 @@ Status Evaluation::epilogue(const Margin& margin, const RowResults& rows, Forwar
   result->loss = options_.reduction == Reduction::none ? kNaN : total_loss;
   result->accuracy = options_.diagnostics && counted > 0 ? static_cast<double>(correct) / static_cast<double>(counted)
                                                          : kNaN;
+  seconds_.epilogue = since(start);
   return {};
+} catch (const std::bad_alloc&) {
+  return Status::no_workspace();
 }
 
 std::vector<double> Evaluation::row_gradients(const Gradients& gradients) const {
@@ -194,83 +216,87 @@ void Evaluation::coefficients(size_t r, const std::vector<double>& weight, Coeff
   }
 }
 
-Status Evaluation::backward(const Gradients& gradients, double* skipped_mass) try {
-  const Clock::time_point start = Clock::now();
+Status Evaluation::reserve(const Gradients& gradients) try {
   const int64_t count = batch_.rows, dim = batch_.dim;
-  const std::vector<double> weight = row_gradients(gradients);
-  double largest_weight = 0, total_weight = 0;
-  for (const double w : weight) {
-    largest_weight = std::max(largest_weight, std::fabs(w));
-    total_weight += std::fabs(w);
-  }
-  int64_t classes = 0;
-  for (const ClassShard* shard : shards_) classes += shard->range().size();
-
-  // A shard's own: several may run at the same time.
-  struct Part {
-    Coefficients rows;
-    WeightSink sink;
-    std::vector<float> features;  // [rows, dim]
-    double skipped_mass = 0;
-  };
-  std::vector<Part> parts(shards_.size());
-  for (size_t r = 0; r < shards_.size(); r++) {
-    Part& part = parts[r];
+  weight_ = row_gradients(gradients);
+  double total_weight = 0;
+  for (const double weight : weight_) total_weight += std::fabs(weight);
+  parts_.clear();
+  parts_.resize(shards_.size());
+  for (size_t r = 0; r < parts_.size(); r++) {
+    Part& part = parts_[r];
     part.rows.kappa.resize(count);
     part.rows.gamma.resize(count);
     part.rows.radial.resize(norm_derivative_.empty() ? 0 : count);
     part.sink = gradients.weights;
-    part.sink.skipped_mass_per_class = gradients.tolerance * total_weight / static_cast<double>(classes);
+    part.sink.skipped_mass_per_class = gradients.tolerance * total_weight / static_cast<double>(options_.classes);
     part.sink.skipped_mass = &part.skipped_mass;
     if (part.sink.kind == WeightSink::Kind::write) part.sink.gradient += shards_[r]->range().start * dim;
   }
-  // The first shard writes to the result and the others' parts are added to it: at once where shards run one after the
-  // other and one part is enough, else at the end. Either way in the order of the shards. Several parts for a GPU's memory
-  // are added up here first.
-  const bool together = run_together(workers_), wanted = gradients.features.gradient != nullptr;
-  const bool apart = wanted && gradients.features.place == Place::device && shards_.size() > 1;
-  std::vector<float> total(apart ? count * dim : 0);
-  const FeatureSink result = apart ? FeatureSink{total.data(), Place::host} : gradients.features;
-  const auto part_of = [&](size_t r) -> std::vector<float>& { return parts[together ? r : 1].features; };
-  const auto features_of = [&](size_t r) {
-    return wanted ? FeatureSink{part_of(r).data(), Place::host} : FeatureSink{};
-  };
-  const auto add = [&](const std::vector<float>& part) {
-    for (size_t e = 0; e < part.size(); e++) result.gradient[e] += part[e];
-  };
-  if (wanted)
-    for (size_t r = 1; r < (together ? parts.size() : std::min<size_t>(parts.size(), 2)); r++)
-      parts[r].features.resize(count * dim);
+  // The first shard writes dX to the result and the others' parts are added to it: at once where shards run one after the
+  // other and one part is enough, else at the end. Several parts for a GPU's memory are added up here first.
+  if (gradients.features.gradient)
+    for (size_t r = 1; r < (run_together(workers_) ? parts_.size() : std::min<size_t>(parts_.size(), 2)); r++)
+      parts_[r].features.resize(count * dim);
+  feature_sum_.resize(sums_features_apart(gradients.features) ? count * dim : 0);
   // The last point where an update can still fail or be cancelled: from here every shard makes its own.
   MARGINFC_TRY(run_each(workers_, [&](size_t r) {
     // The first one's engine also looks at memory that the sum is stored to.
-    return passes_[r]->reserve(r == 0 ? gradients.features : features_of(r), parts[r].sink);
+    return passes_[r]->reserve(r == 0 ? gradients.features : part_of(r, gradients.features), parts_[r].sink);
   }));
   if (batch_.cancel && batch_.cancel->load(std::memory_order_relaxed)) return Status::aborted();
-
-  if (wanted && shards_.empty()) std::fill_n(result.gradient, count * dim, 0.0f);
-  MARGINFC_TRY(run_each(workers_, [&](size_t r) {
-    Part& part = parts[r];
-    coefficients(r, weight, &part.rows);
-    const FeatureSink features = r == 0 ? result : features_of(r);
-    const Coefficients& rows = part.rows;
-    const double* radial = rows.radial.empty() ? nullptr : rows.radial.data();
-    MARGINFC_TRY(
-        passes_[r]->gradients({rows.kappa.data(), rows.gamma.data(), radial, largest_weight}, features, part.sink));
-    if (!together && r > 0) add(part_of(r));
-    return Status{};
-  }));
-  double skipped = 0;
-  for (const Part& part : parts) {
-    if (together) add(part.features);
-    skipped += part.skipped_mass;
-  }
-  if (apart) MARGINFC_TRY(passes_[0]->store_features(total.data(), gradients.features.gradient));
-  if (skipped_mass) *skipped_mass = total_weight > 0 ? skipped / total_weight : 0;
-  seconds_.gradients = since(start);
   return {};
 } catch (const std::bad_alloc&) {
   return Status::no_workspace();
+}
+
+bool Evaluation::sums_features_apart(const FeatureSink& features) const {
+  return features.gradient && features.place == Place::device && shards_.size() > 1;
+}
+
+FeatureSink Evaluation::part_of(size_t r, const FeatureSink& features) {
+  if (!features.gradient) return {};
+  return {parts_[run_together(workers_) ? r : 1].features.data(), Place::host};
+}
+
+Status Evaluation::finish(const Gradients& gradients, double* skipped_mass) {
+  const Clock::time_point start = Clock::now();
+  double largest_weight = 0, total_weight = 0;
+  for (const double weight : weight_) {
+    largest_weight = std::max(largest_weight, std::fabs(weight));
+    total_weight += std::fabs(weight);
+  }
+  const bool together = run_together(workers_), apart = sums_features_apart(gradients.features);
+  const FeatureSink result = apart ? FeatureSink{feature_sum_.data(), Place::host} : gradients.features;
+  // Either way in the order of the shards.
+  const auto add = [&](size_t r) {
+    const FeatureSink part = part_of(r, gradients.features);
+    if (part.gradient)
+      for (int64_t e = 0; e < batch_.rows * batch_.dim; e++) result.gradient[e] += part.gradient[e];
+  };
+  if (result.gradient && shards_.empty()) std::fill_n(result.gradient, batch_.rows * batch_.dim, 0.0f);
+  MARGINFC_TRY(run_each(workers_, [&](size_t r) {
+    Part& part = parts_[r];
+    part.skipped_mass = 0;
+    WeightSink sink = part.sink;
+    if (gradients.weights.kind == WeightSink::Kind::none) sink.kind = WeightSink::Kind::none;
+    coefficients(r, weight_, &part.rows);
+    const FeatureSink features = r == 0 ? result : part_of(r, gradients.features);
+    const Coefficients& rows = part.rows;
+    const double* radial = rows.radial.empty() ? nullptr : rows.radial.data();
+    MARGINFC_TRY(passes_[r]->gradients({rows.kappa.data(), rows.gamma.data(), radial, largest_weight}, features, sink));
+    if (!together && r > 0) add(r);
+    return Status{};
+  }));
+  double skipped = 0;
+  for (size_t r = 0; r < parts_.size(); r++) {
+    if (together && r > 0) add(r);
+    skipped += parts_[r].skipped_mass;
+  }
+  if (apart) MARGINFC_TRY(passes_[0]->store_features(feature_sum_.data(), gradients.features.gradient));
+  if (skipped_mass) *skipped_mass = total_weight > 0 ? skipped / total_weight : 0;
+  seconds_.gradients = since(start);
+  return {};
 }
 
 }  // namespace marginfc

@@ -34,6 +34,15 @@ struct LossOptions {
   Reduction reduction = Reduction::mean;
   const float* row_weights = nullptr;  // [rows], until the evaluation ends; nullable
   bool diagnostics = false;            // also accuracy and the hardest negative
+  int64_t classes = 1;                 // of all processes: what the tolerance is divided among
+};
+
+// What classes say of each row, [rows] each: those of this process, or those of all that share them.
+struct RowStatistics {
+  double* cosine = nullptr;         // to the own class; 0 where that is another process's
+  double* sine = nullptr;           // likewise
+  double* log_negatives = nullptr;  // logarithm of the sum over negatives of exp(logit); -infinity without any
+  float* hardest = nullptr;         // largest negative cosine, -2 without any; with diagnostics
 };
 
 struct RowResults {
@@ -78,18 +87,33 @@ class Evaluation {
   Status targets();
   const std::vector<Target>& target_rows() const { return targets_; }
 
-  // Phases 0 to 3. `plan`: what backward() will be asked for, if that is known.
-  Status forward(const Margin& margin, const GradientPlan& plan, const RowResults& rows, ForwardResult* result);
+  // Phases 0 to 2. `plan`: what backward() will be asked for, if that is known.
+  Status negatives(const GradientPlan& plan);
+  // Between phases 2 and 3: what this process's classes say, and, where others share the rows, what all of them say.
+  void read_statistics(const RowStatistics& to) const;
+  void write_statistics(const RowStatistics& from);
+  // Phase 3; after negatives().
+  Status epilogue(const Margin& margin, const RowResults& rows, ForwardResult* result);
+  // Phases 0 to 3.
+  Status forward(const Margin& margin, const GradientPlan& plan, const RowResults& rows, ForwardResult* result) {
+    MARGINFC_TRY(negatives(plan));
+    return epilogue(margin, rows, result);
+  }
 
-  // Phases 4 and 5; after forward().
-  // `skipped_mass`: the part that `tolerance` left out; nullable.
-  Status backward(const Gradients& gradients, double* skipped_mass = nullptr);
+  // Phases 4 and 5; after epilogue(). `skipped_mass`: the part that `tolerance` left out; nullable.
+  Status backward(const Gradients& gradients, double* skipped_mass = nullptr) {
+    MARGINFC_TRY(reserve(gradients));
+    return finish(gradients, skipped_mass);
+  }
+  // The two halves of backward(). finish() cannot fail after reserve() of the same gradients if they update weights, and
+  // may be called twice then: for the features and for the weights.
+  Status reserve(const Gradients& gradients);
+  Status finish(const Gradients& gradients, double* skipped_mass);
 
   // For benchmarks.
   const PhaseSeconds& phase_seconds() const { return seconds_; }
 
  private:
-  Status epilogue(const Margin& margin, const RowResults& rows, ForwardResult* result);
   // dLoss/dcos of every row before its probabilities, 0 for ignored rows.
   std::vector<double> row_gradients(const Gradients& gradients) const;
   // What shard r multiplies with; `weight` as row_gradients() gives it.
@@ -97,6 +121,16 @@ class Evaluation {
     std::vector<double> kappa, gamma, radial;
   };
   void coefficients(size_t r, const std::vector<double>& weight, Coefficients* rows) const;
+  // One shard's own part of phases 4 and 5: several may run at the same time.
+  struct Part {
+    Coefficients rows;
+    WeightSink sink;
+    std::vector<float> features;  // [rows, dim]
+    double skipped_mass = 0;
+  };
+  bool sums_features_apart(const FeatureSink& features) const;
+  // Where shard r > 0 leaves its part of dX.
+  FeatureSink part_of(size_t r, const FeatureSink& features);
 
   const std::vector<ClassShard*> shards_;
   std::vector<Worker*> workers_;  // [shards]
@@ -107,12 +141,17 @@ class Evaluation {
   std::vector<Target> targets_;               // [rows]
   std::vector<std::vector<double>> sums_;     // [shards][rows]
   std::vector<std::vector<double>> offsets_;  // [shards][rows]
-  std::vector<std::vector<float>> hardest_;   // [shards][rows]
+  std::vector<double> log_negatives_;         // [rows]
+  std::vector<float> hardest_;                // [rows]; with diagnostics
   std::vector<double> log_sum_exp_;           // [rows]
   std::vector<double> shortfall_;             // [rows], 1 - p_iy
   std::vector<double> derivative_;            // [rows], F'
   std::vector<double> norm_derivative_;       // [rows], dF/d|x|; empty if the margin has none
   std::vector<double> row_scale_;             // [rows], what the reduction multiplies a row's loss with
+  // From reserve() on:
+  std::vector<double> weight_;      // [rows], as row_gradients() gives it
+  std::vector<Part> parts_;         // [shards]
+  std::vector<float> feature_sum_;  // [rows, dim]; of several shards, on its way to a GPU
 };
 
 }  // namespace marginfc

@@ -5,13 +5,15 @@
 
 namespace marginfc {
 
-Status Head::create(const std::vector<Engine*>& engines, int64_t classes, int32_t dim, int64_t shards,
+Status Head::create(const std::vector<Engine*>& engines, int64_t classes, ClassRange range, int32_t dim, int64_t shards,
                     const Optimizer& optimizer, std::unique_ptr<Head>* head) try {
-  std::unique_ptr<Head> created(new Head(classes, dim, optimizer));
+  std::unique_ptr<Head> created(new Head(classes, range, dim, optimizer));
   created->shards_.resize(shards);
   for (int64_t r = 0; r < shards; r++) {
     Engine& engine = *engines[r % engines.size()];
-    MARGINFC_TRY(engine.own(shard_range(classes, shards, r), dim, optimizer, &created->shards_[r]));
+    const ClassRange part = shard_range(range.size(), shards, r);
+    const ClassRange own{range.start + part.start, range.start + part.end};
+    MARGINFC_TRY(engine.own(own, dim, optimizer, &created->shards_[r]));
     created->workers_.push_back(created->shards_[r]->worker());
   }
   *head = std::move(created);

@@ -1,4 +1,4 @@
-// The classes of one MarginHead: shards that own their weights, and what spans them.
+// The classes that one process has of a MarginHead: shards that own their weights, and what spans them.
 #pragma once
 
 #include <atomic>
@@ -12,11 +12,15 @@ namespace marginfc {
 
 class Head {
  public:
-  // Shards go round the engines, which outlive the head.
-  static Status create(const std::vector<Engine*>& engines, int64_t classes, int32_t dim, int64_t shards,
-                       const Optimizer& optimizer, std::unique_ptr<Head>* head);
+  // `range`, out of `classes` that all processes have, is split into shards, which go round the engines; these outlive the
+  // head.
+  static Status create(const std::vector<Engine*>& engines, int64_t classes, ClassRange range, int32_t dim,
+                       int64_t shards, const Optimizer& optimizer, std::unique_ptr<Head>* head);
 
+  // Of all processes.
   int64_t classes() const { return classes_; }
+  // Of this one.
+  ClassRange range() const { return range_; }
   int32_t dim() const { return dim_; }
   std::vector<ClassShard*> shards() const;
 
@@ -37,15 +41,16 @@ class Head {
   // [count, dim], classes first .. first + count - 1, of an array that the optimiser keeps.
   Status write(int64_t first, int64_t count, const float* values, ClassArray array = ClassArray::weights);
   Status read(int64_t first, int64_t count, float* values, ClassArray array = ClassArray::weights) const;
-  // As ClassShard::nearest, over all shards; k <= classes().
+  // As ClassShard::nearest, over all shards; k <= range().size().
   Status nearest(const Batch& batch, int64_t k, int32_t* classes, float* cosines);
   Status apply(double learning_rate);
 
  private:
-  Head(int64_t classes, int32_t dim, const Optimizer& optimizer)
-      : classes_(classes), dim_(dim), optimizer_(optimizer) {}
+  Head(int64_t classes, ClassRange range, int32_t dim, const Optimizer& optimizer)
+      : classes_(classes), range_(range), dim_(dim), optimizer_(optimizer) {}
 
   const int64_t classes_;
+  const ClassRange range_;
   const int32_t dim_;
   const Optimizer optimizer_;
   std::vector<std::unique_ptr<ClassShard>> shards_;

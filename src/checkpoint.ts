@@ -4,10 +4,11 @@
  * one. Arrays go through one block of memory, so there is no second copy of them.
  */
 
-import { createHash, randomBytes } from 'node:crypto';
+import { createHash, randomInt } from 'node:crypto';
 import { mkdir, readdir, realpath, unlink } from 'node:fs/promises';
 import { dirname, join, resolve } from 'node:path';
 import { throwIfAborted } from './abort.js';
+import { agree, attemptTwin, exchangeJson, sameCall } from './agreement.js';
 import {
   type CheckpointIndex,
   decodeIndex,
@@ -20,11 +21,13 @@ import {
   shardFileName,
   shardMetadata,
 } from './checkpoint_index.js';
+import { type ClassRange, overlap, partsOf } from './class_ranges.js';
 import { MarginFcError, publicError } from './errors.js';
 import { fileError, fileMust, type OpenFile, syncFolder, withFile, writeWhole } from './files.js';
 import type { HeadSettings } from './head_options.js';
 import type { NativeHead } from './native.js';
 import { readSafetensors, safetensorsStart, type Tensor } from './safetensors.js';
+import { settled, type Twin } from './twin.js';
 import { mustBe, show } from './validate.js';
 
 /** Of the memory that arrays go through. */
@@ -41,12 +44,44 @@ interface Saved {
   readonly settings: HeadSettings;
 }
 
-/** Writes a checkpoint. The head must not change meanwhile. */
-export async function saveCheckpoint(
-  head: Saved,
+/**
+ * Writes a checkpoint. The head must not change meanwhile. Each process of a group writes its own files, the first one the index,
+ * when all of them are on the disk.
+ */
+export function* saveCheckpoint(
+  { native, settings }: Saved,
   folder: string,
   signal: AbortSignal | undefined,
-): Promise<void> {
+): Twin<void> {
+  const { group, range, compute } = settings;
+  const leads = !group || group.rank === 0;
+  const { stepCount, accumulated } = native;
+  const steps = { stepCount, accumulated };
+  const claimed = yield* attemptTwin(settled(leads ? claim(folder) : undefined));
+  const real = yield* agree(group, claimed, release);
+  try {
+    const ranges = partsOf(range, compute.shards);
+    const counts = group ? yield* sameCall(group, 'save', steps, ranges.length) : [ranges.length];
+    const sum = (values: readonly number[]) => values.reduce((total, value) => total + value, 0);
+    const before = sum(counts.slice(0, group?.rank ?? 0));
+    const tag = Int32Array.of(randomInt(2 ** 31));
+    if (group) yield* settled(group.broadcast(tag, 0));
+    const names = ranges.map((_, i) => shardFileName(stepCount, tag[0] as number, before + i, sum(counts)));
+    const write = writeShards(native, makeIndex(settings, steps, []), folder, ranges, names, signal);
+    const own = yield* agree(group, yield* attemptTwin(settled(write)), () => unlinkAll(folder, names));
+    const files = group ? (yield* exchangeJson(group, own)).flat() : own;
+    const commit = leads ? writeIndex(folder, makeIndex(settings, steps, files)) : undefined;
+    yield* agree(group, yield* attemptTwin(settled(commit)));
+    if (leads) yield* settled(removeOthers(folder, new Set(files.map(({ name }) => name))));
+  } catch (error) {
+    throw publicError(error, signal);
+  } finally {
+    release(real);
+  }
+}
+
+/** Makes the folder, and keeps other heads of this process out of it until release. */
+async function claim(folder: string): Promise<string> {
   let real: string;
   try {
     await makeFolder(folder);
@@ -57,11 +92,11 @@ export async function saveCheckpoint(
   if (busy.has(real))
     throw mustBe('ERR_BUSY', 'folder', 'one that no other head is being saved to', show(folder));
   busy.add(real);
-  try {
-    await writeCheckpoint(head, folder, signal);
-  } finally {
-    busy.delete(real);
-  }
+  return real;
+}
+
+function release(claimed: string | undefined): void {
+  if (claimed !== undefined) busy.delete(claimed);
 }
 
 /** With the names of all folders that are new on the disk. */
@@ -72,33 +107,38 @@ async function makeFolder(folder: string): Promise<void> {
   for (let made = path; made.length >= first.length; made = dirname(made)) await syncFolder(dirname(made));
 }
 
-async function writeCheckpoint({ native, settings }: Saved, folder: string, signal: AbortSignal | undefined) {
-  const { classes, dim, compute } = settings;
-  const { stepCount, accumulated } = native;
-  const ranges = shardRanges(classes, compute.shards);
-  const tag = randomBytes(4).toString('hex');
+async function writeShards(
+  native: NativeHead,
+  index: CheckpointIndex,
+  folder: string,
+  ranges: readonly ClassRange[],
+  names: readonly string[],
+  signal: AbortSignal | undefined,
+): Promise<ShardFile[]> {
   const files: ShardFile[] = [];
-  let committing = false;
   try {
     for (const [i, range] of ranges.entries()) {
-      const name = shardFileName(stepCount, tag, i, ranges.length);
-      const index = makeIndex(settings, { stepCount, accumulated }, []);
-      files.push({ name, bytes: 0, sha256: '', ...range });
-      const written = await writeWhole(folder, name, shardPieces(native, index, range, dim, signal));
-      files[i] = { name, ...written, ...range };
+      const name = names[i] as string;
+      const written = await writeWhole(folder, name, shardPieces(native, index, range, signal));
+      files.push({ name, ...written, ...range });
     }
     await syncFolder(folder);
     throwIfAborted(signal);
-    const index = encodeIndex(makeIndex(settings, { stepCount, accumulated }, files));
-    committing = true;
-    await writeWhole(folder, indexName, [index]);
-    await syncFolder(folder);
+    return files;
   } catch (error) {
-    // An index that may be in place keeps its files.
-    if (!committing) for (const { name } of files) await unlink(join(folder, name)).catch(() => {});
-    throw publicError(error, signal);
+    await unlinkAll(folder, names);
+    throw error;
   }
-  await removeOthers(folder, new Set(files.map(({ name }) => name)));
+}
+
+async function unlinkAll(folder: string, names: readonly string[]): Promise<void> {
+  for (const name of names) await unlink(join(folder, name)).catch(() => {});
+}
+
+/** An index that may be in place keeps its files, also where this fails. */
+async function writeIndex(folder: string, index: CheckpointIndex): Promise<void> {
+  await writeWhole(folder, indexName, [encodeIndex(index)]);
+  await syncFolder(folder);
 }
 
 /** The bytes of a shard's file, each piece good until the next. */
@@ -106,9 +146,9 @@ function* shardPieces(
   native: NativeHead,
   index: CheckpointIndex,
   { start, end }: ClassRange,
-  dim: number,
   signal: AbortSignal | undefined,
 ): Generator<Uint8Array> {
+  const { dim } = index;
   const arrays = shardArrays(index);
   const shape = [end - start, dim];
   const tensors = arrays.map(({ tensor }) => ({ name: tensor, dtype: 'F32', shape }) as const);
@@ -151,14 +191,17 @@ export async function checkShardFiles(
   }
 }
 
-/** Fills a new head from the files, whose checksums are known only at the end. */
+/** Fills a new head's classes from their files, whose checksums are known only at the end. */
 export async function readShardFiles(
   native: NativeHead,
+  range: ClassRange,
   folder: string,
   index: CheckpointIndex,
   signal: AbortSignal | undefined,
 ): Promise<void> {
-  for (const shard of index.files)
+  for (const shard of index.files) {
+    const wanted = overlap(range, shard);
+    if (wanted.start === wanted.end) continue;
     await withFile(join(folder, shard.name), async (file) => {
       const tensors = await shardTensors(file, shard, index);
       const hash = createHash('sha256');
@@ -172,11 +215,14 @@ export async function readShardFiles(
           const values = block.subarray(0, (last - first) * dim);
           const offset = (tensors[i]?.offset ?? 0) + (first - shard.start) * dim * 4;
           hash.update(await file.read(offset, values.byteLength, bytesOf(values)));
-          native.write(array, first, values);
+          const { start, end } = overlap(wanted, { start: first, end: last });
+          const own = values.subarray((start - first) * dim, (end - first) * dim);
+          if (start < end) native.write(array, start, own);
         }
       if (hash.digest('hex') !== shard.sha256)
         throw fileMust(file.path, `as it was written, with the checksum of ${indexName}`, 'changed contents');
     });
+  }
   native.resume(index.stepCount, index.accumulated);
 }
 
@@ -194,21 +240,6 @@ async function shardTensors(
   if (found.join() !== expected.join())
     throw fileMust(file.path, `a shard with ${expected.join(', ')}`, found.slice(0, 8).join(', ') || 'none');
   return tensors;
-}
-
-interface ClassRange {
-  readonly start: number;
-  readonly end: number;
-}
-
-/** As engine/engine.h's shard_range, without those that have no class. */
-function shardRanges(classes: number, shards: number): ClassRange[] {
-  const count = Math.min(classes, shards);
-  const [base, extra] = [Math.floor(classes / count), classes % count];
-  return Array.from({ length: count }, (_, i) => {
-    const start = i * base + Math.min(i, extra);
-    return { start, end: start + base + (i < extra ? 1 : 0) };
-  });
 }
 
 function blockRows(dim: number, most: number): number {

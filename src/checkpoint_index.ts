@@ -124,10 +124,10 @@ export function shardArrays({
 
 const shardName = /^head-\d+-[0-9a-f]{8}-\d{5}-of-\d{5}\.safetensors$/;
 
-/** `tag` is another one for each save, so that no save writes over the files of one before. */
-export function shardFileName(stepCount: number, tag: string, index: number, count: number): string {
+/** `tag` < 2^32 is another one for each save, so that no save writes over the files of one before. */
+export function shardFileName(stepCount: number, tag: number, index: number, count: number): string {
   const digits = (value: number) => String(value).padStart(5, '0');
-  return `head-${stepCount}-${tag}-${digits(index + 1)}-of-${digits(count)}.safetensors`;
+  return `head-${stepCount}-${tag.toString(16).padStart(8, '0')}-${digits(index + 1)}-of-${digits(count)}.safetensors`;
 }
 
 /** Whether a file is, or was to become, one of a checkpoint. */

@@ -3,9 +3,12 @@
  * equal size again; then it takes the place of the old one. Until then nothing has changed.
  */
 
+import { createHash } from 'node:crypto';
 import { throwIfAborted } from './abort.js';
+import { agree, attempt, attemptTwin } from './agreement.js';
 import { blocks } from './checkpoint.js';
 import { shardArrays } from './checkpoint_index.js';
+import { overlap, partOf } from './class_ranges.js';
 import { publicError } from './errors.js';
 import type { HeadCall } from './head_calls.js';
 import {
@@ -15,11 +18,13 @@ import {
   type HeadSettings,
   mostAdditions,
   type NormalInit,
+  newNativeHead,
+  rangeOf,
   type WeightSource,
 } from './head_options.js';
 import type { HeadState } from './head_state.js';
 import { isPerClass, type Margin, marginOfClasses } from './margins.js';
-import { addon, type NativeHead, type NativeMode } from './native.js';
+import type { NativeHead, NativeMode } from './native.js';
 import { checkLoss } from './options.js';
 import { settled, type Twin } from './twin.js';
 import {
@@ -80,11 +85,18 @@ export function addClassesCall(
   const weights = 'std' in first ? { std: first.std, seed: drawSeed({ ...draw, seed: first.seed }) } : first;
   return {
     signal,
+    terms: { count, nextLoss, weights },
+    rows: 0,
     *twin(mode) {
-      const next = { ...settings, classes: classes + count, loss: nextLoss, normal: draw };
+      const total = classes + count;
+      const range = rangeOf(total, settings.group);
+      const next = { ...settings, classes: total, range, loss: nextLoss, normal: draw };
       yield* reshape(state, next, signal, function* (from, to) {
-        yield* copyClasses(mode, from, to, settings, undefined, signal);
-        yield* fillWeights(mode, to, weights, { dim, first: classes, count });
+        yield* copyClasses(mode, { from, settings }, { to, settings: next }, undefined, signal);
+        yield* agree(
+          settings.group,
+          yield* attemptTwin(fillWeights(mode, to, weights, { dim, range, first: classes, count })),
+        );
       });
       return Int32Array.from({ length: count }, (_, i) => classes + i);
     },
@@ -112,10 +124,15 @@ export function removeClassesCall(
   if (count === 0) throw mustBe('ERR_SHAPE', 'ids', 'fewer than all classes', `all ${classes}`);
   return {
     signal,
+    terms: createHash('sha256').update(map).digest('hex'),
+    rows: 0,
     *twin(mode) {
       const margin = marginOfClasses(loss.margin, map);
-      const next = { ...settings, classes: count, loss: { ...loss, margin } };
-      yield* reshape(state, next, signal, (from, to) => copyClasses(mode, from, to, settings, map, signal));
+      const range = rangeOf(count, settings.group);
+      const next = { ...settings, classes: count, range, loss: { ...loss, margin } };
+      yield* reshape(state, next, signal, (from, to) =>
+        copyClasses(mode, { from, settings }, { to, settings: next }, map, signal),
+      );
       return map;
     },
   };
@@ -149,11 +166,13 @@ function* reshape(
   fill: Fill,
 ): Twin<void> {
   const { native } = state;
-  const { dim, classes, compute, nativeOptimizer: optimizer } = settings;
   let next: NativeHead | undefined;
   try {
-    throwIfAborted(signal);
-    next = new (addon().Head)({ dim, classes, shards: compute.shards, engines: compute.devices, optimizer });
+    const made = attempt(() => {
+      throwIfAborted(signal);
+      return newNativeHead(settings);
+    });
+    next = yield* agree(settings.group, made, (unwanted) => unwanted.dispose());
     yield* fill(native, next);
     next.resume(native.stepCount, native.accumulated);
   } catch (error) {
@@ -165,28 +184,39 @@ function* reshape(
   native.dispose();
 }
 
-/** Copies all that a head keeps of its classes to their new ids, block by block. Without `map` these are the old ones. */
+/**
+ * Copies all that a head keeps of its classes to their new ids, block by block. Without `map` these are the old ones. Blocks of
+ * other processes come from those.
+ */
 function* copyClasses(
   mode: NativeMode,
-  from: NativeHead,
-  to: NativeHead,
-  { classes, dim, optimizer }: HeadSettings,
+  { from, settings }: { from: NativeHead; settings: HeadSettings },
+  { to, settings: next }: { to: NativeHead; settings: HeadSettings },
   map: Int32Array | undefined,
   signal: AbortSignal | undefined,
 ): Twin<void> {
+  const { classes, dim, optimizer, group } = settings;
   let memory = new Float32Array(0);
   for (const { array } of shardArrays({ optimizer, accumulated: from.accumulated }))
-    for (const [start, end] of blocks(0, classes, dim)) {
-      // Others have their turn between blocks.
-      if (mode === 'async') yield* settled(new Promise<void>((resolve) => setImmediate(resolve)));
-      throwIfAborted(signal);
-      if (memory.length < (end - start) * dim) memory = new Float32Array((end - start) * dim);
-      const rows = memory.subarray(0, (end - start) * dim);
-      from.read(array, start, end, rows);
-      const { first, count } = map
-        ? closeUp(rows, map, start, end, dim)
-        : { first: start, count: end - start };
-      if (count > 0) to.write(array, first, rows.subarray(0, count * dim));
+    for (let owner = 0; owner < (group?.size ?? 1); owner++) {
+      const range = group ? partOf({ start: 0, end: classes }, group.size, owner) : settings.range;
+      for (const [start, end] of blocks(range.start, range.end, dim)) {
+        // Others have their turn between blocks.
+        if (mode === 'async') yield* settled(new Promise<void>((resolve) => setImmediate(resolve)));
+        const read = attempt(() => {
+          throwIfAborted(signal);
+          if (memory.length < (end - start) * dim) memory = new Float32Array((end - start) * dim);
+          const rows = memory.subarray(0, (end - start) * dim);
+          if (!group || owner === group.rank) from.read(array, start, end, rows);
+          return rows;
+        });
+        const rows = yield* agree(group, read);
+        if (group) yield* settled(group.broadcast(rows, owner));
+        const moved = map ? closeUp(rows, map, start, end, dim) : { first: start, count: end - start };
+        const own = overlap(next.range, { start: moved.first, end: moved.first + moved.count });
+        const [first, last] = [own.start - moved.first, own.end - moved.first];
+        if (own.start < own.end) to.write(array, own.start, rows.subarray(first * dim, last * dim));
+      }
     }
 }
 

@@ -35,6 +35,8 @@ export type MarginFcErrorCode =
    * Nothing was changed: a checkpoint that was in the folder is still there.
    */
   | 'ERR_CHECKPOINT'
+  /** Another process of the head's group failed, or made another call; the message says which. Nothing was changed. */
+  | 'ERR_GROUP'
   /** The native addon could not be loaded; the message says what was tried. */
   | 'ERR_NATIVE_LOAD'
   /** A tfjs tensor or backend cannot be used by `marginfc/tfjs`. */

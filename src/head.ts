@@ -1,16 +1,16 @@
 /** A classification head that owns its class weights and trains them. */
 
-import { saveCheckpoint } from './checkpoint.js';
 import {
   type AddClassesOptions,
   addClassesCall,
   type RemoveClassesOptions,
   removeClassesCall,
 } from './class_changes.js';
+import type { ClassRange } from './class_ranges.js';
 import { publicError } from './errors.js';
 import { forwardPass } from './evaluation.js';
-import { checkPath } from './files.js';
 import type { HostOutputs } from './gradients.js';
+import { callTogether } from './group_call.js';
 import {
   type AccumulateOptions,
   type ApplyOptions,
@@ -27,11 +27,13 @@ import {
   planEvaluationOn,
   type SaveOptions,
   type StepOptions,
+  saveCall,
   stepCall,
 } from './head_calls.js';
+import { createHead } from './head_create.js';
 import { HeadForwardPass } from './head_forward_pass.js';
 import { type LoadOptions, loadHead } from './head_load.js';
-import { checkHeadOptions, fillWeights, type HeadSettings, type MarginHeadOptions } from './head_options.js';
+import type { HeadSettings, MarginHeadOptions } from './head_options.js';
 import {
   assertOpen,
   type FeatureGradientOutput,
@@ -46,7 +48,7 @@ import type { Optimizer } from './optimizers.js';
 import type { GradientMode, OverflowPolicy } from './options.js';
 import { CallQueue } from './queue.js';
 import { runAsync, runSync } from './twin.js';
-import { checkInteger, checkOptions, checkSignal } from './validate.js';
+import { checkInteger, checkOptions, checkSignal, mustBe } from './validate.js';
 
 /**
  * Class weights W [classes, dim] with their optimiser, split into shards. Calls on one head happen one after
@@ -87,17 +89,7 @@ export class MarginHead {
    * function throws.
    */
   static async create(options: MarginHeadOptions): Promise<MarginHead> {
-    const { settings, init } = checkHeadOptions(options);
-    const { dim, classes, compute, nativeOptimizer: optimizer } = settings;
-    let native: NativeHead | undefined;
-    try {
-      const { shards, devices: engines } = compute;
-      native = new (addon().Head)({ dim, classes, shards, engines, optimizer });
-      await runAsync(fillWeights('async', native, init, { dim, first: 0, count: classes }));
-    } catch (error) {
-      native?.dispose();
-      throw publicError(error);
-    }
+    const { native, settings } = await runAsync(createHead(options));
     return new MarginHead(native, settings);
   }
 
@@ -109,7 +101,7 @@ export class MarginHead {
    * incomplete, damaged or of something else.
    */
   static async load(folder: string | URL, options?: LoadOptions): Promise<MarginHead> {
-    const { native, settings } = await loadHead(checkPath(folder, 'folder'), options);
+    const { native, settings } = await runAsync(loadHead(folder, options));
     return new MarginHead(native, settings);
   }
 
@@ -121,6 +113,11 @@ export class MarginHead {
   /** Number of classes, C. */
   get classes(): number {
     return this.#state.settings.classes;
+  }
+
+  /** The classes of this process, start .. end-1: all of them without a group. */
+  get range(): ClassRange {
+    return this.#state.settings.range;
   }
 
   /** The margin of calls that give none. */
@@ -147,7 +144,7 @@ export class MarginHead {
     return this.#state.settings.optimizer;
   }
 
-  /** Ranges the classes are split into. */
+  /** Ranges the classes of this process are split into. */
   get shards(): number {
     return this.#state.settings.compute.shards;
   }
@@ -163,7 +160,7 @@ export class MarginHead {
     batch: HeadBatch,
     options?: StepOptions<O>,
   ): Promise<StepResult<O>> {
-    return this.#run(() => stepCall(this.#state, batch, options), options);
+    return this.#run('step', () => stepCall(this.#state, batch, options), options);
   }
 
   /** {@link step}, blocking. */
@@ -183,7 +180,7 @@ export class MarginHead {
     batch: HeadBatch,
     options?: AccumulateOptions<O>,
   ): Promise<StepResult<O>> {
-    return this.#run(() => accumulateCall(this.#state, batch, options), options);
+    return this.#run('accumulate', () => accumulateCall(this.#state, batch, options), options);
   }
 
   /** {@link accumulate}, blocking. */
@@ -201,7 +198,7 @@ export class MarginHead {
    * @returns Whether there was an update: false also if nothing had been accumulated.
    */
   async apply(options?: ApplyOptions): Promise<boolean> {
-    return this.#run(() => applyCall(this.#state, options), options);
+    return this.#run('apply', () => applyCall(this.#state, options), options);
   }
 
   /** {@link apply}, blocking. */
@@ -211,7 +208,7 @@ export class MarginHead {
 
   /** Loss and accuracy; changes nothing. */
   async evaluate(batch: HeadBatch, options?: EvaluateOptions): Promise<HeadResult> {
-    return this.#run(() => evaluateCall(this.#state, batch, options), options);
+    return this.#run('evaluate', () => evaluateCall(this.#state, batch, options), options);
   }
 
   /** {@link evaluate}, blocking. */
@@ -225,6 +222,7 @@ export class MarginHead {
    */
   forwardSync(batch: HeadBatch, options?: EvaluateOptions): HeadForwardPass {
     assertOpen(this.#state);
+    this.#assertAlone('forwardSync');
     const { plan, signal } = planEvaluationOn(this.#state, batch, checkOptions(options, evaluateNames));
     return this.#state.queue.runSync(() => {
       const forwarded = runSync(forwardPass('sync', plan, signal));
@@ -240,7 +238,7 @@ export class MarginHead {
    * @param k In [1, classes].
    */
   async nearest(features: Float32Array, k: number, options?: NearestOptions): Promise<Nearest> {
-    return this.#run(() => nearestCall(this.#state, features, k, options), options);
+    return this.#run('nearest', () => nearestCall(this.#state, features, k, options), options);
   }
 
   /** {@link nearest}, blocking. */
@@ -249,15 +247,15 @@ export class MarginHead {
   }
 
   /**
-   * A copy of the weights of classes start .. end-1, [end - start, dim]. Blocking, and ERR_BUSY as a Sync call.
+   * A copy of the weights of classes start .. end-1 of this process, [end - start, dim]. Blocking, and ERR_BUSY as a Sync call.
    *
-   * @param start In [0, classes]. Default 0.
-   * @param end In [start, classes]. Default `classes`.
+   * @param start In {@link range}. Default its start.
+   * @param end From `start` to the range's end. Default that end.
    */
-  weights(start = 0, end = this.classes): Float32Array {
+  weights(start = this.range.start, end = this.range.end): Float32Array {
     assertOpen(this.#state);
-    checkInteger(start, 'start', { least: 0, most: this.classes });
-    checkInteger(end, 'end', { least: start, most: this.classes });
+    checkInteger(start, 'start', { least: this.range.start, most: this.range.end });
+    checkInteger(end, 'end', { least: start, most: this.range.end });
     return this.#state.queue.runSync(() => {
       try {
         const values = addon().allocate((end - start) * this.dim);
@@ -278,7 +276,7 @@ export class MarginHead {
    * @returns [n], the ids of the new classes.
    */
   async addClasses(added: number | Float32Array, options?: AddClassesOptions): Promise<Int32Array> {
-    return this.#reshape(() => addClassesCall(this.#state, added, options), options);
+    return this.#reshape('addClasses', () => addClassesCall(this.#state, added, options), options);
   }
 
   /** {@link addClasses}, blocking. */
@@ -294,7 +292,7 @@ export class MarginHead {
    * @returns [classes before], the new id of each class, -1 for those that have gone.
    */
   async removeClasses(ids: Iterable<number>, options?: RemoveClassesOptions): Promise<Int32Array> {
-    return this.#reshape(() => removeClassesCall(this.#state, ids, options), options);
+    return this.#reshape('removeClasses', () => removeClassesCall(this.#state, ids, options), options);
   }
 
   /** {@link removeClasses}, blocking. */
@@ -313,10 +311,7 @@ export class MarginHead {
    * saving another head to the folder.
    */
   async save(folder: string | URL, options?: SaveOptions): Promise<void> {
-    assertOpen(this.#state);
-    const path = checkPath(folder, 'folder');
-    const signal = checkSignal(checkOptions(options, { signal: true }).signal);
-    return this.#state.queue.run(() => saveCheckpoint(this.#state, path, signal), signal);
+    return this.#run('save', () => saveCall(this.#state, folder, options), options);
   }
 
   /** Frees the weights once the calls made so far have ended. May be called again. */
@@ -332,15 +327,19 @@ export class MarginHead {
 
   /**
    * Async, so that what a call's checks throw becomes a rejection in the methods above. While classes come or go, a call is
-   * checked in its turn, against those that there are then.
+   * checked in its turn, against those that there are then. In a group too, and it has its turn whether its signal has fired or
+   * not: the others must hear of either.
    */
   #run<T>(
+    name: string,
     plan: () => HeadCall<T>,
     options: { readonly signal?: AbortSignal | undefined } | undefined,
     known = this.#state.reshaping === 0,
   ): Promise<T> {
     assertOpen(this.#state);
-    const { queue } = this.#state;
+    const { queue, settings } = this.#state;
+    const { group } = settings;
+    if (group) return queue.run(() => runAsync(callTogether(group, name, plan)));
     if (!known) return queue.run(async () => runAsync(plan().twin('async')), checkSignal(options?.signal));
     const { signal, twin } = plan();
     return queue.run(() => runAsync(twin('async')), signal);
@@ -348,15 +347,31 @@ export class MarginHead {
 
   #runSync<T>(plan: () => HeadCall<T>, call: string): T {
     assertOpen(this.#state);
+    this.#assertAlone(call);
     const { twin } = plan();
     return this.#state.queue.runSync(() => runSync(twin('sync')), call);
   }
 
-  async #reshape<T>(plan: () => HeadCall<T>, options: RemoveClassesOptions | undefined): Promise<T> {
+  /** A blocking call cannot wait for other processes. */
+  #assertAlone(call: string): void {
+    if (this.#state.settings.group)
+      throw mustBe(
+        'ERR_OPTION',
+        call,
+        'its asynchronous twin where processes share the classes',
+        `'${call}'`,
+      );
+  }
+
+  async #reshape<T>(
+    name: string,
+    plan: () => HeadCall<T>,
+    options: RemoveClassesOptions | undefined,
+  ): Promise<T> {
     const known = this.#state.reshaping === 0;
     this.#state.reshaping++;
     try {
-      return await this.#run(plan, options, known);
+      return await this.#run(name, plan, options, known);
     } finally {
       this.#state.reshaping--;
     }

@@ -1,9 +1,16 @@
 /** What each call on a {@link MarginHead} takes, checks and does. */
 
 import { throwIfAborted, watchAbort } from './abort.js';
+import { agree, attemptTwin } from './agreement.js';
+import { saveCheckpoint } from './checkpoint.js';
 import { publicError } from './errors.js';
+
 import { forwardPass, gradientPass, type Plan, planEvaluation } from './evaluation.js';
+import { checkPath } from './files.js';
 import type { HostOutputs, OutputArray } from './gradients.js';
+import { shareOf } from './group_batch.js';
+import { nearestInGroup } from './group_nearest.js';
+import { groupPass } from './group_pass.js';
 import {
   type FeatureGradientOutput,
   featureGradientOutput,
@@ -95,7 +102,18 @@ const accumulateNames = { ...evaluateNames, gradientScale: true, out: true } as 
 /** A call whose arguments have been checked. */
 export interface HeadCall<T> {
   readonly signal: AbortSignal | undefined;
-  readonly twin: (mode: NativeMode) => Twin<T>;
+  /** What the processes of a group must have in common. */
+  readonly terms: unknown;
+  /** Rows of this process. */
+  readonly rows: number;
+  /** `counts`: the rows of each process of the head's group, if it has one. */
+  readonly twin: (mode: NativeMode, counts?: readonly number[]) => Twin<T>;
+}
+
+/** What a batch's evaluation has in common on all processes. */
+function termsOf({ problem, margin }: Plan): unknown {
+  const { featuresType, scale, straightThrough, onOverflow, rowWeights } = problem;
+  return { featuresType, scale, straightThrough, onOverflow, rowWeights, margin };
 }
 
 /** A batch checked against the head. */
@@ -119,6 +137,13 @@ export function planEvaluationOn(
     rowWeights: options.rowWeights,
     diagnostics: true,
   });
+  if (settings.group && !ArrayBuffer.isView(plan.problem.features))
+    throw mustBe(
+      'ERR_OPTION',
+      'features',
+      `in the host's memory where processes share the classes`,
+      `a GPU's`,
+    );
   return { plan, signal };
 }
 
@@ -153,14 +178,24 @@ function gradientCall<O extends FeatureGradientOutput>(
   const { settings } = state;
   const { features, featuresType } = plan.problem;
   const output = featureGradientOutput(options.out, settings, { array: features, type: featuresType });
+  const { group } = settings;
   return {
     signal,
-    *twin(mode) {
+    terms: [termsOf(plan), gradients],
+    rows: plan.rows,
+    *twin(mode, counts) {
       let dFeatures = output;
-      const done = yield* gradientPass(mode, plan, signal, () => {
+      const array = () => {
         dFeatures ??= addon().allocate(features.length);
-        return { ...gradients, dFeatures };
-      });
+        return dFeatures;
+      };
+      const done =
+        group && counts
+          ? yield* groupPass(shareOf(group, counts), plan, settings, signal, {
+              ...gradients,
+              dFeatures: array as () => Float32Array,
+            })
+          : yield* gradientPass(mode, plan, signal, () => ({ ...gradients, dFeatures: array() }));
       return {
         ...headResult(done.rows, done.result, settings),
         dFeatures: dFeatures as OutputArray<O, 'dFeatures'>,
@@ -174,14 +209,17 @@ export function applyCall(state: HeadState, options: ApplyOptions | undefined): 
   const checked = checkOptions(options, { learningRate: true, signal: true });
   const signal = checkSignal(checked.signal);
   const update = weightUpdate(checked.learningRate, state);
-  const { native } = state;
+  const { native, settings } = state;
   return {
     signal,
+    terms: update,
+    rows: 0,
     *twin(mode) {
       throwIfAborted(signal);
       if (update.kind !== 'update') return false;
       try {
-        return yield* settled(native.apply(mode, update.learningRate));
+        const applied = yield* attemptTwin(settled(native.apply(mode, update.learningRate)));
+        return yield* agree(settings.group, applied);
       } catch (error) {
         throw publicError(error, signal);
       }
@@ -196,12 +234,19 @@ export function evaluateCall(
 ): HeadCall<HeadResult> {
   const { plan, signal } = planEvaluationOn(state, batch, checkOptions(options, evaluateNames));
   const { settings } = state;
+  const { group } = settings;
   return {
     signal,
-    *twin(mode) {
+    terms: termsOf(plan),
+    rows: plan.rows,
+    *twin(mode, counts) {
       // No gradients will be asked for, so there is nothing to keep.
-      const problem = { ...plan.problem, workspace: 'recompute' } as const;
-      const { rows, result, evaluation } = yield* forwardPass(mode, { ...plan, problem }, signal);
+      const forgetful = { ...plan, problem: { ...plan.problem, workspace: 'recompute' } } as const;
+      if (group && counts) {
+        const { rows, result } = yield* groupPass(shareOf(group, counts), forgetful, settings, signal);
+        return headResult(rows, result, settings);
+      }
+      const { rows, result, evaluation } = yield* forwardPass(mode, forgetful, signal);
       evaluation.dispose();
       return headResult(rows, result, settings);
     },
@@ -221,9 +266,14 @@ export function nearestCall(
   if (features.length % dim !== 0)
     throw mustBe('ERR_SHAPE', 'features.length', `a multiple of dim ${dim}`, String(features.length));
   checkInteger(k, 'k', { least: 1, most: classes });
+  const { group } = settings;
   return {
     signal,
-    *twin(mode) {
+    terms: k,
+    rows: features.length / dim,
+    *twin(mode, counts) {
+      if (group && counts)
+        return yield* nearestInGroup(shareOf(group, counts), native, settings, { features, k, signal });
       const length = (features.length / dim) * k;
       const watch = watchAbort(signal);
       try {
@@ -240,4 +290,14 @@ export function nearestCall(
       }
     },
   };
+}
+
+export function saveCall(
+  state: HeadState,
+  folder: string | URL,
+  options: SaveOptions | undefined,
+): HeadCall<void> {
+  const path = checkPath(folder, 'folder');
+  const signal = checkSignal(checkOptions(options, { signal: true }).signal);
+  return { signal, terms: null, rows: 0, twin: () => saveCheckpoint(state, path, signal) };
 }

@@ -1,12 +1,24 @@
 /** A head from a checkpoint. */
 
+import { agree, attempt, attemptTwin, checkGroup, sameCall } from './agreement.js';
 import { checkShardFiles, isMissing, readIndex, readShardFiles } from './checkpoint.js';
 import { type CheckpointIndex, shardArrays } from './checkpoint_index.js';
 import { publicError } from './errors.js';
-import { checkHeadOptions, type HeadSettings, type MarginHeadOptions } from './head_options.js';
-import { addon, type NativeHead } from './native.js';
+import { checkPath } from './files.js';
+import type { ProcessGroup } from './group.js';
+import type { MadeHead } from './head_create.js';
+import {
+  checkHeadOptions,
+  commonTerms,
+  type FeatureGradientScale,
+  type HeadSettings,
+  type MarginHeadOptions,
+  newNativeHead,
+} from './head_options.js';
+import type { NativeHead } from './native.js';
 import { nativeOptimizer, type Optimizer } from './optimizers.js';
 import { type ComputeOptions, computeNames, type LossOptions, lossNames } from './options.js';
+import { settled, type Twin } from './twin.js';
 import { checkOptions, checkSignal, mustBe } from './validate.js';
 
 /** Options of {@link MarginHead.load}. Those of the loss, of computing and of the optimiser are by default as they were saved. */
@@ -15,6 +27,10 @@ export interface LoadOptions extends LossOptions, ComputeOptions {
   readonly devices?: readonly string[] | undefined;
   /** One of the same kind, with momentum if there was one before. */
   readonly optimizer?: Optimizer | undefined;
+  /** As of {@link MarginHeadOptions}; of any size, whatever the head was saved from. All processes must see the folder. */
+  readonly group?: ProcessGroup | undefined;
+  /** As of {@link MarginHeadOptions}. */
+  readonly featureGradientScale?: FeatureGradientScale | undefined;
   /** Ends the call with ERR_ABORTED. */
   readonly signal?: AbortSignal | undefined;
 }
@@ -24,51 +40,64 @@ const names = {
   ...computeNames,
   devices: true,
   optimizer: true,
+  group: true,
+  featureGradientScale: true,
   signal: true,
 } as const satisfies Record<keyof LoadOptions, true>;
 
 /** How often a new checkpoint may take the place of the one being read. */
 const mostTries = 5;
 
-export async function loadHead(
-  folder: string,
-  options: LoadOptions | undefined,
-): Promise<{ native: NativeHead; settings: HeadSettings }> {
-  const { signal: given, ...checked } = checkOptions(options, names);
-  const signal = checkSignal(given);
-  let index = await readIndex(folder);
+export function* loadHead(from: string | URL, options: LoadOptions | undefined): Twin<MadeHead> {
+  const group = checkGroup(options?.group, 'group');
+  const checked = attempt(() => {
+    const { signal, ...given } = checkOptions(options, names);
+    return { signal: checkSignal(signal), given, folder: checkPath(from, 'folder') };
+  });
+  const { signal, given, folder } = yield* agree(group, checked);
+  let index = yield* agree(group, yield* attemptTwin(settled(readIndex(folder))));
   for (let tries = 1; ; tries++) {
     try {
-      return await loadIndexed(folder, index, checked, signal);
+      return yield* loadIndexed(folder, index, given, signal);
     } catch (error) {
-      if (!isMissing(error) || tries === mostTries) throw error;
-      const now = await readIndex(folder);
+      // Processes would not all see the same index.
+      if (!isMissing(error) || tries === mostTries || group) throw error;
+      const now = yield* settled(readIndex(folder));
       if (now.files[0]?.name === index.files[0]?.name) throw error;
       index = now;
     }
   }
 }
 
-async function loadIndexed(
+function* loadIndexed(
   folder: string,
   index: CheckpointIndex,
   given: Omit<LoadOptions, 'signal'>,
   signal: AbortSignal | undefined,
-) {
-  const settings = settingsOf(index, given);
-  await checkShardFiles(folder, index, signal);
-  const { dim, classes, compute, nativeOptimizer: optimizer } = settings;
+): Twin<MadeHead> {
+  const group = given.group;
+  const settings = yield* agree(
+    group,
+    attempt(() => settingsOf(index, given)),
+  );
+  if (group) yield* sameCall(group, 'MarginHead.load', [commonTerms(settings), index.files], 0);
+  const read = yield* attemptTwin(readHead(settings, folder, index, signal));
+  const native = yield* agree(group, read, (unwanted) => unwanted.dispose());
+  return { native, settings };
+}
+
+function* readHead(
+  settings: HeadSettings,
+  folder: string,
+  index: CheckpointIndex,
+  signal: AbortSignal | undefined,
+): Twin<NativeHead> {
   let native: NativeHead | undefined;
   try {
-    native = new (addon().Head)({
-      dim,
-      classes,
-      shards: compute.shards,
-      engines: compute.devices,
-      optimizer,
-    });
-    await readShardFiles(native, folder, index, signal);
-    return { native, settings };
+    yield* settled(checkShardFiles(folder, index, signal));
+    native = newNativeHead(settings);
+    yield* settled(readShardFiles(native, settings.range, folder, index, signal));
+    return native;
   } catch (error) {
     native?.dispose();
     throw publicError(error, signal);

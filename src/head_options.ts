@@ -1,7 +1,10 @@
 /** What a {@link MarginHead} is made from: types, defaults, checks and the filling of its weights. */
 
+import { checkGroup } from './agreement.js';
+import { type ClassRange, overlap, partOf } from './class_ranges.js';
 import { checkDevices } from './engines.js';
-import type { NativeHead, NativeMode, NativeOptimizer } from './native.js';
+import type { ProcessGroup } from './group.js';
+import { addon, type NativeHead, type NativeMode, type NativeOptimizer } from './native.js';
 import { nativeOptimizer, type Optimizer, sgd } from './optimizers.js';
 import {
   type Compute,
@@ -36,6 +39,8 @@ export interface NormalInit {
 /** Gives the weights of classes start .. end-1, [end - start, dim]; {@link weightsFrom} makes one that reads files. */
 export type WeightSource = (start: number, end: number) => Float32Array | Promise<Float32Array>;
 
+export type FeatureGradientScale = 'mean' | 'worldSize';
+
 /** Options of {@link MarginHead.create}. */
 export interface MarginHeadOptions extends LossOptions, ComputeOptions {
   /** Length of an embedding, D. */
@@ -61,10 +66,18 @@ export interface MarginHeadOptions extends LossOptions, ComputeOptions {
   readonly storage?: 'float32' | undefined;
   /** Share of negative classes in a step. Only 1, the default, so far. */
   readonly sampleRate?: 1 | undefined;
-  /** Processes to share the classes with. Only undefined, the default, so far. */
-  readonly group?: undefined;
-  /** How dFeatures is scaled where several processes share the classes. Only `mean`, the default, so far. */
-  readonly featureGradientScale?: 'mean' | undefined;
+  /**
+   * Processes to share the classes with, from {@link mpi}, {@link nccl} or a transport of the trainer's own. Each has a
+   * contiguous range of them, and makes the same calls on its head in the same order, with rows of its own: any number of them,
+   * also none. Loss and accuracy are those of all rows, dFeatures and row results those of the own ones. Where a process fails,
+   * the call fails on all of them and changes nothing. Default: none.
+   */
+  readonly group?: ProcessGroup | undefined;
+  /**
+   * dFeatures is the gradient of the mean over the rows of all processes (`mean`), or that times their number (`worldSize`), for
+   * trainers that average the embedding's gradients over processes afterwards, as PyTorch's DDP does. Default `mean`.
+   */
+  readonly featureGradientScale?: FeatureGradientScale | undefined;
 }
 
 /** MarginHeadOptions checked, with every default filled in, but for the first weights. */
@@ -75,6 +88,10 @@ export interface HeadSettings {
   readonly compute: Compute;
   readonly optimizer: Optimizer;
   readonly nativeOptimizer: NativeOptimizer;
+  readonly group: ProcessGroup | undefined;
+  readonly featureGradientScale: FeatureGradientScale;
+  /** The classes of this process: all, without a group. */
+  readonly range: ClassRange;
   /** For classes to come. */
   readonly normal: NormalDraw;
 }
@@ -138,20 +155,51 @@ export function checkHeadOptions(options: MarginHeadOptions): {
   const native = nativeOptimizer(optimizer);
   const first = checkInit(init, { classes, dim, std: 0.01, seed: checkSeed(seed, 'seed') });
   const { std, seed: drawn } = 'std' in first ? first : { std: 0.01, seed };
-  const normal = { std, seed: drawn, additions: 0 };
-  return {
-    settings: { dim, classes, loss, compute, optimizer, nativeOptimizer: native, normal },
-    init: first,
+  const group = checkGroup(checked.group, 'group');
+  const { featureGradientScale = 'mean' } = checked;
+  checkOneOf(featureGradientScale, ['mean', 'worldSize'], 'featureGradientScale');
+  const settings: HeadSettings = {
+    dim,
+    classes,
+    loss,
+    compute,
+    optimizer,
+    nativeOptimizer: native,
+    group,
+    featureGradientScale,
+    range: rangeOf(classes, group),
+    normal: { std, seed: drawn, additions: 0 },
   };
+  return { settings, init: first };
+}
+
+/** The classes of a group's process. */
+export function rangeOf(classes: number, group: ProcessGroup | undefined): ClassRange {
+  const all = { start: 0, end: classes };
+  return group ? partOf(all, group.size, group.rank) : all;
+}
+
+/** What the processes of a group must have in common. */
+export function commonTerms(settings: HeadSettings): unknown {
+  const { dim, classes, loss, compute, optimizer, featureGradientScale, normal } = settings;
+  const { devices: _, shards: __, workspace: ___, workspaceBytes: ____, ...numerics } = compute;
+  return { dim, classes, loss, numerics, optimizer, featureGradientScale, normal };
+}
+
+/** A head of these settings in native memory, its weights zero. */
+export function newNativeHead({
+  dim,
+  classes,
+  range,
+  compute,
+  nativeOptimizer: optimizer,
+}: HeadSettings): NativeHead {
+  const { shards, devices: engines } = compute;
+  return new (addon().Head)({ dim, classes, ...range, shards, engines, optimizer });
 }
 
 /** Options that have one value so far. */
-function checkDefaults({
-  storage = 'float32',
-  sampleRate = 1,
-  group,
-  featureGradientScale = 'mean',
-}: Partial<MarginHeadOptions>): void {
+function checkDefaults({ storage = 'float32', sampleRate = 1 }: Partial<MarginHeadOptions>): void {
   if (checkOneOf(storage, ['float32', 'bfloat16', 'float16'], 'storage') !== 'float32')
     throw mustBe(
       'ERR_PRECISION_UNSUPPORTED',
@@ -161,15 +209,6 @@ function checkDefaults({
     );
   if (sampleRate !== 1)
     throw mustBe('ERR_OPTION', 'sampleRate', '1 (classes are not sampled yet)', show(sampleRate));
-  if (group !== undefined)
-    throw mustBe(
-      'ERR_OPTION',
-      'group',
-      'undefined (classes are not shared between processes yet)',
-      show(group),
-    );
-  if (featureGradientScale !== 'mean')
-    throw mustBe('ERR_OPTION', 'featureGradientScale', `'mean' without a group`, show(featureGradientScale));
 }
 
 function checkSeed(seed: unknown, argument: string): number {
@@ -198,23 +237,26 @@ export function checkInit(
   return { std: checkNumber(std, 'init.std', { least: 0 }), seed: checkSeed(seed, 'init.seed') };
 }
 
-/** Gives classes first .. first+count-1 of a head their first weights; a source counts them from 0. */
+/** Gives this process's part of classes first .. first+count-1 of a head their first weights; a source counts them from 0. */
 export function* fillWeights(
   mode: NativeMode,
   head: NativeHead,
   init: FirstWeights,
-  { dim, first, count }: { dim: number; first: number; count: number },
+  { dim, range, first, count }: { dim: number; range: ClassRange; first: number; count: number },
 ): Twin<void> {
+  const own = overlap(range, { start: first, end: first + count });
+  if (own.start === own.end) return;
   if (typeof init !== 'function') {
-    if (ArrayBuffer.isView(init)) head.write('weights', first, init);
-    else yield* settled(head.initialize(mode, init.std, init.seed, first, first + count));
+    if (ArrayBuffer.isView(init))
+      head.write('weights', own.start, init.subarray((own.start - first) * dim, (own.end - first) * dim));
+    else yield* settled(head.initialize(mode, init.std, init.seed, own.start, own.end));
     return;
   }
-  for (let start = 0; start < count; start += rangeSize) {
-    const end = Math.min(start + rangeSize, count);
+  for (let at = own.start; at < own.end; at += rangeSize) {
+    const [start, end] = [at - first, Math.min(at + rangeSize, own.end) - first];
     const values = yield* settled(init(start, end));
     const name = `init(${start}, ${end})`;
     const meaning = `${end - start} * dim ${dim}`;
-    head.write('weights', first + start, checkFloats(values, name, (end - start) * dim, meaning));
+    head.write('weights', at, checkFloats(values, name, (end - start) * dim, meaning));
   }
 }

@@ -7,6 +7,7 @@
  */
 
 export type { AddClassesOptions, RemoveClassesOptions } from './class_changes.js';
+export type { ClassRange } from './class_ranges.js';
 export type { DeviceArray } from './device_array.js';
 export { type EngineStatus, listEngines } from './engines.js';
 export { MarginFcError, type MarginFcErrorCode } from './errors.js';
@@ -33,7 +34,7 @@ export type {
 } from './head_calls.js';
 export type { HeadBackwardOptions, HeadForwardPass } from './head_forward_pass.js';
 export type { LoadOptions } from './head_load.js';
-export type { MarginHeadOptions, NormalInit, WeightSource } from './head_options.js';
+export type { FeatureGradientScale, MarginHeadOptions, NormalInit, WeightSource } from './head_options.js';
 export type { FeatureGradientOutput, HeadResult, StepResult } from './head_state.js';
 export {
   type Batch,

@@ -91,6 +91,18 @@ export type NativeWeightGradient =
   | { readonly kind: 'accumulate' }
   | { readonly kind: 'update'; readonly learningRate: number };
 
+/** What classes say of each row, [B] each: those of this process, or of all that share them. */
+export interface NativeStatistics {
+  /** To the row's own class; 0 where that is another process's. */
+  readonly cosine: Float64Array;
+  /** Likewise. */
+  readonly sine: Float64Array;
+  /** Logarithm of the sum over all other classes of exp(logit); -infinity without any. */
+  readonly logNegatives: Float64Array;
+  /** Largest cosine of another class, -2 without any. Only with `diagnostics`. */
+  readonly hardest: Float32Array;
+}
+
 export interface NativeGradients {
   /** Multiplies every gradient: a number, or one per row [B] (required when reduction is 'none'). */
   readonly dLoss: number | Float32Array;
@@ -151,6 +163,23 @@ export interface NativeEvaluation {
     rows: NativeRows,
     gradients: NativeGradients,
   ): NativeReturn<NativeForwardResult & NativeBackwardResult>;
+  /** Phases 0 to 2, with what `gradients` allow to be begun. */
+  negatives(
+    mode: NativeMode,
+    statistics: NativeStatistics,
+    gradients?: NativeGradients,
+  ): NativeReturn<undefined>;
+  /** Phase 3, with what the classes of all processes say. */
+  epilogue(
+    mode: NativeMode,
+    margin: NativeMargin,
+    rows: NativeRows,
+    statistics: NativeStatistics,
+  ): NativeReturn<NativeForwardResult>;
+  /** Takes all memory that `finish` needs, which cannot fail afterwards if it changes weights. */
+  reserve(mode: NativeMode, gradients: NativeGradients): NativeReturn<undefined>;
+  /** Phases 4 and 5 of the gradients that were reserved; or in two calls of those for the features and those for the weights. */
+  finish(mode: NativeMode, gradients: NativeGradients): NativeReturn<NativeBackwardResult>;
   /** For benchmarks: how long each phase took when it last ran. */
   phaseSeconds(): NativePhaseSeconds;
   /** Frees the workspace and lets go of the borrowed arrays (after the calls in flight). Idempotent. */
@@ -200,7 +229,11 @@ export type NativeOptimizer =
 
 export interface NativeHeadOptions {
   readonly dim: number;
+  /** Of all processes. */
   readonly classes: number;
+  /** Those of this process are start .. end-1. */
+  readonly start: number;
+  readonly end: number;
   readonly shards: number;
   /** As of a NativeProblem. */
   readonly engines: readonly string[];
@@ -213,7 +246,7 @@ export interface NativeHeadOptions {
  */
 export type NativeClassArray = 'weights' | 'momentum' | 'variance' | 'accumulated';
 
-/** Class weights in shards with their optimiser state. */
+/** One process's class weights in shards with their optimiser state. Class ids are those of the whole head. */
 export interface NativeHead {
   /** Fills weights of classes start..end-1 with normal deviates (mean 0) that depend on seed, class and column alone. */
   initialize(
@@ -231,7 +264,7 @@ export interface NativeHead {
   resume(stepCount: number, accumulated: boolean): void;
   /** Whether there is an accumulated gradient for apply() to use. */
   readonly accumulated: boolean;
-  /** The k classes with the largest cosine for each row, best first; ties go to the smaller id. */
+  /** The k classes of this process with the largest cosine for each row, best first; ties go to the smaller id. */
   nearest(
     mode: NativeMode,
     features: Float32Array,

@@ -144,12 +144,12 @@ describe('create', () => {
     ],
     ['storage', { storage: 'bfloat16' }, 'ERR_PRECISION_UNSUPPORTED', /^storage must be 'float32' \(/],
     ['sampleRate', { sampleRate: 0.1 }, 'ERR_OPTION', /^sampleRate must be 1 /],
-    ['group', { group: {} }, 'ERR_OPTION', /^group must be undefined /],
+    ['group', { group: {} }, 'ERR_TYPE', /^group.size must be/],
     [
       'featureGradientScale',
-      { featureGradientScale: 'worldSize' },
+      { featureGradientScale: 'sum' },
       'ERR_OPTION',
-      /^featureGradientScale must be 'mean'/,
+      /^featureGradientScale must be 'mean' or 'worldSize'/,
     ],
   ])('refuses a bad %s', async (_, options, code, message) => {
     await expectFailure(() => makeHead(options), code, message);

@@ -21,7 +21,8 @@ const addons = [load(), load()];
 const { features, weights, dim } = makeBatch(small);
 const heads = addons.map(({ Head }) => {
   const optimizer = /** @type {const} */ ({ kind: 'sgd', momentum: 0, weightDecay: 0, nesterov: false });
-  const head = new Head({ dim, classes: weights.length / dim, shards: 2, engines: ['cpu'], optimizer });
+  const classes = weights.length / dim;
+  const head = new Head({ dim, classes, start: 0, end: classes, shards: 2, engines: ['cpu'], optimizer });
   head.write('weights', 0, weights);
   return head;
 });

@@ -245,7 +245,7 @@ inline void heads_work(const std::vector<Engine*>& engines, Optimizer::Kind kind
   optimizer.momentum = 0.9;
   optimizer.weight_decay = 5e-4;
   std::unique_ptr<Head> head;
-  check(Head::create(engines, size.classes, size.dim, size.shards, optimizer, &head).ok(), "create");
+  check(Head::create(engines, size.classes, {0, size.classes}, size.dim, size.shards, optimizer, &head).ok(), "create");
   check(head->initialize(0.01, 3, {0, size.classes}).ok(), "initialize");
   double first = 0, last = 0;
   for (int step = 0; step < 8; step++) {
@@ -291,7 +291,8 @@ inline void failures_are_values(const std::vector<Engine*>& engines) {
     check(status.code == Code::not_finite && status.message.find("row 5") != std::string::npos, "Inf in features");
   }
   std::unique_ptr<Head> head;
-  check(Head::create(engines, INT32_MAX, INT32_MAX, 1, {}, &head).code == Code::out_of_memory, "out of memory");
+  check(Head::create(engines, INT32_MAX, {0, INT32_MAX}, INT32_MAX, 1, {}, &head).code == Code::out_of_memory,
+        "out of memory");
 }
 
 }  // namespace marginfc

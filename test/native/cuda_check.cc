@@ -25,7 +25,8 @@ void heads_agree(const std::vector<Engine*>& engines, Optimizer::Kind kind) {
   std::vector<int32_t> ids[2];
   for (int e = 0; e < 2; e++) {
     std::unique_ptr<Head> head;
-    check(Head::create(e ? engines : std::vector<Engine*>{&cpu}, size.classes, size.dim, size.shards, optimizer, &head)
+    check(Head::create(e ? engines : std::vector<Engine*>{&cpu}, size.classes, {0, size.classes}, size.dim, size.shards,
+                       optimizer, &head)
               .ok(),
           "create");
     check(head->initialize(0.1, 11, {0, size.classes}).ok(), "initialize");
@@ -85,7 +86,9 @@ void steps_need_little_memory(void* driver) {
       std::unique_ptr<Head> head;
       Optimizer optimizer;
       optimizer.momentum = 0.9;
-      check(Head::create({engine.get()}, size.classes, static_cast<int32_t>(size.dim), 1, optimizer, &head).ok(),
+      check(Head::create({engine.get()}, size.classes, {0, size.classes}, static_cast<int32_t>(size.dim), 1, optimizer,
+                         &head)
+                .ok(),
             "head");
       Problem problem;
       problem.features.resize(size.rows * size.dim);
@@ -133,7 +136,9 @@ void failures_of_the_driver() {
   const Size size{33, 64, 300, 2, 64};
   const Problem problem = make_problem(size, 3);
   std::unique_ptr<Head> head;
-  check(Head::create({engine.get()}, size.classes, static_cast<int32_t>(size.dim), size.shards, {}, &head).ok(),
+  check(Head::create({engine.get()}, size.classes, {0, size.classes}, static_cast<int32_t>(size.dim), size.shards, {},
+                     &head)
+            .ok(),
         "head");
   check(head->write(0, size.classes, problem.weights.data()).ok(), "write");
   std::vector<float> weights(problem.weights.size());

@@ -93,7 +93,9 @@ bool steps_are_right(Engine& engine, const Setting& setting, Optimizer::Kind kin
   const bool adamw = kind == Optimizer::Kind::adamw;
   constexpr double kRate = 0.25;
   std::unique_ptr<Head> head;
-  if (!Head::create({&engine}, size.classes, static_cast<int32_t>(size.dim), size.shards, optimizer, &head).ok() ||
+  if (!Head::create({&engine}, size.classes, {0, size.classes}, static_cast<int32_t>(size.dim), size.shards, optimizer,
+                    &head)
+           .ok() ||
       !head->write(0, size.classes, problem.weights.data()).ok())
     return false;
   const Limits limits = limits_of(setting.operands);
@@ -157,7 +159,8 @@ bool nearest_are_right(Engine& engine, const Setting& setting) {
   constexpr int64_t kNearest = 5;
   Problem problem = plain_problem(size);
   std::unique_ptr<Head> head;
-  if (!Head::create({&engine}, size.classes, static_cast<int32_t>(size.dim), size.shards, {}, &head).ok() ||
+  if (!Head::create({&engine}, size.classes, {0, size.classes}, static_cast<int32_t>(size.dim), size.shards, {}, &head)
+           .ok() ||
       !head->initialize(0.5, 3, {0, size.classes}).ok() || !head->read(0, size.classes, problem.weights.data()).ok())
     return false;
   double square = 0;

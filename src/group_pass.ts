@@ -1,0 +1,230 @@
+/**
+ * The phases of engine/engine.h over the processes of a group, each of which has some of the classes and some of the rows. Features
+ * and labels are gathered first, so that every process sees all rows; after phase 2 what its classes say of each row is added up;
+ * dX is added up and scattered while the weights' gradient is used.
+ */
+
+import { watchAbort } from './abort.js';
+import { agree, attempt, attemptTwin } from './agreement.js';
+import { customTargets } from './custom_margin.js';
+import { MarginFcError, publicError } from './errors.js';
+import type { Plan, RowResults, SkippedMass } from './evaluation.js';
+import { gatherPlan, type Share } from './group_batch.js';
+import type { HeadSettings } from './head_options.js';
+import type { CustomMargin } from './margins.js';
+import { noteUse } from './memory.js';
+import {
+  addon,
+  type NativeEvaluation,
+  type NativeForwardResult,
+  type NativeGradients,
+  type NativeMargin,
+  type NativeStatistics,
+} from './native.js';
+import { settled, type Twin } from './twin.js';
+
+/** What a call wants besides the loss. */
+export interface GroupGradients extends Omit<NativeGradients, 'dFeatures'> {
+  /** [own rows, dim], asked for when work begins. */
+  readonly dFeatures: () => Float32Array;
+}
+
+export interface GroupPassed {
+  /** Of the own rows. */
+  readonly rows: RowResults;
+  /** Of all rows. */
+  readonly result: NativeForwardResult;
+  readonly dFeatures?: Float32Array;
+  readonly skipped: SkippedMass;
+}
+
+/** `plan` is for the own rows. Nothing has changed on any process where it throws before the last phase. */
+export function* groupPass(
+  share: Share,
+  plan: Plan,
+  { compute, featureGradientScale }: HeadSettings,
+  signal: AbortSignal | undefined,
+  wanted?: GroupGradients,
+): Twin<GroupPassed> {
+  const { group } = share;
+  const begun = attempt(() => {
+    // Here, where the row is still the caller's.
+    if (compute.checkFinite) checkFiniteRows(plan);
+    return watchAbort(signal);
+  });
+  const watch = yield* agree(group, begun, ({ stop }) => stop());
+  let evaluation: NativeEvaluation | undefined;
+  try {
+    const whole = yield* gatherPlan(share, plan);
+    const made = yield* agree(
+      group,
+      attempt(() => ({
+        evaluation: new (addon().Evaluation)({ ...whole.problem, cancel: watch.cancel }),
+        gradients: wanted && {
+          ...wanted,
+          dFeatures: addon().allocate(share.rows * plan.problem.dim),
+        },
+        dFeatures: wanted?.dFeatures(),
+        rows: newRows(share.rows),
+        statistics: newStatistics(share.rows),
+      })),
+    );
+    evaluation = made.evaluation;
+    const { gradients, rows, statistics } = made;
+    const margin = yield* resolveMargin(share, whole, plan.problem.labels, evaluation);
+    yield* agree(group, yield* attemptTwin(settled(evaluation.negatives('async', statistics, gradients))));
+    yield* addUp(share, statistics, plan.problem.scale);
+    const result = yield* agree(
+      group,
+      yield* attemptTwin(end(evaluation, margin, rows, statistics, gradients)),
+    );
+    const passed = { rows: ownRows(rows, share), result, skipped: {} };
+    if (!gradients || !made.dFeatures) return passed;
+
+    const { dFeatures, weightGradient, ...outer } = gradients;
+    const part = made.dFeatures;
+    // From here on processes change their weights, and cannot fail. GPUs would make their probabilities twice.
+    const apart = weightGradient.kind !== 'none' && compute.devices.every((device) => device === 'cpu');
+    const first: NativeGradients = apart
+      ? { ...outer, dFeatures, weightGradient: { kind: 'none' } }
+      : gradients;
+    let done = yield* agree(group, yield* attemptTwin(settled(evaluation.finish('async', first))));
+    const scattered = group.reduceScatter(dFeatures, part);
+    // Looked at below, after the weights, whatever becomes of it.
+    scattered.catch(() => {});
+    if (apart) done = yield* settled(evaluation.finish('async', { ...outer, weightGradient }));
+    yield* settled(scattered);
+    if (featureGradientScale === 'worldSize') for (let i = 0; i < part.length; i++) part[i]! *= group.size;
+    const mass = Float64Array.of(done.skippedMass);
+    if (compute.gradientTolerance === 0) return { ...passed, dFeatures: part };
+    yield* settled(group.allReduce(mass, 'sum'));
+    return { ...passed, dFeatures: part, skipped: { skippedMass: mass[0] as number } };
+  } catch (error) {
+    throw publicError(error, signal);
+  } finally {
+    evaluation?.dispose();
+    watch.stop();
+    noteUse();
+  }
+}
+
+/** As engines check the features of a whole batch. */
+function checkFiniteRows({ problem, rows }: Plan): void {
+  const { features, featuresType, dim } = problem;
+  const values = features as Float32Array | Uint16Array;
+  // All bits of the exponent are set in NaN and infinity.
+  const exponent = featuresType === 'bfloat16' ? 0x7f80 : 0x7c00;
+  for (let i = 0; i < rows; i++)
+    for (let d = 0; d < dim; d++) {
+      const value = values[i * dim + d] as number;
+      if (featuresType === 'float32' ? value - value === 0 : (value & exponent) !== exponent) continue;
+      throw new MarginFcError(
+        'ERR_NOT_FINITE',
+        `features must be finite, row ${i} holds a NaN or infinite value`,
+      );
+    }
+}
+
+/** Phase 3, and the memory for those after it. */
+function* end(
+  evaluation: NativeEvaluation,
+  margin: NativeMargin,
+  rows: RowResults,
+  statistics: NativeStatistics,
+  gradients: NativeGradients | undefined,
+): Twin<NativeForwardResult> {
+  const result = yield* settled(evaluation.epilogue('async', margin, rows, statistics));
+  if (gradients) yield* settled(evaluation.reserve('async', gradients));
+  return result;
+}
+
+/** Makes what each process's classes say what all classes say. */
+function* addUp({ group, rows }: Share, statistics: NativeStatistics, scale: number): Twin<void> {
+  const { cosine, sine, logNegatives, hardest } = statistics;
+  // Of logits up to 64 the sums of exponentials need no offset.
+  const offset = new Float64Array(rows);
+  if (scale > 64) {
+    offset.set(logNegatives);
+    yield* settled(group.allReduce(offset, 'max'));
+  }
+  const sums = new Float64Array(3 * rows);
+  for (let i = 0; i < rows; i++) {
+    sums[i] = cosine[i] as number;
+    sums[rows + i] = sine[i] as number;
+    const power = (logNegatives[i] as number) - (offset[i] as number);
+    sums[2 * rows + i] = offset[i] === Number.NEGATIVE_INFINITY ? 0 : Math.exp(power);
+  }
+  yield* settled(Promise.all([group.allReduce(sums, 'sum'), group.allReduce(hardest, 'max')]));
+  for (let i = 0; i < rows; i++) {
+    cosine[i] = sums[i] as number;
+    sine[i] = sums[rows + i] as number;
+    logNegatives[i] = (offset[i] as number) + Math.log(sums[2 * rows + i] as number);
+  }
+}
+
+/** A margin's callback sees the own rows of each process. */
+function* resolveMargin(
+  share: Share,
+  { margin }: Plan,
+  labels: Int32Array,
+  evaluation: NativeEvaluation,
+): Twin<NativeMargin> {
+  if (!('callback' in margin)) return margin;
+  const { group, rows, count } = share;
+  const angles = { cosine: new Float64Array(rows), featureNorm: new Float64Array(rows) };
+  yield* agree(group, yield* attemptTwin(settled(evaluation.targets('async', angles))));
+  yield* settled(group.allReduce(angles.cosine, 'sum'));
+  const answers = yield* agree(
+    group,
+    attempt(() => answersOf(margin, labels, angles, share)),
+  );
+  const own = new Float64Array(4 * count);
+  for (let i = 0; i < count; i++)
+    own.set([answers.target[i]!, answers.dTarget[i]!, answers.dFeatureNorm?.[i] ?? 0], 4 * i);
+  // Whether there is a derivative by the norm at all is the same for all rows of all processes.
+  if (answers.dFeatureNorm) for (let i = 0; i < count; i++) own[4 * i + 3] = 1;
+  const all = new Float64Array(4 * rows);
+  yield* settled(group.allGather(own, all));
+  const column = (c: number) => Float64Array.from({ length: rows }, (_, i) => all[4 * i + c] as number);
+  return {
+    kind: 'custom',
+    target: column(0),
+    dTarget: column(1),
+    ...(column(3).includes(1) ? { dFeatureNorm: column(2) } : {}),
+  };
+}
+
+function answersOf(
+  { callback }: CustomMargin,
+  labels: Int32Array,
+  angles: { readonly cosine: Float64Array; readonly featureNorm: Float64Array },
+  { start, count }: Share,
+) {
+  const answers = customTargets(callback, labels, {
+    cosine: angles.cosine.subarray(start, start + count),
+    featureNorm: angles.featureNorm.subarray(start, start + count),
+  });
+  return answers as Extract<NativeMargin, { kind: 'custom' }>;
+}
+
+function newRows(rows: number): RowResults {
+  return {
+    rowLoss: new Float32Array(rows),
+    logSumExp: new Float32Array(rows),
+    targetCosine: new Float32Array(rows),
+  };
+}
+
+function newStatistics(rows: number): NativeStatistics {
+  return {
+    cosine: new Float64Array(rows),
+    sine: new Float64Array(rows),
+    logNegatives: new Float64Array(rows),
+    hardest: new Float32Array(rows),
+  };
+}
+
+function ownRows({ rowLoss, logSumExp, targetCosine }: RowResults, { start, count }: Share): RowResults {
+  const own = (values: Float32Array) => values.slice(start, start + count);
+  return { rowLoss: own(rowLoss), logSumExp: own(logSumExp), targetCosine: own(targetCosine) };
+}
