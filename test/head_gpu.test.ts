@@ -18,6 +18,7 @@ import { expectFailure, failureOf } from './failures.js';
 import { gpusOfThisProcess } from './gpus.js';
 import { gradientError } from './metrics.js';
 import { makeProblem } from './problems.js';
+import { processGroup } from './process_group.js';
 
 const gpus = gpusOfThisProcess();
 const first = gpus[0] as DeviceName;
@@ -92,6 +93,37 @@ describe.skipIf(gpus.length === 0)('a head on engine cuda', () => {
     const [got, expected] = made.map((head) => head.weights());
     const moved = (values: Float32Array) => values.map((value, i) => value - weights[i]!);
     expectGradientsAlike(moved(got!), moved(expected!), new Float32Array(weights.length).fill(1));
+  });
+
+  test('shares its classes with a process of the cpu engine, and with one of other GPUs', async () => {
+    const optimizer = sgd({ learningRate: 0.1, momentum: 0.9 });
+    const alone = await makeHead({ optimizer });
+    const places: DeviceName[][] = [[first], ['cpu'], gpus];
+    const shared = await Promise.all(
+      processGroup(places.length).map((group, rank) => {
+        const devices = places[rank];
+        return makeHead({ optimizer, devices, shards: gpus.length, precision: 'float32', group });
+      }),
+    );
+    for (const batch of batches) {
+      const expected = await alone.step(batch);
+      const outs = await Promise.all(
+        shared.map((head, rank) => {
+          const [start, end] = [rank * 15, Math.min(rank * 15 + 15, size.rows)];
+          const features = batch.features.slice(start * dim, end * dim);
+          return head.step({ features, labels: batch.labels.slice(start, end) });
+        }),
+      );
+      for (const { loss, accuracy } of outs) {
+        expect(Math.abs(loss - expected.loss)).toBeLessThan(1e-4 * Math.max(1, expected.loss));
+        expect(accuracy).toBeCloseTo(expected.accuracy, 6);
+      }
+      const dFeatures = Float32Array.from(outs.flatMap((out) => Array.from(out.dFeatures)));
+      expectGradientsAlike(dFeatures, expected.dFeatures, batch.features);
+    }
+    const [moved, reference] = [shared.flatMap((head) => Array.from(head.weights())), alone.weights()];
+    const apart = moved.reduce((most, value, i) => Math.max(most, Math.abs(value - reference[i]!)), 0);
+    expect(apart).toBeLessThan(1e-5 * weights.reduce((most, value) => Math.max(most, Math.abs(value)), 0));
   });
 
   test('finds the nearest classes of the cpu engine', async () => {
