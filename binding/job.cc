@@ -18,6 +18,8 @@ const char* code_name(Code code) {
     case Code::type: return "ERR_TYPE";
     case Code::unavailable: return "ERR_ENGINE_UNAVAILABLE";
     case Code::disposed: return "ERR_DISPOSED";
+    case Code::group: return "ERR_GROUP";
+    case Code::group_timeout: return "ERR_GROUP_TIMEOUT";
     case Code::ok:
     case Code::internal: break;
   }

@@ -35,6 +35,13 @@ export type MarginFcErrorCode =
    * Nothing was changed: a checkpoint that was in the folder is still there.
    */
   | 'ERR_CHECKPOINT'
+  /**
+   * Processes of a group did not call the same function with arguments that fit together, one has left, or what connects
+   * them failed.
+   */
+  | 'ERR_GROUP'
+  /** A process of a group did not answer in time; the group cannot be used any more. */
+  | 'ERR_GROUP_TIMEOUT'
   /** The native addon could not be loaded; the message says what was tried. */
   | 'ERR_NATIVE_LOAD'
   /** A tfjs tensor or backend cannot be used by `marginfc/tfjs`. */

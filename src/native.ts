@@ -129,6 +129,8 @@ export interface NativeFailure {
     | 'ERR_SHAPE'
     | 'ERR_TYPE'
     | 'ERR_ENGINE_UNAVAILABLE'
+    | 'ERR_GROUP'
+    | 'ERR_GROUP_TIMEOUT'
     | 'ERR_INTERNAL';
   readonly message: string;
 }
