@@ -4,6 +4,7 @@
 #include "binding/arguments.h"
 #include "binding/environment.h"
 #include "binding/evaluation_object.h"
+#include "binding/group_object.h"
 #include "binding/head_object.h"
 #include "cpu/peak.h"
 #include "cpu/unfused.h"
@@ -151,10 +152,12 @@ Napi::Object install(Napi::Env env, Napi::Object exports) {
   Environment::install(env);
   EvaluationObject::install(env, exports);
   HeadObject::install(env, exports);
+  GroupObject::install(env, exports);
   exports.Set("listEngines", Napi::Function::New<list_engines>(env, "listEngines"));
   exports.Set("openGpu", Napi::Function::New<open_gpu>(env, "openGpu"));
   exports.Set("timeLaunches", Napi::Function::New<time_launches>(env, "timeLaunches"));
   exports.Set("describeCuda", Napi::Function::New<describe_cuda>(env, "describeCuda"));
+  exports.Set("describeMpi", Napi::Function::New<describe_mpi>(env, "describeMpi"));
   exports.Set("allocate", Napi::Function::New<allocate>(env, "allocate"));
   exports.Set("releaseMemory", Napi::Function::New<release_memory>(env, "releaseMemory"));
   exports.Set("describeCpu", Napi::Function::New<describe_cpu>(env, "describeCpu"));

@@ -3,16 +3,13 @@
 // loaded driver, so environments come and go on their own.
 #pragma once
 
-#include <condition_variable>
-#include <deque>
+#include <list>
 #include <map>
 #include <memory>
-#include <mutex>
 #include <string>
-#include <thread>
 #include <vector>
 
-#include "binding/job.h"
+#include "binding/job_queue.h"
 #include "binding/output_pool.h"
 #include "cpu/cpu_engine.h"
 #include "cuda/cuda_engine.h"
@@ -25,7 +22,6 @@ class Environment {
   static Environment& of(Napi::Env env) { return *env.GetInstanceData<Environment>(); }
 
   explicit Environment(Napi::Env env);
-  ~Environment();
   Environment(const Environment&) = delete;
   Environment& operator=(const Environment&) = delete;
 
@@ -45,34 +41,22 @@ class Environment {
 
   const std::shared_ptr<BufferPool>& outputs() const { return outputs_; }
 
-  Napi::Promise enqueue(Napi::Env env, std::unique_ptr<Job> job);
+  // Of calls that compute.
+  JobQueue& calls() { return calls_; }
+  // For what must not wait for calls that compute, such as a group of processes.
+  JobQueue& add_queue() { return queues_.emplace_back(); }
 
   Napi::FunctionReference head_constructor;
 
  private:
-  void start(Napi::Env env);
-  void serve();
-  void settle(Napi::Env env);
-  // Stops and joins every thread, before anything they use goes away.
-  void shut_down();
-  // Sees to it that shut_down() is called before Node frees memory of the job's arrays.
-  void guard(Napi::Env env, Job& job);
-
   const KernelChoice kernels_ = choose_kernels();
   std::shared_ptr<CpuEngine> cpu_;
   std::map<int32_t, std::shared_ptr<cuda::CudaEngine>> gpus_;  // those opened, by index
   const std::shared_ptr<BufferPool> outputs_ = std::make_shared<BufferPool>();
 
-  std::thread dispatcher_;
-  std::mutex mutex_;
-  std::condition_variable wake_;
-  bool stopping_ = false;                      // guarded by mutex_
-  Job* running_ = nullptr;                     // guarded by mutex_
-  std::deque<std::unique_ptr<Job>> waiting_;   // guarded by mutex_
-  std::deque<std::unique_ptr<Job>> finished_;  // guarded by mutex_
-  int64_t enqueued_ = 0;                       // main thread only
-  int64_t settled_ = 0;                        // main thread only; jobs settle in order
-  Napi::ThreadSafeFunction notify_;
+  // Last, so that their threads end before what jobs use.
+  JobQueue calls_;
+  std::list<JobQueue> queues_;
 };
 
 // The N of "cuda:N"; -1 for any other text.

@@ -18,6 +18,8 @@ const char* code_name(Code code) {
     case Code::type: return "ERR_TYPE";
     case Code::unavailable: return "ERR_ENGINE_UNAVAILABLE";
     case Code::disposed: return "ERR_DISPOSED";
+    case Code::group: return "ERR_GROUP";
+    case Code::group_timeout: return "ERR_GROUP_TIMEOUT";
     case Code::ok:
     case Code::internal: break;
   }
@@ -43,7 +45,7 @@ void Job::keep(const Napi::Value& value) {
 Napi::Value dispatch(const Napi::Value& mode, std::unique_ptr<Job> job) {
   const Napi::Env env = mode.Env();
   if (mode.IsString() && mode.As<Napi::String>().Utf8Value() == "async")
-    return Environment::of(env).enqueue(env, std::move(job));
+    return Environment::of(env).calls().enqueue(env, std::move(job));
   const Status status = job->execute();
   if (!status.ok()) throw make_error(env, status);
   return job->result(env);

@@ -12,7 +12,7 @@
 
 namespace marginfc::binding {
 
-class Environment;
+class JobQueue;
 
 class Job {
  public:
@@ -31,7 +31,7 @@ class Job {
   void keep(const Napi::Value& value);
 
  private:
-  friend class Environment;
+  friend class JobQueue;
   std::vector<Napi::ObjectReference> kept_;
   std::optional<Napi::Promise::Deferred> deferred_;
   Status status_;

@@ -18,6 +18,8 @@ enum class Code {
   type,
   unavailable,
   disposed,
+  group,          // processes of a group did not do the same, or one has left, or what connects them failed
+  group_timeout,  // a process of a group did not answer in time
   internal
 };
 

@@ -13,6 +13,7 @@ import path from 'node:path';
 
 const require = createRequire(import.meta.url);
 const { compile, configuredElsewhere } = require('./lib/native_build.cjs');
+const { buildMpiShim, SHIM, SHIM_SOURCES } = require('./lib/mpi_shim.cjs');
 
 const root = path.join(import.meta.dirname, '..');
 const inRoot = (/** @type {string[]} */ ...parts) => path.join(root, ...parts);
@@ -55,6 +56,7 @@ function buildNative() {
     sources: filesIn(
       'CMakeLists.txt',
       'engine',
+      'group',
       'cpu',
       'cuda',
       'binding',
@@ -63,6 +65,19 @@ function buildNative() {
     ),
     products: ['build/Release/marginfc.node', 'build/test/gpu_memory.node'],
     make: () => compile(root).ok,
+  });
+}
+
+/** What mpi() opens; a machine without mpicc does without. */
+function buildMpi() {
+  return bringUpToDate('mpi', {
+    sources: [...SHIM_SOURCES, 'scripts/lib/mpi_shim.cjs'],
+    products: [SHIM],
+    make: () => {
+      const note = buildMpiShim(root);
+      if (note !== undefined) console.log(`marginfc: ${note}`);
+      return true;
+    },
   });
 }
 
@@ -209,7 +224,10 @@ function removeOrphans(modules) {
 }
 
 const steps = process.argv.slice(2);
-if (steps.length === 0 || steps.includes('native')) await buildNative();
+if (steps.length === 0 || steps.includes('native')) {
+  await buildNative();
+  await buildMpi();
+}
 if (steps.length === 0 || steps.includes('ts')) {
   await buildTypeScript();
   await buildBench();

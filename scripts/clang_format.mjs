@@ -5,7 +5,7 @@ import fs from 'node:fs';
 import path from 'node:path';
 
 const root = path.join(import.meta.dirname, '..');
-const files = ['engine', 'cpu', 'binding', 'cuda', 'bench', 'test']
+const files = ['engine', 'group', 'cpu', 'binding', 'cuda', 'bench', 'test']
   .filter((folder) => fs.existsSync(path.join(root, folder)))
   .flatMap((folder) =>
     fs

@@ -1,10 +1,12 @@
 #!/usr/bin/env node
 'use strict';
 // npm's `install` script. Does nothing when a compiled addon can be loaded (a local build or a prebuilt
-// one); otherwise compiles it; otherwise says in three lines what is wrong, why, and what to do.
+// one); otherwise compiles it; otherwise says in three lines what is wrong, why, and what to do. Where there is mpicc, also
+// compiles what mpi() needs.
 
 const path = require('node:path');
 const { describePlatform, unsupportedPlatform } = require('./lib/platform.cjs');
+const { buildMpiShim } = require('./lib/mpi_shim.cjs');
 const { compile, loadFailure, missingTools } = require('./lib/native_build.cjs');
 
 const root = path.join(__dirname, '..');
@@ -43,3 +45,5 @@ function main() {
 }
 
 main();
+// With a prebuilt addon too. Without it there is no mpi(), whose error says so; no reason for npm to fail.
+if (process.exitCode === undefined) buildMpiShim(root);

@@ -7,6 +7,7 @@ import { fileURLToPath } from 'node:url';
 import { parseArgs } from 'node:util';
 import { describeCuda, listEngines } from './engines.js';
 import { MarginFcError } from './errors.js';
+import { describeMpi } from './group.js';
 
 const usage = `Usage: marginfc <command>
 
@@ -20,7 +21,13 @@ Options:
 `;
 
 /** Environment variables that change what runs. */
-const variables = ['MARGINFC_ISA', 'MARGINFC_THREADS', 'MARGINFC_LIBCUDA', 'MARGINFC_LIBNCCL'];
+const variables = [
+  'MARGINFC_ISA',
+  'MARGINFC_THREADS',
+  'MARGINFC_LIBCUDA',
+  'MARGINFC_LIBMPI',
+  'MARGINFC_LIBNCCL',
+];
 
 const [first, ...others] = process.argv.slice(2);
 process.exitCode = first === 'bench' ? bench(others) : main(process.argv.slice(2));
@@ -71,7 +78,7 @@ function doctor(): number {
       lines.push(row(name, available ? engine.detail : `not available: ${engine.reason}`));
     }
     const { kernels, driver } = describeCuda();
-    lines.push(row('cuda driver', driver), row('cuda kernels', kernels));
+    lines.push(row('cuda driver', driver), row('cuda kernels', kernels), row('mpi', describeMpi()));
     return print(`${lines.join('\n')}\n`);
   } catch (error) {
     if (!(error instanceof MarginFcError)) throw error;

@@ -35,8 +35,13 @@ export type MarginFcErrorCode =
    * Nothing was changed: a checkpoint that was in the folder is still there.
    */
   | 'ERR_CHECKPOINT'
-  /** Another process of the head's group failed, or made another call; the message says which. Nothing was changed. */
+  /**
+   * Another process of a head's group failed in the call or made another one, one has left, or what connects them failed; the
+   * message says which. The head has not changed.
+   */
   | 'ERR_GROUP'
+  /** A process of a group did not answer in time; the group cannot be used any more. */
+  | 'ERR_GROUP_TIMEOUT'
   /** The native addon could not be loaded; the message says what was tried. */
   | 'ERR_NATIVE_LOAD'
   /** A tfjs tensor or backend cannot be used by `marginfc/tfjs`. */

@@ -20,7 +20,7 @@ export type {
   HostOutputs,
   OutputArray,
 } from './gradients.js';
-export { type GroupArray, mpi, nccl, type ProcessGroup } from './group.js';
+export { type GroupArray, type MpiOptions, mpi, nccl, type ProcessGroup } from './group.js';
 export { MarginHead } from './head.js';
 export type {
   AccumulateOptions,

@@ -141,6 +141,8 @@ export interface NativeFailure {
     | 'ERR_SHAPE'
     | 'ERR_TYPE'
     | 'ERR_ENGINE_UNAVAILABLE'
+    | 'ERR_GROUP'
+    | 'ERR_GROUP_TIMEOUT'
     | 'ERR_INTERNAL';
   readonly message: string;
 }
@@ -280,6 +282,35 @@ export interface NativeHead {
   dispose(): void;
 }
 
+export interface NativeGroupOptions {
+  readonly transport: 'mpi';
+  /** Path of the compiled shim. */
+  readonly library: string;
+  /** Seconds that a call may take. */
+  readonly timeout: number;
+}
+
+export type NativeGroupArray = Float32Array | Float64Array | Int32Array | Uint8Array;
+
+/** Processes that exchange arrays, one collective after the other on a thread of their own. */
+export interface NativeGroup {
+  /** The first call. Resolves when every process has made it. */
+  open(): Promise<{ readonly rank: number; readonly size: number }>;
+  /**
+   * `input` and `output` of allGather: part and whole; of reduceScatter: whole and part, always added; of allReduce and
+   * broadcast: only `output`, in place; of barrier: none.
+   */
+  run(
+    kind: 'allGather' | 'allReduce' | 'reduceScatter' | 'broadcast' | 'barrier',
+    options: { readonly operation?: 'sum' | 'max'; readonly root?: number },
+    input?: NativeGroupArray,
+    output?: NativeGroupArray,
+  ): Promise<undefined>;
+  close(): Promise<undefined>;
+  /** close() that blocks; where calls are pending, does nothing. */
+  closeAtExit(): void;
+}
+
 export interface NativeEngineRow {
   readonly name: string;
   readonly available: boolean;
@@ -323,6 +354,9 @@ export interface NativeCpu {
 export interface Addon {
   readonly Evaluation: new (problem: NativeProblem) => NativeEvaluation;
   readonly Head: new (options: NativeHeadOptions) => NativeHead;
+  readonly Group: new (options: NativeGroupOptions) => NativeGroup;
+  /** Name and version of the MPI library that the shim at this path opens, or why it cannot. */
+  describeMpi(library: string): { readonly library?: string; readonly missing?: string };
   listEngines(): NativeEngineRow[];
   /** Output memory: `length` floats, contents unspecified. */
   allocate(length: number): Float32Array;

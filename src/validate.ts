@@ -6,6 +6,7 @@
 
 import { types } from 'node:util';
 import { MarginFcError, type MarginFcErrorCode } from './errors.js';
+import type { GroupArray } from './group.js';
 
 /** Class ids and rows are int32 in native code. */
 export const maxCount = 2 ** 31 - 1;
@@ -155,6 +156,19 @@ export function checkInt32Array(value: unknown, argument: string): Int32Array {
   return value;
 }
 
+/** An array of one of the types that processes exchange, of any realm, whose memory stays where it is. */
+export function checkGroupArray(value: unknown, argument: string): GroupArray {
+  const fits =
+    types.isFloat32Array(value) ||
+    types.isFloat64Array(value) ||
+    types.isInt32Array(value) ||
+    types.isUint8Array(value);
+  if (!fits)
+    throw mustBe('ERR_TYPE', argument, 'a Float32Array, Float64Array, Int32Array or Uint8Array', show(value));
+  checkFixedMemory(value, argument);
+  return value;
+}
+
 /** A Float32Array of exactly `length`; `meaning` says where the length comes from, such as `rows * dim`. */
 export function checkFloats(value: unknown, argument: string, length: number, meaning: string): Float32Array {
   const array = checkFloat32Array(value, argument);
@@ -164,7 +178,7 @@ export function checkFloats(value: unknown, argument: string, length: number, me
 }
 
 /** Native code holds pointers into the array while other JavaScript runs. */
-function checkFixedMemory(array: Float32Array | Int32Array | Uint16Array, argument: string): void {
+function checkFixedMemory(array: GroupArray | Uint16Array, argument: string): void {
   const { buffer } = array;
   if ('resizable' in buffer ? buffer.resizable : 'growable' in buffer && buffer.growable) {
     const kind = types.isSharedArrayBuffer(buffer) ? 'growable SharedArrayBuffer' : 'resizable ArrayBuffer';
@@ -212,7 +226,8 @@ export function checkLabels(labels: Int32Array, classes: number): Int32Array {
 /** Memory that a call works on: of a typed array, or of a GPU. */
 interface Memory {
   readonly array: ArrayBufferView | { readonly devicePtr: bigint; readonly length: number };
-  readonly type: 'float32' | 'bfloat16' | 'float16';
+  /** Of a GPU's memory; a typed array knows its own. */
+  readonly type?: 'float32' | 'bfloat16' | 'float16';
 }
 
 /** An output must not lie on an input or on another output: both are in use at once. */
@@ -230,7 +245,7 @@ function extent({ array, type }: Memory): { space: unknown; start: number | bigi
     const { buffer, byteOffset, byteLength } = array;
     return { space: buffer, start: byteOffset, end: byteOffset + byteLength };
   }
-  const bytes = BigInt(array.length) * (type === 'float32' ? 4n : 2n);
+  const bytes = BigInt(array.length) * (type === 'bfloat16' || type === 'float16' ? 2n : 4n);
   return { space: 'device', start: array.devicePtr, end: array.devicePtr + bytes };
 }
 
