@@ -86,7 +86,14 @@ function makeCall(
     end: C,
     shards: 1,
     engines: ['cpu'],
-    optimizer: { kind: 'sgd', momentum: 0.9, weightDecay: 5e-4, nesterov: false },
+    optimizer: {
+      kind: 'sgd',
+      momentum: 0.9,
+      weightDecay: 5e-4,
+      nesterov: false,
+      storage: 'float32',
+      seed: 0,
+    },
   });
   head.write('weights', 0, problem.weights);
   const margin = { kind: 'arcface', parameters: [loss.m] } as const;

@@ -173,6 +173,8 @@ Optimizer read_optimizer(const Napi::Value& value) {
   const auto object = value.As<Napi::Object>();
   Optimizer optimizer;
   optimizer.weight_decay = number(object, "weightDecay");
+  optimizer.storage = precision(object.Get("storage"), "storage");
+  optimizer.seed = static_cast<uint64_t>(number(object, "seed"));
   if (text(object, "kind") == "adamw") {
     optimizer.kind = Optimizer::Kind::adamw;
     optimizer.beta1 = number(object, "beta1");

@@ -162,8 +162,9 @@ HeadObject::HeadObject(const Napi::CallbackInfo& info) : ObjectWrap(info), held_
   require(env, Head::create(places, classes, range, static_cast<int32_t>(dim), shards, optimizer, &head));
   // The engines go after the last holder of the head.
   head_ = std::shared_ptr<Head>(head.release(), [engines](Head* last) { delete last; });
-  const int arrays = optimizer.kind == Optimizer::Kind::adamw ? 3 : optimizer.momentum != 0 ? 2 : 1;
-  held_.set(arrays * range.size() * dim * static_cast<int64_t>(sizeof(float)));
+  const int floats = optimizer.kind == Optimizer::Kind::adamw ? 2 : optimizer.momentum != 0 ? 1 : 0;
+  const size_t bytes = byte_size(optimizer.storage) + floats * sizeof(float);
+  held_.set(range.size() * dim * static_cast<int64_t>(bytes));
 }
 
 std::shared_ptr<Head> HeadObject::head(Napi::Env env) const {

@@ -17,7 +17,9 @@ Status CpuEngine::borrow(ClassRange range, int32_t dim, const ClassRows& weights
 
 Status CpuEngine::own(ClassRange range, int32_t dim, const Optimizer& optimizer,
                       std::unique_ptr<ClassShard>* shard) try {
-  auto owned = std::make_unique<CpuShard>(*this, range, dim, nullptr, Precision::float32);
+  if (optimizer.storage == Precision::float16)
+    return Status::failure(Code::type, "weights of a head must be stored as float32 or bfloat16");
+  auto owned = std::make_unique<CpuShard>(*this, range, dim, nullptr, optimizer.storage);
   MARGINFC_TRY(owned->allocate(optimizer));
   *shard = std::move(owned);
   return {};

@@ -43,6 +43,10 @@ MARGINFC_INLINE float round_float16(float x) {
   return float_of(value | sign);
 }
 
+void narrow(const float* from, int64_t count, uint16_t* to) {
+  for (int64_t i = 0; i < count; i++) to[i] = static_cast<uint16_t>(to_bfloat16(from[i]));
+}
+
 void widen(const uint16_t* from, int64_t count, bool float16, float* to) {
   if (float16)
     for (int64_t i = 0; i < count; i++) to[i] = from_float16(from[i]);

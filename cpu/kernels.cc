@@ -44,6 +44,7 @@ constexpr int kStep = 1, kBlockClasses = 112 / kHeight * kHeight;
 #include "cpu/epilogues.h"
 #include "cpu/exact_rows.h"
 #include "cpu/norms.h"
+#include "cpu/stochastic_rounding.h"
 #include "cpu/unfused_passes.h"
 #if defined(__AMX_BF16__)
 #include "cpu/amx_products.h"
@@ -168,6 +169,8 @@ constexpr Kernels kTable = {
     kBlockClasses,
     widen,
     round,
+    narrow,
+    round_stochastically,
     exact_dot,
     exact_product,
     exact_distance,

@@ -112,6 +112,13 @@ struct GradientRow {
   int32_t dim;
 };
 
+// What the random numbers of stochastic rounding follow from, besides the column.
+struct RoundingDraw {
+  uint64_t seed;
+  uint32_t step;   // number of the update
+  uint32_t index;  // class of the whole head
+};
+
 struct Kernels {
   const char* isa;
   bool pairs;
@@ -123,6 +130,10 @@ struct Kernels {
   // 16-bit floats, bfloat16 or float16, to float32; and float32 rounded to the nearest of them.
   void (*widen)(const uint16_t* from, int64_t count, bool float16, float* to);
   void (*round)(const float* from, int64_t count, bool float16, float* to);
+  // float32 as the nearest bfloat16; and as one of the two around it, so that the mean is the float32: see
+  // cpu/stochastic_rounding.h.
+  void (*narrow)(const float* from, int64_t count, uint16_t* to);
+  void (*round_stochastically)(const float* from, int32_t first, int32_t count, const RoundingDraw& draw, uint16_t* to);
   // Of one row in float64: a . b, |a_scale * a - b_scale * b|, scale * from, and to += a_scale * a + b_scale * b.
   double (*exact_dot)(const float* a, const float* b, int32_t count);
   double (*exact_product)(const double* a, const float* b, int32_t count);

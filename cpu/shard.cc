@@ -13,12 +13,17 @@ namespace {
 
 // Class rows per task where rows are handled one by one.
 constexpr int64_t kRowsPerTask = 256;
+// Columns of a row of 16 bits that are in float32 while they are updated: on the stack, and whole groups of
+// round_stochastically.
+constexpr int32_t kPiece = 512;
+
 }  // namespace
 
 Status CpuShard::allocate(const Optimizer& optimizer) {
   optimizer_ = optimizer;
   const size_t size = static_cast<size_t>(range_.size()) * dim_;
-  if (!owned_.allocate(size)) return Status::no_weights();
+  const size_t floats = (size * byte_size(storage_) + sizeof(float) - 1) / sizeof(float);
+  if (!owned_.allocate(floats)) return Status::no_weights();
   const bool adamw = optimizer.kind == Optimizer::Kind::adamw;
   if ((adamw || optimizer.momentum != 0) && !momentum_.allocate(size)) return Status::no_weights();
   if (adamw && !variance_.allocate(size)) return Status::no_weights();
@@ -54,13 +59,19 @@ Status CpuShard::initialize(double std, uint64_t seed, ClassRange classes) {
   engine_.pool().run((classes.size() + kRowsPerTask - 1) / kRowsPerTask, [&](int64_t task, int) {
     const int64_t first = classes.start + task * kRowsPerTask, last = std::min(classes.end, first + kRowsPerTask);
     for (int64_t id = first; id < last; id++) {
-      float* row = owned_.data() + (id - range_.start) * dim_;
+      const int64_t index = id - range_.start;
       for (int32_t d = 0; d < dim_; d += 4) {
         const Random4 random = philox(seed, id, d / 4);
         double normal[4];
         normal_pair(random.v[0], random.v[1], &normal[0], &normal[1]);
         normal_pair(random.v[2], random.v[3], &normal[2], &normal[3]);
-        for (int32_t l = 0; l < 4 && d + l < dim_; l++) row[d + l] = static_cast<float>(std * normal[l]);
+        float values[4];
+        for (int l = 0; l < 4; l++) values[l] = static_cast<float>(std * normal[l]);
+        const int32_t count = std::min(4, dim_ - d);
+        if (storage_ == Precision::float32)
+          std::copy_n(values, count, owned_.data() + index * dim_ + d);
+        else
+          engine_.kernels().narrow(values, count, halves(index, d));
       }
     }
   });
@@ -79,12 +90,20 @@ FloatBuffer CpuShard::* CpuShard::member(ClassArray array) {
 
 Status CpuShard::write(ClassArray array, int64_t first, int64_t count, const float* values) {
   if (array == ClassArray::accumulated) MARGINFC_TRY(reserve_accumulated());
+  if (array == ClassArray::weights && storage_ != Precision::float32) {
+    engine_.kernels().narrow(values, count * dim_, halves(first - range_.start));
+    return {};
+  }
   float* rows = (this->*member(array)).data();
   std::memcpy(rows + (first - range_.start) * dim_, values, count * dim_ * sizeof(float));
   return {};
 }
 
 Status CpuShard::read(ClassArray array, int64_t first, int64_t count, float* values) const {
+  if (array == ClassArray::weights && storage_ != Precision::float32) {
+    for (int64_t c = 0; c < count; c++) copy_row(first - range_.start + c, values + c * dim_);
+    return {};
+  }
   const float* rows = (this->*member(array)).data();
   const size_t bytes = count * dim_ * sizeof(float);
   if (rows)
@@ -116,17 +135,38 @@ CpuShard::Step CpuShard::step(const WeightSink& sink) const {
     step.sgd = sgd_step(optimizer_, sink);
   else
     step.adamw = adamw_step(optimizer_, sink);
+  step.number = sink.step;
   return step;
 }
 
 void CpuShard::update(int64_t index, const GradientRow& gradient, const Step& step) {
-  float* weights = owned_.data() + index * dim_;
-  float* momentum = momentum_ ? momentum_.data() + index * dim_ : nullptr;
-  if (optimizer_.kind == Optimizer::Kind::sgd) {
-    engine_.kernels().sgd_row(gradient, step.sgd, weights, momentum);
+  if (storage_ == Precision::float32) {
+    move(index, 0, gradient, step, owned_.data() + index * dim_);
     return;
   }
-  engine_.kernels().adamw_row(gradient, step.adamw, weights, momentum, variance_.data() + index * dim_);
+  const Kernels& kernels = engine_.kernels();
+  const RoundingDraw draw{optimizer_.seed, static_cast<uint32_t>(step.number),
+                          static_cast<uint32_t>(range_.start + index)};
+  for (int32_t d = 0; d < dim_; d += kPiece) {
+    GradientRow part = gradient;
+    part.raw += d;
+    part.unit += d;
+    if (part.target) part.target += d;
+    part.dim = std::min(kPiece, dim_ - d);
+    float weights[kPiece];
+    kernels.widen(halves(index, d), part.dim, false, weights);
+    move(index, d, part, step, weights);
+    kernels.round_stochastically(weights, d, part.dim, draw, halves(index, d));
+  }
+}
+
+void CpuShard::move(int64_t index, int32_t first, const GradientRow& gradient, const Step& step, float* weights) {
+  const int64_t at = index * dim_ + first;
+  float* momentum = momentum_ ? momentum_.data() + at : nullptr;
+  if (optimizer_.kind == Optimizer::Kind::sgd)
+    engine_.kernels().sgd_row(gradient, step.sgd, weights, momentum);
+  else
+    engine_.kernels().adamw_row(gradient, step.adamw, weights, momentum, variance_.data() + at);
 }
 
 Status CpuShard::apply(const WeightSink& sink) {

@@ -46,6 +46,7 @@ class CpuShard final : public ClassShard {
   struct Step {
     SgdStep sgd{};
     AdamwStep adamw{};
+    int64_t number = 0;
   };
   Step step(const WeightSink& sink) const;
   // Moves one class by its finished gradient.
@@ -53,6 +54,12 @@ class CpuShard final : public ClassShard {
 
  private:
   static FloatBuffer CpuShard::* member(ClassArray array);
+  // Columns `first` on of owned weights in 16 bits.
+  uint16_t* halves(int64_t index, int32_t first = 0) {
+    return reinterpret_cast<uint16_t*>(owned_.data()) + index * dim_ + first;
+  }
+  // Moves columns `first` on of a class, which are `weights`.
+  void move(int64_t index, int32_t first, const GradientRow& gradient, const Step& step, float* weights);
 
   CpuEngine& engine_;
   const ClassRange range_;
@@ -60,7 +67,7 @@ class CpuShard final : public ClassShard {
   const Precision storage_;
   const void* weights_;
   Optimizer optimizer_;
-  FloatBuffer owned_;        // [classes, dim]
+  FloatBuffer owned_;        // [classes, dim] of the storage type
   FloatBuffer momentum_;     // [classes, dim]; sgd with momentum: velocity, adamw: mean
   FloatBuffer variance_;     // [classes, dim]; adamw
   FloatBuffer accumulated_;  // [classes, dim]; on first use

@@ -43,6 +43,8 @@ Status CudaEngine::borrow(ClassRange range, int32_t dim, const ClassRows& weight
 
 Status CudaEngine::own(ClassRange range, int32_t dim, const Optimizer& optimizer,
                        std::unique_ptr<ClassShard>* shard) try {
+  if (optimizer.storage != Precision::float32)
+    return Status::failure(Code::type, "weights of a head on a GPU must be stored as float32");
   auto owned = std::make_unique<CudaShard>(*this, range, dim, ClassRows{});
   MARGINFC_TRY(owned->allocate(optimizer));
   *shard = std::move(owned);

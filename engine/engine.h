@@ -111,6 +111,10 @@ struct Optimizer {
   double beta1 = 0.9;     // adamw
   double beta2 = 0.999;   // adamw
   double epsilon = 1e-8;  // adamw
+  // What the weights are kept in; the state above is float32. An update rounds bfloat16 weights stochastically, with random
+  // numbers of seed, step, class and column (engine/random.h); what is written to them is rounded to nearest.
+  Precision storage = Precision::float32;
+  uint64_t seed = 0;
 
   bool keeps(ClassArray array) const {
     if (array == ClassArray::momentum) return kind == Kind::adamw || momentum != 0;
@@ -125,7 +129,7 @@ struct WeightSink {
   float* gradient = nullptr;  // write: [classes of the shard, dim]
   Place place = Place::host;  // of the gradient
   double learning_rate = 0;   // update
-  int64_t step = 0;           // update: number of this update, from 1 (adamw's bias correction)
+  int64_t step = 0;           // update: number of this update, from 1 (adamw's bias correction, stochastic rounding)
   // Neighbouring classes that no row owns may be left out of dW (their gradient is 0) while the sum over them and all
   // rows of |dLoss/dcos| is at most this for each class of them. 0: nothing is left out.
   double skipped_mass_per_class = 0;

@@ -1,5 +1,11 @@
 // Counter-based random numbers: Philox 4x32-10 (Salmon et al., SC 2011). The value depends on key and
 // counter alone, so a draw is the same whatever the shards, threads or devices. Host and device.
+//
+// The key is the head's seed. Each use has counters of its own, as step numbers start at 1:
+//
+//   use                   low                  high
+//   first weights         class                column / 4
+//   stochastic rounding   class | step << 32   16 * (column / 128) + column % 16; cpu/stochastic_rounding.h
 #pragma once
 
 #include <math.h>

@@ -9,9 +9,11 @@ import { mkdir, readdir, realpath, unlink } from 'node:fs/promises';
 import { dirname, join, resolve } from 'node:path';
 import { throwIfAborted } from './abort.js';
 import { agree, attemptTwin, exchangeJson, sameCall } from './agreement.js';
+import { narrowBfloat16, widenBfloat16 } from './bfloat16.js';
 import {
   type CheckpointIndex,
   decodeIndex,
+  dtypeOf,
   encodeIndex,
   indexName,
   isCheckpointFile,
@@ -151,15 +153,21 @@ function* shardPieces(
   const { dim } = index;
   const arrays = shardArrays(index);
   const shape = [end - start, dim];
-  const tensors = arrays.map(({ tensor }) => ({ name: tensor, dtype: 'F32', shape }) as const);
+  const tensors = arrays.map(({ array, tensor }) => ({ name: tensor, dtype: dtypeOf(array, index), shape }));
   yield safetensorsStart(shardMetadata(index, { start, end }), tensors);
   const block = new Float32Array(blockRows(dim, end - start) * dim);
+  const halves = new Uint16Array(index.storage === 'bfloat16' ? block.length : 0);
   for (const { array } of arrays)
     for (const [first, last] of blocks(start, end, dim)) {
       throwIfAborted(signal);
       const values = block.subarray(0, (last - first) * dim);
       native.read(array, first, last, values);
-      yield bytesOf(values);
+      if (dtypeOf(array, index) === 'F32') {
+        yield bytesOf(values);
+      } else {
+        narrowBfloat16(values, halves);
+        yield bytesOf(halves.subarray(0, values.length));
+      }
     }
 }
 
@@ -209,12 +217,15 @@ export async function readShardFiles(
       hash.update(await file.read(0, dataStart));
       const { dim } = index;
       const block = new Float32Array(blockRows(dim, shard.end - shard.start) * dim);
+      const halves = new Uint16Array(index.storage === 'bfloat16' ? block.length : 0);
       for (const [i, { array }] of shardArrays(index).entries())
         for (const [first, last] of blocks(shard.start, shard.end, dim)) {
           throwIfAborted(signal);
           const values = block.subarray(0, (last - first) * dim);
-          const offset = (tensors[i]?.offset ?? 0) + (first - shard.start) * dim * 4;
-          hash.update(await file.read(offset, values.byteLength, bytesOf(values)));
+          const stored = dtypeOf(array, index) === 'F32' ? values : halves.subarray(0, values.length);
+          const offset = (tensors[i]?.offset ?? 0) + (first - shard.start) * dim * stored.BYTES_PER_ELEMENT;
+          hash.update(await file.read(offset, stored.byteLength, bytesOf(stored)));
+          if (stored instanceof Uint16Array) widenBfloat16(stored, values);
           const { start, end } = overlap(wanted, { start: first, end: last });
           const own = values.subarray((start - first) * dim, (end - first) * dim);
           if (start < end) native.write(array, start, own);
@@ -235,7 +246,9 @@ async function shardTensors(
   const { tensors } = await readSafetensors(file);
   const describe = (name: string, dtype: string, shape: readonly number[]) =>
     `${name} ${dtype} [${shape.join(', ')}]`;
-  const expected = shardArrays(index).map(({ tensor }) => describe(tensor, 'F32', [end - start, index.dim]));
+  const expected = shardArrays(index).map(({ array, tensor }) =>
+    describe(tensor, dtypeOf(array, index), [end - start, index.dim]),
+  );
   const found = tensors.map(({ name, dtype, shape }) => describe(name, dtype, shape));
   if (found.join() !== expected.join())
     throw fileMust(file.path, `a shard with ${expected.join(', ')}`, found.slice(0, 8).join(', ') || 'none');
@@ -252,7 +265,7 @@ export function* blocks(start: number, end: number, dim: number): Generator<[num
   for (let first = start; first < end; first += rows) yield [first, Math.min(first + rows, end)];
 }
 
-function bytesOf({ buffer, byteOffset, byteLength }: Float32Array): Uint8Array {
+function bytesOf({ buffer, byteOffset, byteLength }: Float32Array | Uint16Array): Uint8Array {
   return new Uint8Array(buffer, byteOffset, byteLength);
 }
 

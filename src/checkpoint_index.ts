@@ -2,7 +2,7 @@
 
 import { createHash } from 'node:crypto';
 import { fileMust } from './files.js';
-import { type HeadSettings, mostAdditions } from './head_options.js';
+import { checkSeed, type HeadSettings, mostAdditions, type WeightStorage } from './head_options.js';
 import { type BuiltInMargin, storedMargin } from './margins.js';
 import type { NativeClassArray } from './native.js';
 import { nativeOptimizer, type Optimizer } from './optimizers.js';
@@ -21,6 +21,7 @@ import {
   checkCount,
   checkInteger,
   checkNumber,
+  checkOneOf,
   checkOptions,
   mustBe,
   show,
@@ -55,6 +56,9 @@ export interface CheckpointIndex {
   readonly loss: Omit<Loss, 'margin'>;
   readonly optimizer: Optimizer;
   readonly compute: Omit<Compute, 'devices' | 'shards'>;
+  /** Of the weights. */
+  readonly storage: WeightStorage;
+  readonly seed: number;
   /** Of the normal deviates for classes to come. */
   readonly normal: HeadSettings['normal'];
   /** In the order of their classes, which they have between them. */
@@ -66,7 +70,7 @@ export function makeIndex(
   steps: { readonly stepCount: number; readonly accumulated: boolean },
   files: readonly ShardFile[],
 ): CheckpointIndex {
-  const { dim, classes, loss, compute, optimizer, normal } = settings;
+  const { dim, classes, loss, compute, optimizer, storage, seed, normal } = settings;
   const { margin, ...formula } = loss;
   const { devices: _, shards: __, ...numerics } = compute;
   const { stepCount, accumulated } = steps;
@@ -81,6 +85,8 @@ export function makeIndex(
     loss: formula,
     optimizer,
     compute: numerics,
+    storage,
+    seed,
     normal,
     files,
   };
@@ -120,6 +126,14 @@ export function shardArrays({
     ...(adamw ? [{ array: 'variance', tensor: 'variance' } as const] : []),
     ...(accumulated ? [{ array: 'accumulated', tensor: 'accumulated' } as const] : []),
   ];
+}
+
+/** How an array lies in a file: as the head has it. */
+export function dtypeOf(
+  array: NativeClassArray,
+  { storage }: Pick<CheckpointIndex, 'storage'>,
+): 'F32' | 'BF16' {
+  return array === 'weights' && storage === 'bfloat16' ? 'BF16' : 'F32';
 }
 
 const shardName = /^head-\d+-[0-9a-f]{8}-\d{5}-of-\d{5}\.safetensors$/;
@@ -171,6 +185,8 @@ export function decodeIndex(bytes: Uint8Array, path: string): CheckpointIndex {
 /** Values as options are checked, whose messages decodeIndex wraps. */
 function checkIndex(index: CheckpointIndex): CheckpointIndex {
   const { dim, classes, stepCount, accumulated, margin, loss, optimizer, compute, normal, files } = index;
+  checkOneOf(index.storage, ['float32', 'bfloat16'], 'storage');
+  checkSeed(index.seed, 'seed');
   checkCount(dim, 'dim');
   checkCount(classes, 'classes');
   checkInteger(stepCount, 'stepCount', { least: 0, most: Number.MAX_SAFE_INTEGER });
@@ -179,7 +195,7 @@ function checkIndex(index: CheckpointIndex): CheckpointIndex {
   nativeOptimizer(optimizer);
   checkCompute(checkOptions<ComputeOptions>(compute, computeNames, 'compute'), ['cpu']);
   checkNumber(normal.std, 'normal.std', { least: 0 });
-  checkInteger(normal.seed, 'normal.seed', { least: 0, most: 2 ** 32 - 1 });
+  checkSeed(normal.seed, 'normal.seed');
   checkInteger(normal.additions, 'normal.additions', { least: 0, most: mostAdditions });
   let next = 0;
   if (!Array.isArray(files)) throw mustBe('ERR_TYPE', 'files', 'an array', show(files));

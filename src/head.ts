@@ -33,7 +33,7 @@ import {
 import { createHead } from './head_create.js';
 import { HeadForwardPass } from './head_forward_pass.js';
 import { type LoadOptions, loadHead } from './head_load.js';
-import type { HeadSettings, MarginHeadOptions } from './head_options.js';
+import type { HeadSettings, MarginHeadOptions, WeightStorage } from './head_options.js';
 import {
   assertOpen,
   type FeatureGradientOutput,
@@ -149,6 +149,11 @@ export class MarginHead {
     return this.#state.settings.compute.shards;
   }
 
+  /** What the weights are stored in. */
+  get storage(): WeightStorage {
+    return this.#state.settings.storage;
+  }
+
   /** Updates made so far. Throws ERR_DISPOSED after `dispose`. */
   get stepCount(): number {
     assertOpen(this.#state);
@@ -247,7 +252,8 @@ export class MarginHead {
   }
 
   /**
-   * A copy of the weights of classes start .. end-1 of this process, [end - start, dim]. Blocking, and ERR_BUSY as a Sync call.
+   * A copy of the weights of classes start .. end-1 of this process, [end - start, dim], in float32 whatever they are stored in.
+   * Blocking, and ERR_BUSY as a Sync call.
    *
    * @param start In {@link range}. Default its start.
    * @param end From `start` to the range's end. Default that end.

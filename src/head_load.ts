@@ -14,6 +14,7 @@ import {
   type HeadSettings,
   type MarginHeadOptions,
   newNativeHead,
+  type WeightStorage,
 } from './head_options.js';
 import type { NativeHead } from './native.js';
 import { nativeOptimizer, type Optimizer } from './optimizers.js';
@@ -25,6 +26,11 @@ import { checkOptions, checkSignal, mustBe } from './validate.js';
 export interface LoadOptions extends LossOptions, ComputeOptions {
   /** As of {@link MarginHeadOptions}; any, whatever the head was saved from. Default `['cpu']`. */
   readonly devices?: readonly string[] | undefined;
+  /**
+   * What the weights are stored in from now on; by default as they were. Weights saved in float32 are rounded to the nearest
+   * bfloat16; the other way they stay as they are.
+   */
+  readonly storage?: WeightStorage | undefined;
   /** One of the same kind, with momentum if there was one before. */
   readonly optimizer?: Optimizer | undefined;
   /** As of {@link MarginHeadOptions}; of any size, whatever the head was saved from. All processes must see the folder. */
@@ -39,6 +45,7 @@ const names = {
   ...lossNames,
   ...computeNames,
   devices: true,
+  storage: true,
   optimizer: true,
   group: true,
   featureGradientScale: true,
@@ -105,7 +112,7 @@ function* readHead(
 }
 
 function settingsOf(index: CheckpointIndex, given: Omit<LoadOptions, 'signal'>): HeadSettings {
-  const { dim, classes, margin, loss, compute, optimizer, normal } = index;
+  const { dim, classes, margin, loss, compute, optimizer, storage, seed, normal } = index;
   if (margin === null && given.margin === undefined)
     throw mustBe(
       'ERR_OPTION',
@@ -118,6 +125,8 @@ function settingsOf(index: CheckpointIndex, given: Omit<LoadOptions, 'signal'>):
     ...loss,
     ...(margin !== null && { margin }),
     optimizer,
+    storage,
+    seed,
     ...Object.fromEntries(Object.entries(given).filter(([, value]) => value !== undefined)),
     dim,
     classes,

@@ -12,9 +12,11 @@ import {
   checkCompute,
   checkLoss,
   computeNames,
+  type DeviceName,
   type Loss,
   type LossOptions,
   lossNames,
+  type Precision,
 } from './options.js';
 import { settled, type Twin } from './twin.js';
 import {
@@ -41,6 +43,9 @@ export type WeightSource = (start: number, end: number) => Float32Array | Promis
 
 export type FeatureGradientScale = 'mean' | 'worldSize';
 
+/** What a head's weights are stored in. */
+export type WeightStorage = 'float32' | 'bfloat16';
+
 /** Options of {@link MarginHead.create}. */
 export interface MarginHeadOptions extends LossOptions, ComputeOptions {
   /** Length of an embedding, D. */
@@ -62,8 +67,13 @@ export interface MarginHeadOptions extends LossOptions, ComputeOptions {
    * features, labels and dFeatures cross the bus. Default `['cpu']`.
    */
   readonly devices?: readonly string[] | undefined;
-  /** The dtype weights are stored in. Only `float32`, the default, so far. */
-  readonly storage?: 'float32' | undefined;
+  /**
+   * What the weights are stored in; the optimiser's state is float32. `bfloat16` takes half the memory: given weights are rounded
+   * to nearest, and each update is rounded up or down by chance, so that its mean is the float32 result and updates too small for
+   * bfloat16 are not lost. The chances follow from `seed`, step, class and column, whatever the shards and threads. Only where all
+   * devices are `cpu`. Default `float32`.
+   */
+  readonly storage?: WeightStorage | undefined;
   /** Share of negative classes in a step. Only 1, the default, so far. */
   readonly sampleRate?: 1 | undefined;
   /**
@@ -92,6 +102,9 @@ export interface HeadSettings {
   readonly featureGradientScale: FeatureGradientScale;
   /** The classes of this process: all, without a group. */
   readonly range: ClassRange;
+  readonly storage: WeightStorage;
+  /** Of all that is random in the head's steps. */
+  readonly seed: number;
   /** For classes to come. */
   readonly normal: NormalDraw;
 }
@@ -138,7 +151,7 @@ export function checkHeadOptions(options: MarginHeadOptions): {
   init: FirstWeights;
 } {
   const checked = checkOptions(options, names);
-  const { optimizer = sgd(), init = {}, seed = 0 } = checked;
+  const { optimizer = sgd(), init = {}, seed = 0, storage = 'float32' } = checked;
   const dim = checkCount(checked.dim, 'dim');
   const classes = checkCount(checked.classes, 'classes');
   checkDefaults(checked);
@@ -152,8 +165,10 @@ export function checkHeadOptions(options: MarginHeadOptions): {
       String(compute.shards),
     );
   const loss = checkLoss(checked);
-  const native = nativeOptimizer(optimizer);
-  const first = checkInit(init, { classes, dim, std: 0.01, seed: checkSeed(seed, 'seed') });
+  checkSeed(seed, 'seed');
+  checkStorage(storage, devices);
+  const native = { ...nativeOptimizer(optimizer), storage, seed };
+  const first = checkInit(init, { classes, dim, std: 0.01, seed });
   const { std, seed: drawn } = 'std' in first ? first : { std: 0.01, seed };
   const group = checkGroup(checked.group, 'group');
   const { featureGradientScale = 'mean' } = checked;
@@ -165,6 +180,8 @@ export function checkHeadOptions(options: MarginHeadOptions): {
     compute,
     optimizer,
     nativeOptimizer: native,
+    storage,
+    seed,
     group,
     featureGradientScale,
     range: rangeOf(classes, group),
@@ -181,9 +198,9 @@ export function rangeOf(classes: number, group: ProcessGroup | undefined): Class
 
 /** What the processes of a group must have in common. */
 export function commonTerms(settings: HeadSettings): unknown {
-  const { dim, classes, loss, compute, optimizer, featureGradientScale, normal } = settings;
+  const { dim, classes, loss, compute, optimizer, storage, seed, featureGradientScale, normal } = settings;
   const { devices: _, shards: __, workspace: ___, workspaceBytes: ____, ...numerics } = compute;
-  return { dim, classes, loss, numerics, optimizer, featureGradientScale, normal };
+  return { dim, classes, loss, numerics, optimizer, storage, seed, featureGradientScale, normal };
 }
 
 /** A head of these settings in native memory, its weights zero. */
@@ -199,19 +216,33 @@ export function newNativeHead({
 }
 
 /** Options that have one value so far. */
-function checkDefaults({ storage = 'float32', sampleRate = 1 }: Partial<MarginHeadOptions>): void {
-  if (checkOneOf(storage, ['float32', 'bfloat16', 'float16'], 'storage') !== 'float32')
-    throw mustBe(
-      'ERR_PRECISION_UNSUPPORTED',
-      'storage',
-      `'float32' (other types are not stored yet)`,
-      show(storage),
-    );
+function checkDefaults({ sampleRate = 1 }: Partial<MarginHeadOptions>): void {
   if (sampleRate !== 1)
     throw mustBe('ERR_OPTION', 'sampleRate', '1 (classes are not sampled yet)', show(sampleRate));
 }
 
-function checkSeed(seed: unknown, argument: string): number {
+function checkStorage(storage: WeightStorage, devices: readonly DeviceName[]): void {
+  const given = checkOneOf<Precision>(storage, ['float32', 'bfloat16', 'float16'], 'storage');
+  if (given === 'float32') return;
+  const code = 'ERR_PRECISION_UNSUPPORTED';
+  if (given === 'float16')
+    throw mustBe(
+      code,
+      'storage',
+      `'float32' or 'bfloat16' (weights and updates leave the range of float16: below 6e-8 they are 0)`,
+      show(storage),
+    );
+  const gpu = devices.find((name) => name !== 'cpu');
+  if (gpu !== undefined)
+    throw mustBe(
+      code,
+      'storage',
+      `'float32' on ${gpu} (the update on GPUs does not round stochastically)`,
+      show(storage),
+    );
+}
+
+export function checkSeed(seed: unknown, argument: string): number {
   return checkInteger(seed, argument, { least: 0, most: 2 ** 32 - 1 });
 }
 

@@ -34,7 +34,13 @@ export type {
 } from './head_calls.js';
 export type { HeadBackwardOptions, HeadForwardPass } from './head_forward_pass.js';
 export type { LoadOptions } from './head_load.js';
-export type { FeatureGradientScale, MarginHeadOptions, NormalInit, WeightSource } from './head_options.js';
+export type {
+  FeatureGradientScale,
+  MarginHeadOptions,
+  NormalInit,
+  WeightSource,
+  WeightStorage,
+} from './head_options.js';
 export type { FeatureGradientOutput, HeadResult, StepResult } from './head_state.js';
 export {
   type Batch,

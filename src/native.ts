@@ -214,7 +214,7 @@ export interface NativeUnfused {
   readonly dWeights: Float32Array;
 }
 
-export type NativeOptimizer =
+export type NativeOptimizerRule =
   | {
       readonly kind: 'sgd';
       readonly momentum: number;
@@ -228,6 +228,13 @@ export type NativeOptimizer =
       readonly epsilon: number;
       readonly weightDecay: number;
     };
+
+/** An optimiser's rule, the type of the weights it moves, and the seed of their stochastic rounding. */
+export type NativeOptimizer = NativeOptimizerRule & {
+  readonly storage: 'float32' | 'bfloat16';
+  /** An integer >= 0. */
+  readonly seed: number;
+};
 
 export interface NativeHeadOptions {
   readonly dim: number;
@@ -258,7 +265,10 @@ export interface NativeHead {
     start: number,
     end: number,
   ): NativeReturn<undefined>;
-  /** Copies values [count, D] into classes start, start + 1, ... of an array that the optimiser keeps. */
+  /**
+   * Copies values [count, D] into classes start, start + 1, ... of an array that the optimiser keeps; weights of 16 bits are rounded
+   * to nearest.
+   */
   write(array: NativeClassArray, start: number, values: Float32Array): void;
   /** Copies classes start..end-1 out, [end - start, D]. */
   read(array: NativeClassArray, start: number, end: number, values: Float32Array): void;

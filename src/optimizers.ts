@@ -3,7 +3,7 @@
  * rules are PyTorch's, in float32. g is the gradient of a weight, w the weight, lr the learning rate.
  */
 
-import type { NativeOptimizer } from './native.js';
+import type { NativeOptimizerRule } from './native.js';
 import { checkBoolean, checkNumber, checkObject, checkOneOf, checkOptions, mustBe } from './validate.js';
 
 /** Stochastic gradient descent. Made by {@link sgd}. */
@@ -94,7 +94,7 @@ export function checkLearningRate(value: unknown, argument: string): number {
 }
 
 /** An optimiser checked, as native code reads it; the learning rate is given with each update. */
-export function nativeOptimizer(optimizer: Optimizer): NativeOptimizer {
+export function nativeOptimizer(optimizer: Optimizer): NativeOptimizerRule {
   checkObject(optimizer, 'optimizer');
   checkOneOf(optimizer.kind, ['sgd', 'adamw'], 'optimizer.kind');
   checkLearningRate(optimizer.learningRate, 'optimizer.learningRate');

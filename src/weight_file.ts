@@ -1,5 +1,6 @@
 /** Class weights that other programs have written, as a head's first weights. */
 
+import { widenBfloat16 } from './bfloat16.js';
 import { checkPath, fileMust, type OpenFile, withFile } from './files.js';
 import { isNpy, readNpy } from './npy.js';
 import { readSafetensors, type Tensor } from './safetensors.js';
@@ -140,10 +141,7 @@ const readers = {
   F64: { bytes: 8, widen: (from: ArrayBuffer, to: Float32Array) => to.set(new Float64Array(from)) },
   BF16: {
     bytes: 2,
-    widen(from: ArrayBuffer, to: Float32Array) {
-      const words = new Uint32Array(to.buffer, to.byteOffset, to.length);
-      for (const [i, half] of new Uint16Array(from).entries()) words[i] = half << 16;
-    },
+    widen: (from: ArrayBuffer, to: Float32Array) => widenBfloat16(new Uint16Array(from), to),
   },
   F16: {
     bytes: 2,

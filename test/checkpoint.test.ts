@@ -7,6 +7,7 @@ import { promisify } from 'node:util';
 import { parseSafetensorsMetadata } from '@huggingface/hub';
 import { describe, expect, test } from 'vitest';
 import { arcface, combined, cosface, customMargin, MarginHead, sgd, weightsFrom } from '../src/index.js';
+import { halves } from './bfloat16.js';
 import {
   batchOf,
   futureOf,
@@ -227,45 +228,60 @@ describe('the files', () => {
     };
   }
 
-  test('are what another reader of safetensors expects', async () => {
-    const head = await trainedHead({ optimizer: optimizers.adamw, shards: 2 }, { accumulated: true });
-    const folder = newFolder();
-    await head.save(folder);
-    const ranges = [
-      [0, 27],
-      [27, 53],
-    ];
-    for (const [i, name] of shardsOf(folder).entries()) {
-      const { header } = (await parseSafetensorsMetadata({
-        repo: 'any/model',
-        path: name,
-        fetch: serve(folder),
-      })) as { header: Record<string, unknown> };
-      const { __metadata__: metadata, ...tensors } = header as Record<
-        string,
-        { shape: number[]; data_offsets: [number, number] }
-      >;
-      const [start = 0, end = 0] = ranges[i] ?? [];
-      const shape = [end - start, size.dim];
-      expect(Object.entries(tensors)).toEqual(
-        ['weight', 'momentum', 'variance', 'accumulated'].map((tensor, at) => [
-          tensor,
-          { dtype: 'F32', shape, data_offsets: [at, at + 1].map((k) => k * (end - start) * size.dim * 4) },
-        ]),
+  test.each(['float32', 'bfloat16'] as const)(
+    'are what another reader of safetensors expects: %s',
+    async (storage) => {
+      const head = await trainedHead(
+        { optimizer: optimizers.adamw, shards: 2, storage },
+        { accumulated: true },
       );
-      expect(metadata).toMatchObject({
-        class_start: String(start),
-        class_end: String(end),
-        step: '2',
-        margin: JSON.stringify(arcface()),
-        optimizer: JSON.stringify(optimizers.adamw),
-      });
-      const contents = readFileSync(join(folder, name));
-      const from = contents.length - 4 * (end - start) * size.dim * 4;
-      const weights = contents.subarray(from, from + (end - start) * size.dim * 4);
-      expect(new Float32Array(new Uint8Array(weights).buffer)).toEqual(head.weights(start, end));
-    }
-  });
+      const folder = newFolder();
+      await head.save(folder);
+      const ranges = [
+        [0, 27],
+        [27, 53],
+      ];
+      for (const [i, name] of shardsOf(folder).entries()) {
+        const { header } = (await parseSafetensorsMetadata({
+          repo: 'any/model',
+          path: name,
+          fetch: serve(folder),
+        })) as { header: Record<string, unknown> };
+        const { __metadata__: metadata, ...tensors } = header as Record<
+          string,
+          { shape: number[]; data_offsets: [number, number] }
+        >;
+        const [start = 0, end = 0] = ranges[i] ?? [];
+        const shape = [end - start, size.dim];
+        const count = (end - start) * size.dim;
+        const bytes = { float32: 4, bfloat16: 2 }[storage];
+        const stateEntry = (tensor: string, at: number) => [
+          tensor,
+          { dtype: 'F32', shape, data_offsets: [at, at + 1].map((k) => count * (bytes + 4 * k)) },
+        ];
+        expect(Object.entries(tensors)).toEqual([
+          [
+            'weight',
+            { dtype: storage === 'float32' ? 'F32' : 'BF16', shape, data_offsets: [0, count * bytes] },
+          ],
+          ...['momentum', 'variance', 'accumulated'].map(stateEntry),
+        ]);
+        expect(metadata).toMatchObject({
+          class_start: String(start),
+          class_end: String(end),
+          step: '2',
+          margin: JSON.stringify(arcface()),
+          optimizer: JSON.stringify(optimizers.adamw),
+        });
+        const contents = readFileSync(join(folder, name));
+        const from = contents.length - count * (bytes + 12);
+        const stored = new Uint8Array(contents.subarray(from, from + count * bytes)).buffer;
+        const weights = head.weights(start, end);
+        if (storage === 'float32') expect(new Float32Array(stored)).toEqual(weights);
+        else expect(new Uint16Array(stored)).toEqual(halves(weights));
+      }
+    },
+  );
 
   test('are first weights for another head', async () => {
     const head = await trainedHead({ shards: 3 });

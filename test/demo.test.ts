@@ -21,7 +21,7 @@ import {
   unitRows,
   verify,
 } from '../examples/demo/metrics.js';
-import { seeded } from '../examples/demo/random.js';
+import { seeded } from '../examples/random.js';
 
 const root = join(import.meta.dirname, '..');
 const scratch = mkdtempSync(join(tmpdir(), 'marginfc-demo-'));

@@ -142,7 +142,6 @@ describe('create', () => {
       'ERR_OPTION',
       /^devices must be different devices, received cpu twice$/,
     ],
-    ['storage', { storage: 'bfloat16' }, 'ERR_PRECISION_UNSUPPORTED', /^storage must be 'float32' \(/],
     ['sampleRate', { sampleRate: 0.1 }, 'ERR_OPTION', /^sampleRate must be 1 /],
     ['group', { group: {} }, 'ERR_TYPE', /^group.size must be/],
     [

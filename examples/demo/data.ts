@@ -3,8 +3,8 @@
 import { readdir } from 'node:fs/promises';
 import { createRequire } from 'node:module';
 import { basename, join, resolve } from 'node:path';
+import { type Random, shuffled } from '../random.js';
 import { fitted, type ImageSize, imageFile, readGrey, sizeOf } from './images.js';
-import { type Random, shuffled } from './random.js';
 
 export interface LabelledImages {
   /** What they are, for headings. */

@@ -1,6 +1,7 @@
 /** The demo's measurements: every loss on the same splits and from the same networks, and one picture each. */
 
 import { arcface, type BuiltInMargin, cosface, softmax, x2softmax } from 'marginfc';
+import { seeded } from '../random.js';
 import { closedSetSplit, type LabelledImages, openSetSplit, type Split } from './data.js';
 import {
   angularSpread,
@@ -11,7 +12,6 @@ import {
   unitRows,
   verify,
 } from './metrics.js';
-import { seeded } from './random.js';
 import { type Recipe, type Trained, trainEmbedding } from './train.js';
 
 export interface ComparedLoss {

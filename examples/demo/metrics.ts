@@ -1,6 +1,6 @@
 /** What the demo measures about embeddings: angles within and between classes, and open-set verification. */
 
-import { below, type Random, shuffled } from './random.js';
+import { below, type Random, shuffled } from '../random.js';
 
 const degrees = 180 / Math.PI;
 

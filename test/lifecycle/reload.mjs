@@ -20,7 +20,8 @@ function load() {
 const addons = [load(), load()];
 const { features, weights, dim } = makeBatch(small);
 const heads = addons.map(({ Head }) => {
-  const optimizer = /** @type {const} */ ({ kind: 'sgd', momentum: 0, weightDecay: 0, nesterov: false });
+  const rule = /** @type {const} */ ({ kind: 'sgd', momentum: 0, weightDecay: 0, nesterov: false });
+  const optimizer = /** @type {const} */ ({ ...rule, storage: 'float32', seed: 0 });
   const classes = weights.length / dim;
   const head = new Head({ dim, classes, start: 0, end: classes, shards: 2, engines: ['cpu'], optimizer });
   head.write('weights', 0, weights);

@@ -28,3 +28,23 @@ export function shuffled<T>(values: readonly T[], random: Random): T[] {
   }
   return result;
 }
+
+/** Normal deviates of mean 0 and deviation 1, by Marsaglia's polar method. */
+export function normals(random: Random): Random {
+  let other: number | undefined;
+  return () => {
+    if (other !== undefined) {
+      const value = other;
+      other = undefined;
+      return value;
+    }
+    for (;;) {
+      const [x, y] = [2 * random() - 1, 2 * random() - 1];
+      const square = x * x + y * y;
+      if (square >= 1 || square === 0) continue;
+      const factor = Math.sqrt((-2 * Math.log(square)) / square);
+      other = y * factor;
+      return x * factor;
+    }
+  };
+}
