@@ -15,30 +15,30 @@ namespace {
 using Functions = marginfc_mpi_functions;
 
 constexpr char kRemedy[] =
-    "`sudo apt-get install libopenmpi-dev openmpi-bin` (or another MPI with mpicc), then `npm rebuild marginfc`";
+    "`sudo apt-get install libopenmpi-dev openmpi-bin` (or another MPI with mpicc), then `npm rebuild marginfc` (in a "
+    "checkout `npm run build`)";
 // A cache line.
 constexpr size_t kAlignment = 64;
 
 // Of the process, whichever thread or environment asks.
 std::atomic<bool> claimed{false};
 
+// The message of a failure is the reason alone.
 Status load(const std::string& shim, const Functions** functions) {
   if (access(shim.c_str(), R_OK) != 0)
-    return Status::failure(Code::unavailable,
-                           "MPI is not available: this marginfc was built where there was no mpicc (there is no " +
-                               shim + "). To build that part: " + kRemedy);
+    return Status::failure(Code::unavailable, "this marginfc was built where there was no mpicc (there is no " + shim +
+                                                  "). To build that part: " + kRemedy);
   // Global, so that components that Open MPI loads later find its symbols. Never closed: MPI's threads run on in it.
   void* library = dlopen(shim.c_str(), RTLD_NOW | RTLD_GLOBAL);
   if (!library) {
     const char* why = dlerror();
-    return Status::failure(Code::unavailable, std::string("MPI is not available: ") + (why ? why : shim.c_str()) +
-                                                  ". If MPI was removed or replaced: " + kRemedy);
+    return Status::failure(Code::unavailable,
+                           std::string(why ? why : shim.c_str()) + ". If MPI was removed or replaced: " + kRemedy);
   }
   *functions = static_cast<const Functions*>(dlsym(library, MARGINFC_MPI_SYMBOL));
   if (!*functions || (*functions)->version != MARGINFC_MPI_VERSION)
     return Status::failure(Code::unavailable,
-                           "MPI is not available: " + shim +
-                               " belongs to another version of marginfc. To build it again: `npm rebuild marginfc`");
+                           shim + " belongs to another version of marginfc. To build it again: `npm rebuild marginfc`");
   return {};
 }
 
@@ -134,7 +134,8 @@ class MpiTransport final : public Transport {
 
 Status open_mpi(const std::string& shim, std::unique_ptr<Transport>* transport) {
   const Functions* functions = nullptr;
-  MARGINFC_TRY(load(shim, &functions));
+  const Status loaded = load(shim, &functions);
+  if (!loaded.ok()) return Status::failure(loaded.code, "mpi() is not available: " + loaded.message);
   if (claimed.exchange(true))
     return Status::failure(Code::unavailable,
                            "mpi() has been called in this process before, and MPI starts only once in a process: use "

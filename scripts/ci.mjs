@@ -85,6 +85,19 @@ function installBrowser() {
   return true;
 }
 
+/** With it `npm ci` compiles what mpi() needs, and the unit tests run it in several processes. */
+function installMpi() {
+  const packages = ['libopenmpi-dev', 'openmpi-bin', 'iproute2'];
+  if (spawnSync('dpkg', ['--status', ...packages], { stdio: 'ignore' }).status === 0) return true;
+  /** @type {import('node:child_process').SpawnSyncOptions} */
+  const options = { stdio: ['ignore', 'ignore', 'inherit'] };
+  const command = ['apt-get', 'install', '-y', '--no-install-recommends', ...packages];
+  return (
+    spawnSync('sudo', ['apt-get', 'update'], options).status === 0 &&
+    spawnSync('sudo', command, options).status === 0
+  );
+}
+
 /** What only the emulated steps need. README.md's commands have fetched the lists of packages. */
 function installEmulators() {
   const packages = ['g++-aarch64-linux-gnu', 'qemu-user'];
@@ -118,6 +131,7 @@ function runEngineCheck(script) {
 }
 
 step('browser', installBrowser);
+step('MPI', installMpi);
 for (const block of readmeBlocks()) {
   const title = `README.md:${block.line} ${block.language === 'sh' ? block.source.split('\n').join('; ') : 'example'}`;
   if (block.skip === undefined) step(title, (env) => runBlock(block, env));

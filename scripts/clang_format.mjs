@@ -12,7 +12,7 @@ const files = ['engine', 'group', 'cpu', 'binding', 'cuda', 'bench', 'test']
       .readdirSync(path.join(root, folder), { recursive: true, encoding: 'utf8' })
       .map((file) => path.join(folder, file)),
   )
-  .filter((file) => /\.(h|cc|cu|cuh)$/.test(file))
+  .filter((file) => /\.(h|c|cc|cu|cuh)$/.test(file))
   .sort();
 if (files.length === 0) throw new Error('no C++ source was found');
 

@@ -53,6 +53,13 @@ describe('doctor', () => {
     expect(stdout).toMatch(/^cpu +baseline, 1 thread$/m);
   });
 
+  test('says which MPI there is, or how to get it', () => {
+    expect(marginfc(['doctor']).stdout).toMatch(/^mpi +(not available: .+|.*\d.*)$/m);
+    const { stdout } = marginfc(['doctor'], { MARGINFC_LIBMPI: '/nonexistent/marginfc_mpi.so' });
+    expect(stdout).toMatch(/^mpi +not available: .*\/nonexistent\/marginfc_mpi\.so.*npm rebuild marginfc/m);
+    expect(stdout).toMatch(/^MARGINFC_LIBMPI +\/nonexistent\/marginfc_mpi\.so$/m);
+  });
+
   test('says why an engine cannot be used', () => {
     const { stdout } = marginfc(['doctor'], { MARGINFC_ISA: 'sse9' });
     expect(stdout).toMatch(/^cpu +not available: .*MARGINFC_ISA/m);

@@ -30,24 +30,26 @@ interface Rule {
   readonly forbidden: RegExp;
 }
 
-const cxx = /\.(h|cc|cu|cuh)$/;
+const cxx = /\.(h|c|cc|cu|cuh)$/;
 const nodeApi = /^(napi|node_api|node_api_types|js_native_api|node|v8|uv)(-inl)?\.h$/;
 /** The toolkit's; `cuda/name.h` is this package's own folder. */
 const cudaToolkit =
   /^(?!cuda\/\w+\.h$)(cuda|cublas|cudnn|curand|nccl|nvrtc|nvml|nvtx|nvfatbin|mma|cub|cute|cutlass|cooperative_groups|vector_types|device_launch)[\w-]*(\/.*|\.(h|hpp|cuh))$/;
+/** Of an MPI, not group/mpi.h. */
+const mpiHeader = /^(mpi|mpicxx|mpi-ext|mpio)\.h$/;
 const addonFiles = /^node-gyp-build$|\.node$|(^|\/)(build|prebuilds)\//;
 const loaderModule = /(^|\/)load_addon\.js$/;
 
 const rules: readonly Rule[] = [
   {
     property: 'Node-API headers are included in binding/ only',
-    folders: ['engine', 'cpu', 'cuda'],
+    folders: ['engine', 'group', 'cpu', 'cuda'],
     files: cxx,
     forbidden: nodeApi,
   },
   {
     property: 'CUDA headers are included in cuda/ only',
-    folders: ['engine', 'cpu', 'binding'],
+    folders: ['engine', 'group', 'cpu', 'binding'],
     files: cxx,
     forbidden: cudaToolkit,
   },
@@ -60,9 +62,28 @@ const rules: readonly Rule[] = [
   { property: 'cuda/ does not include cpu/', folders: ['cuda'], files: cxx, forbidden: /(^|\/)cpu\// },
   {
     property: 'engine/ does not include binding/',
-    folders: ['engine', 'cpu', 'cuda'],
+    folders: ['engine', 'group', 'cpu', 'cuda'],
     files: cxx,
     forbidden: /(^|\/)binding\//,
+  },
+  {
+    property: 'group/ includes of the package itself and engine/status.h only',
+    folders: ['group'],
+    files: cxx,
+    forbidden: /^(?!group\/|engine\/status\.h$).*\//,
+  },
+  {
+    property: 'engine/, cpu/ and cuda/ do not include group/',
+    folders: ['engine', 'cpu', 'cuda'],
+    files: cxx,
+    forbidden: /(^|\/)group\//,
+  },
+  {
+    property: 'mpi.h is included by the shim only',
+    folders: ['engine', 'group', 'cpu', 'cuda', 'binding'],
+    files: cxx,
+    except: ['group/mpi_shim.c'],
+    forbidden: mpiHeader,
   },
   {
     property: 'the addon is loaded by src/load_addon.ts only',
@@ -116,6 +137,7 @@ describe('layers', () => {
     ['#include <cuda.h>', cudaToolkit],
     ['#include <cuda/std/array>', cudaToolkit],
     ['#include <nccl.h>', cudaToolkit],
+    ['#include <mpi.h>', mpiHeader],
     ["const gyp = require('node-gyp-build');", addonFiles],
     ["const { loadAddon } = await import('./load_addon.js');", loaderModule],
     ["import { loadAddon } from './load_addon.js';", loaderModule],

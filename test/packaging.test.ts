@@ -155,12 +155,23 @@ describe('the tarball', () => {
       ...entries,
       ...kernels,
       ...bench,
+      'group/mpi_shim.c',
+      'scripts/lib/mpi_shim.cjs',
       'scripts/install.cjs',
       'engine/engine.h',
     ];
     expect(required.filter((file) => !files.includes(file))).toEqual([]);
     const folders = new Set(files.filter((file) => file.includes('/')).map((file) => file.split('/')[0]));
-    expect([...folders].sort()).toEqual(['binding', 'cpu', 'cuda', 'dist', 'engine', 'scripts', 'src']);
+    expect([...folders].sort()).toEqual([
+      'binding',
+      'cpu',
+      'cuda',
+      'dist',
+      'engine',
+      'group',
+      'scripts',
+      'src',
+    ]);
   });
 
   it('carries the prebuilt addon under its platform', () => {
@@ -190,6 +201,16 @@ describe('installing', () => {
     expect(status, output).toBe(0);
     expect(existsSync(join(installed, 'build'))).toBe(false);
     expectWorks(folder);
+  });
+
+  const mpicc = spawnSync('mpicc', ['--version'], { stdio: 'ignore' }).error === undefined;
+  it.skipIf(!mpicc)('with a prebuilt addon and mpicc compiles what mpi() needs, and nothing else', () => {
+    const { status, output, folder, installed } = install('with-mpicc', prebuiltTarball);
+    expect(status, output).toBe(0);
+    expect(readdirSync(join(installed, 'build', 'Release'))).toEqual(['marginfc_mpi.so']);
+    expectWorks(folder);
+    const doctor = run(folder, 'npx', ['--no-install', 'marginfc', 'doctor']);
+    expect(doctor.output).toMatch(/^mpi +(?!not available)/m);
   });
 
   it('with a prebuilt addon works when install scripts are not run', () => {
