@@ -87,6 +87,7 @@ function makeCall(
     shards: 1,
     engines: ['cpu'],
     optimizer: { kind: 'sgd', momentum: 0.9, weightDecay: 5e-4, nesterov: false },
+    sampling: { sampleRate: 1, sampledUpdate: 'sampled', seed: 0 },
   });
   head.write('weights', 0, problem.weights);
   const margin = { kind: 'arcface', parameters: [loss.m] } as const;
@@ -115,6 +116,7 @@ function makeCall(
       engines: ['cpu'],
       checkFinite: true,
       diagnostics: false,
+      sampled: false,
     });
     // Hardly an update, so that cosines stay as they are.
     const weightGradient = update

@@ -16,6 +16,7 @@ import {
   lossNames,
 } from './options.js';
 import { isRecord } from './safetensors.js';
+import { checkSampling, type SamplingOptions, samplingNames } from './sampling.js';
 import {
   checkBoolean,
   checkCount,
@@ -55,6 +56,7 @@ export interface CheckpointIndex {
   readonly loss: Omit<Loss, 'margin'>;
   readonly optimizer: Optimizer;
   readonly compute: Omit<Compute, 'devices' | 'shards'>;
+  readonly sampling: HeadSettings['sampling'];
   /** Of the normal deviates for classes to come. */
   readonly normal: HeadSettings['normal'];
   /** In the order of their classes, which they have between them. */
@@ -66,7 +68,7 @@ export function makeIndex(
   steps: { readonly stepCount: number; readonly accumulated: boolean },
   files: readonly ShardFile[],
 ): CheckpointIndex {
-  const { dim, classes, loss, compute, optimizer, normal } = settings;
+  const { dim, classes, loss, compute, optimizer, sampling, normal } = settings;
   const { margin, ...formula } = loss;
   const { devices: _, shards: __, ...numerics } = compute;
   const { stepCount, accumulated } = steps;
@@ -81,6 +83,7 @@ export function makeIndex(
     loss: formula,
     optimizer,
     compute: numerics,
+    sampling,
     normal,
     files,
   };
@@ -91,7 +94,7 @@ export function shardMetadata(
   { files: _, ...settings }: CheckpointIndex,
   range: { readonly start: number; readonly end: number },
 ): Record<string, string> {
-  const { stepCount, classes, dim, margin, loss, optimizer } = settings;
+  const { stepCount, classes, dim, margin, loss, optimizer, sampling } = settings;
   return {
     format,
     version: String(version),
@@ -105,6 +108,9 @@ export function shardMetadata(
     gradient: loss.gradient,
     on_overflow: loss.onOverflow,
     optimizer: JSON.stringify(optimizer),
+    sample_rate: String(sampling.sampleRate),
+    sampled_update: sampling.sampledUpdate,
+    seed: String(sampling.seed),
   };
 }
 
@@ -170,7 +176,8 @@ export function decodeIndex(bytes: Uint8Array, path: string): CheckpointIndex {
 
 /** Values as options are checked, whose messages decodeIndex wraps. */
 function checkIndex(index: CheckpointIndex): CheckpointIndex {
-  const { dim, classes, stepCount, accumulated, margin, loss, optimizer, compute, normal, files } = index;
+  const { dim, classes, stepCount, accumulated, margin, loss, optimizer, compute, sampling, normal, files } =
+    index;
   checkCount(dim, 'dim');
   checkCount(classes, 'classes');
   checkInteger(stepCount, 'stepCount', { least: 0, most: Number.MAX_SAFE_INTEGER });
@@ -178,6 +185,7 @@ function checkIndex(index: CheckpointIndex): CheckpointIndex {
   checkLoss({ ...checkOptions<Partial<Loss>>(loss, lossNames, 'loss'), margin: margin ?? undefined });
   nativeOptimizer(optimizer);
   checkCompute(checkOptions<ComputeOptions>(compute, computeNames, 'compute'), ['cpu']);
+  checkSampling(checkOptions<SamplingOptions>(sampling, samplingNames, 'sampling'));
   checkNumber(normal.std, 'normal.std', { least: 0 });
   checkInteger(normal.seed, 'normal.seed', { least: 0, most: 2 ** 32 - 1 });
   checkInteger(normal.additions, 'normal.additions', { least: 0, most: mostAdditions });

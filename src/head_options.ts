@@ -4,7 +4,13 @@ import { checkGroup } from './agreement.js';
 import { type ClassRange, overlap, partOf } from './class_ranges.js';
 import { checkDevices } from './engines.js';
 import type { ProcessGroup } from './group.js';
-import { addon, type NativeHead, type NativeMode, type NativeOptimizer } from './native.js';
+import {
+  addon,
+  type NativeHead,
+  type NativeMode,
+  type NativeOptimizer,
+  type NativeSampling,
+} from './native.js';
 import { nativeOptimizer, type Optimizer, sgd } from './optimizers.js';
 import {
   type Compute,
@@ -16,17 +22,9 @@ import {
   type LossOptions,
   lossNames,
 } from './options.js';
+import { checkDraw, checkSampling, checkSeed, type SamplingOptions, samplingNames } from './sampling.js';
 import { settled, type Twin } from './twin.js';
-import {
-  checkCount,
-  checkFloats,
-  checkInteger,
-  checkNumber,
-  checkOneOf,
-  checkOptions,
-  mustBe,
-  show,
-} from './validate.js';
+import { checkCount, checkFloats, checkNumber, checkOneOf, checkOptions, mustBe, show } from './validate.js';
 
 /** Normal deviates with mean 0; the same for a seed whatever the shards. */
 export interface NormalInit {
@@ -42,7 +40,7 @@ export type WeightSource = (start: number, end: number) => Float32Array | Promis
 export type FeatureGradientScale = 'mean' | 'worldSize';
 
 /** Options of {@link MarginHead.create}. */
-export interface MarginHeadOptions extends LossOptions, ComputeOptions {
+export interface MarginHeadOptions extends LossOptions, ComputeOptions, SamplingOptions {
   /** Length of an embedding, D. */
   readonly dim: number;
   /** Number of classes, C. */
@@ -55,8 +53,6 @@ export interface MarginHeadOptions extends LossOptions, ComputeOptions {
    * `{ std: 0.01 }`.
    */
   readonly init?: NormalInit | Float32Array | WeightSource | undefined;
-  /** Everything random about the head follows from it: an integer in [0, 2^32). Default 0. */
-  readonly seed?: number | undefined;
   /**
    * Where the weights live: shards go round the devices. GPUs as `['cuda:0', 'cuda:1']`, or `['cuda']` for all; on GPUs only
    * features, labels and dFeatures cross the bus. Default `['cpu']`.
@@ -64,8 +60,6 @@ export interface MarginHeadOptions extends LossOptions, ComputeOptions {
   readonly devices?: readonly string[] | undefined;
   /** The dtype weights are stored in. Only `float32`, the default, so far. */
   readonly storage?: 'float32' | undefined;
-  /** Share of negative classes in a step. Only 1, the default, so far. */
-  readonly sampleRate?: 1 | undefined;
   /**
    * Processes to share the classes with, from {@link mpi}, {@link nccl} or a transport of the trainer's own. Each has a
    * contiguous range of them, and makes the same calls on its head in the same order, with rows of its own: any number of them,
@@ -88,6 +82,7 @@ export interface HeadSettings {
   readonly compute: Compute;
   readonly optimizer: Optimizer;
   readonly nativeOptimizer: NativeOptimizer;
+  readonly sampling: NativeSampling;
   readonly group: ProcessGroup | undefined;
   readonly featureGradientScale: FeatureGradientScale;
   /** The classes of this process: all, without a group. */
@@ -118,14 +113,13 @@ export function drawSeed({ seed, additions }: NormalDraw): number {
 const names = {
   ...lossNames,
   ...computeNames,
+  ...samplingNames,
   dim: true,
   classes: true,
   optimizer: true,
   init: true,
-  seed: true,
   devices: true,
   storage: true,
-  sampleRate: true,
   group: true,
   featureGradientScale: true,
 } as const satisfies Record<keyof MarginHeadOptions, true>;
@@ -138,7 +132,7 @@ export function checkHeadOptions(options: MarginHeadOptions): {
   init: FirstWeights;
 } {
   const checked = checkOptions(options, names);
-  const { optimizer = sgd(), init = {}, seed = 0 } = checked;
+  const { optimizer = sgd(), init = {} } = checked;
   const dim = checkCount(checked.dim, 'dim');
   const classes = checkCount(checked.classes, 'classes');
   checkDefaults(checked);
@@ -152,8 +146,18 @@ export function checkHeadOptions(options: MarginHeadOptions): {
       String(compute.shards),
     );
   const loss = checkLoss(checked);
+  const sampling = checkSampling(checked);
+  checkDraw(sampling, classes);
+  if (sampling.sampleRate < 1 && devices.some((name) => name !== 'cpu'))
+    throw mustBe(
+      'ERR_OPTION',
+      'sampleRate',
+      '1 on GPUs, where classes are not sampled yet',
+      show(sampling.sampleRate),
+    );
+  const { seed } = sampling;
   const native = nativeOptimizer(optimizer);
-  const first = checkInit(init, { classes, dim, std: 0.01, seed: checkSeed(seed, 'seed') });
+  const first = checkInit(init, { classes, dim, std: 0.01, seed });
   const { std, seed: drawn } = 'std' in first ? first : { std: 0.01, seed };
   const group = checkGroup(checked.group, 'group');
   const { featureGradientScale = 'mean' } = checked;
@@ -165,6 +169,7 @@ export function checkHeadOptions(options: MarginHeadOptions): {
     compute,
     optimizer,
     nativeOptimizer: native,
+    sampling,
     group,
     featureGradientScale,
     range: rangeOf(classes, group),
@@ -181,9 +186,9 @@ export function rangeOf(classes: number, group: ProcessGroup | undefined): Class
 
 /** What the processes of a group must have in common. */
 export function commonTerms(settings: HeadSettings): unknown {
-  const { dim, classes, loss, compute, optimizer, featureGradientScale, normal } = settings;
+  const { dim, classes, loss, compute, optimizer, sampling, featureGradientScale, normal } = settings;
   const { devices: _, shards: __, workspace: ___, workspaceBytes: ____, ...numerics } = compute;
-  return { dim, classes, loss, numerics, optimizer, featureGradientScale, normal };
+  return { dim, classes, loss, numerics, optimizer, sampling, featureGradientScale, normal };
 }
 
 /** A head of these settings in native memory, its weights zero. */
@@ -193,13 +198,14 @@ export function newNativeHead({
   range,
   compute,
   nativeOptimizer: optimizer,
+  sampling,
 }: HeadSettings): NativeHead {
   const { shards, devices: engines } = compute;
-  return new (addon().Head)({ dim, classes, ...range, shards, engines, optimizer });
+  return new (addon().Head)({ dim, classes, ...range, shards, engines, optimizer, sampling });
 }
 
 /** Options that have one value so far. */
-function checkDefaults({ storage = 'float32', sampleRate = 1 }: Partial<MarginHeadOptions>): void {
+function checkDefaults({ storage = 'float32' }: Partial<MarginHeadOptions>): void {
   if (checkOneOf(storage, ['float32', 'bfloat16', 'float16'], 'storage') !== 'float32')
     throw mustBe(
       'ERR_PRECISION_UNSUPPORTED',
@@ -207,12 +213,6 @@ function checkDefaults({ storage = 'float32', sampleRate = 1 }: Partial<MarginHe
       `'float32' (other types are not stored yet)`,
       show(storage),
     );
-  if (sampleRate !== 1)
-    throw mustBe('ERR_OPTION', 'sampleRate', '1 (classes are not sampled yet)', show(sampleRate));
-}
-
-function checkSeed(seed: unknown, argument: string): number {
-  return checkInteger(seed, argument, { least: 0, most: 2 ** 32 - 1 });
 }
 
 /** First weights of so many classes; `std` and `seed` are the defaults of normal deviates. */

@@ -35,7 +35,7 @@ export type {
 export type { HeadBackwardOptions, HeadForwardPass } from './head_forward_pass.js';
 export type { LoadOptions } from './head_load.js';
 export type { FeatureGradientScale, MarginHeadOptions, NormalInit, WeightSource } from './head_options.js';
-export type { FeatureGradientOutput, HeadResult, StepResult } from './head_state.js';
+export type { FeatureGradientOutput, HeadResult, SampledClasses, StepResult } from './head_state.js';
 export {
   type Batch,
   type ForwardOptions,
@@ -83,4 +83,5 @@ export type {
 } from './options.js';
 export { presets } from './presets.js';
 export type { Float16ArrayLike, HalfArray, Rows } from './rows.js';
+export type { SampledUpdate, SamplingOptions } from './sampling.js';
 export { type WeightFile, type WeightFileOptions, weightsFrom } from './weight_file.js';

@@ -143,7 +143,6 @@ describe('create', () => {
       /^devices must be different devices, received cpu twice$/,
     ],
     ['storage', { storage: 'bfloat16' }, 'ERR_PRECISION_UNSUPPORTED', /^storage must be 'float32' \(/],
-    ['sampleRate', { sampleRate: 0.1 }, 'ERR_OPTION', /^sampleRate must be 1 /],
     ['group', { group: {} }, 'ERR_TYPE', /^group.size must be/],
     [
       'featureGradientScale',
@@ -160,7 +159,6 @@ describe('create', () => {
       devices: ['cpu'],
       storage: 'float32',
       precision: 'float32',
-      sampleRate: 1,
       group: undefined,
       featureGradientScale: 'mean',
     });

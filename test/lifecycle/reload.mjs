@@ -21,8 +21,10 @@ const addons = [load(), load()];
 const { features, weights, dim } = makeBatch(small);
 const heads = addons.map(({ Head }) => {
   const optimizer = /** @type {const} */ ({ kind: 'sgd', momentum: 0, weightDecay: 0, nesterov: false });
+  const sampling = /** @type {const} */ ({ sampleRate: 1, sampledUpdate: 'sampled', seed: 0 });
   const classes = weights.length / dim;
-  const head = new Head({ dim, classes, start: 0, end: classes, shards: 2, engines: ['cpu'], optimizer });
+  const range = { start: 0, end: classes };
+  const head = new Head({ dim, classes, ...range, shards: 2, engines: ['cpu'], optimizer, sampling });
   head.write('weights', 0, weights);
   return head;
 });
