@@ -94,6 +94,7 @@ function makeCall(
       storage: 'float32',
       seed: 0,
     },
+    sampling: { sampleRate: 1, sampledUpdate: 'sampled', seed: 0 },
   });
   head.write('weights', 0, problem.weights);
   const margin = { kind: 'arcface', parameters: [loss.m] } as const;
@@ -122,6 +123,7 @@ function makeCall(
       engines: ['cpu'],
       checkFinite: true,
       diagnostics: false,
+      sampled: false,
     });
     // Hardly an update, so that cosines stay as they are.
     const weightGradient = update

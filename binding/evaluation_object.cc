@@ -136,6 +136,7 @@ class PhasesJob final : public Job {
     if (!epilogue_) return object;
     object.Set("loss", result_.loss);
     object.Set("accuracy", result_.accuracy);
+    object.Set("classes", static_cast<double>(state_->evaluation->classes()));
     object.Set("workspace", state_->workspace == Workspace::keep ? "keep" : "recompute");
     return object;
   }
@@ -253,6 +254,7 @@ EvaluationObject::EvaluationObject(const Napi::CallbackInfo& info) : ObjectWrap(
   if (state->classes < 1 || state->classes > INT32_MAX)
     throw make_error(env, Status::failure(Code::shape, "weights must hold between 1 and 2^31 - 1 classes"));
   keep(weights);
+  if (state->head && boolean(problem, "sampled")) batch.sampling = state->head->sampling();
 
   read_labels(*state, problem.Get("labels"));
   batch.rows = static_cast<int64_t>(state->labels.size());
@@ -323,7 +325,7 @@ EvaluationObject::EvaluationObject(const Napi::CallbackInfo& info) : ObjectWrap(
   bool keeps = workspace != "recompute";
   size_t keep_bytes = 0;
   for (const ClassShard* shard : shards) {
-    const size_t bytes = shard->keep_bytes(batch.rows, batch.operands);
+    const size_t bytes = shard->keep_bytes(batch);
     keeps = keeps && bytes != kKeepsNothing;
     if (keeps) keep_bytes += bytes;
   }

@@ -29,6 +29,16 @@ ClassArray read_array(const Napi::Value& value, const Head& head) {
   return array;
 }
 
+Sampling read_sampling(const Napi::Value& value) {
+  if (!value.IsObject()) throw make_error(value.Env(), Status::failure(Code::type, "sampling must be an object"));
+  const auto options = value.As<Napi::Object>();
+  Sampling sampling;
+  sampling.rate = number(options, "sampleRate");
+  sampling.seed = static_cast<uint64_t>(number(options, "seed"));
+  sampling.updates_all = text(options, "sampledUpdate") == "all";
+  return sampling;
+}
+
 class NearestJob final : public Job {
  public:
   NearestJob(std::shared_ptr<Head> head, const Napi::CallbackInfo& info) : head_(std::move(head)) {
@@ -160,6 +170,7 @@ HeadObject::HeadObject(const Napi::CallbackInfo& info) : ObjectWrap(info), held_
   for (const std::shared_ptr<Engine>& engine : engines) places.push_back(engine.get());
   const Optimizer optimizer = read_optimizer(options.Get("optimizer"));
   require(env, Head::create(places, classes, range, static_cast<int32_t>(dim), shards, optimizer, &head));
+  head->sample(read_sampling(options.Get("sampling")));
   // The engines go after the last holder of the head.
   head_ = std::shared_ptr<Head>(head.release(), [engines](Head* last) { delete last; });
   const int floats = optimizer.kind == Optimizer::Kind::adamw ? 2 : optimizer.momentum != 0 ? 1 : 0;

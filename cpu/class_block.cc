@@ -18,7 +18,7 @@ double norm_of(const float* row, int32_t dim) {
 }  // namespace
 
 bool ClassBlock::allocate(BufferPool& pool, const Kernels& kernels, Precision operands, Precision storage,
-                          int32_t most_classes, int32_t dim) {
+                          int32_t most_classes, int32_t dim, bool gathers) {
   kernels_ = &kernels;
   operands_ = operands;
   storage_ = storage;
@@ -28,6 +28,7 @@ bool ClassBlock::allocate(BufferPool& pool, const Kernels& kernels, Precision op
   const size_t rows = static_cast<size_t>(most_classes) * dim, tail = static_cast<size_t>(most_classes) * panel_;
   if (!copy_.allocate(pool, rows) || !tail_.allocate(pool, tail) || !inverse_norm_.allocate(pool, most_classes))
     return false;
+  if (gathers && !gathered_.allocate(pool, (rows * byte_size(storage) + 3) / 4)) return false;
   if (storage != Precision::float32 && !wide_.allocate(pool, rows)) return false;
   if (operands == Precision::float32) return true;
   if (!kernels.pairs) return rounded_.allocate(pool, rows) && rounded_tail_.allocate(pool, tail);
@@ -35,6 +36,14 @@ bool ClassBlock::allocate(BufferPool& pool, const Kernels& kernels, Precision op
   depth_ = operand_words(kernels, dim);
   return rounded_.allocate(pool, static_cast<size_t>(most_classes) * depth_) &&
          interleaved_.allocate(pool, (static_cast<size_t>(most_classes) + 1) / 2 * width);
+}
+
+const void* ClassBlock::gather(const void* weights, const int32_t* indexes, int32_t classes) {
+  const size_t bytes = dim_ * byte_size(storage_);
+  char* to = reinterpret_cast<char*>(gathered_.data());
+  for (int32_t c = 0; c < classes; c++)
+    std::memcpy(to + c * bytes, static_cast<const char*>(weights) + indexes[c] * bytes, bytes);
+  return to;
 }
 
 int64_t ClassBlock::load(const void* weights, int64_t first, int32_t classes) {

@@ -16,8 +16,13 @@ constexpr int32_t kMostBlockClasses = 256;
 // One thread's memory for one block at a time.
 class ClassBlock {
  public:
+  // `gathers`: gather() will be called.
   [[nodiscard]] bool allocate(BufferPool& pool, const Kernels& kernels, Precision operands, Precision storage,
-                              int32_t most_classes, int32_t dim);
+                              int32_t most_classes, int32_t dim, bool gathers);
+
+  // Copies the rows `indexes` [classes] of an array of the storage type, for load() or load_ordinary(): they lie one
+  // behind the other, and in the cache.
+  const void* gather(const void* weights, const int32_t* indexes, int32_t classes);
 
   // Rows `weights` [classes, dim] of the storage type, from shard index `first` on. Returns the index of the first row
   // that holds a NaN or infinity, or -1.
@@ -79,6 +84,7 @@ class ClassBlock {
   const float* gradient_operand_ = nullptr;
   int64_t gradient_stride_ = 0;
   const float* gradient_tail_ = nullptr;
+  PooledBuffer gathered_;      // [most_classes, dim] of the storage type
   PooledBuffer wide_;          // [most_classes, dim]; rows of 16-bit storage in float32
   PooledBuffer copy_;          // [most_classes, dim]; unit rows
   PooledBuffer rounded_;       // 16-bit operands: [most_classes, dim] rounded, or the words of the first product

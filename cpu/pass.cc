@@ -28,6 +28,11 @@ constexpr int kWeightExponent = 20;
 
 int64_t round_up(int64_t count, int64_t unit) { return (count + unit - 1) / unit * unit; }
 
+std::vector<int32_t> sample(CpuShard& shard, const Batch& batch) {
+  if (!batch.sampling.draws()) return {};
+  return sample_classes(batch, shard.range(), run_blocks(shard.engine().pool()));
+}
+
 }  // namespace
 
 int64_t exponential_stride(int64_t rows, const Kernels& kernels) {
@@ -42,7 +47,8 @@ CpuPass::CpuPass(CpuShard& shard, const Batch& batch)
       batch_(batch),
       rows_(batch.rows),
       dim_(batch.dim),
-      classes_(shard.range().size()),
+      sampled_(sample(shard, batch)),
+      classes_(samples() ? static_cast<int64_t>(sampled_.size()) : shard.range().size()),
       panels_((batch.rows + kernels_.panel - 1) / kernels_.panel),
       width_(round_up(batch.dim, kernels_.panel)),
       depth_(operand_words(kernels_, batch.dim)),
@@ -62,6 +68,10 @@ Status CpuPass::prepare() {
   norms_.resize(rows_);
   labels_.assign(panels_ * kernels_.panel, -1);
   owners_ = find_owners(batch_, shard_.range());
+  if (samples())
+    for (Owner& owner : owners_)
+      owner.index = static_cast<int32_t>(std::lower_bound(sampled_.begin(), sampled_.end(), owner.index) -
+                                         sampled_.begin());
   for (const Owner& owner : owners_) labels_[owner.row] = owner.index;
 
   scratch_.resize(engine_.pool().threads());
@@ -69,7 +79,8 @@ Status CpuPass::prepare() {
   for (Scratch& scratch : scratch_) {
     // Tasks of the pool must not throw, so they find their memory here.
     scratch.operand_row.resize(dim_);
-    if (!scratch.block.allocate(engine_.buffers(), kernels_, batch_.operands, shard_.storage(), block_classes_, dim_) ||
+    if (!scratch.block.allocate(engine_.buffers(), kernels_, batch_.operands, shard_.storage(), block_classes_, dim_,
+                                samples()) ||
         !scratch.exponentials.allocate(engine_.buffers(), floats_of(block_classes_ * block_rows)) ||
         !scratch.sums.allocate(engine_.buffers(), kRowBlock) ||
         (kernels_.pairs && !scratch.paired.allocate(engine_.buffers(), block_classes_ / 2 * kRowBlock)))
@@ -115,7 +126,7 @@ void CpuPass::pack_feature_row(int64_t i, std::vector<float>& row) {
 
 Status CpuPass::check_weights() const {
   if (!batch_.check_finite || bad_class_ == INT64_MAX) return {};
-  return Status::not_finite("weights", shard_.range().start + bad_class_);
+  return Status::not_finite("weights", shard_.range().start + index_of(bad_class_));
 }
 
 Status CpuPass::targets(Target* targets) {
@@ -130,7 +141,7 @@ Status CpuPass::targets(Target* targets) {
   for (int64_t i = 0; i < rows_; i++) targets[i].feature_norm = norms_[i].norm;
   for (size_t o = 0; o < owners_.size(); o++) {
     if (batch_.check_finite && !std::isfinite(target_inverse_[o]))
-      return Status::not_finite("weights", shard_.range().start + owners_[o].index);
+      return Status::not_finite("weights", shard_.range().start + index_of(owners_[o].index));
     targets[owners_[o].row] = targets_[o];
   }
   return {};
@@ -140,7 +151,7 @@ Status CpuPass::targets(Target* targets) {
 void CpuPass::find_target(size_t o) {
   const Owner owner = owners_[o];
   float* w = target_rows_.data() + o * dim_;
-  shard_.copy_row(owner.index, w);
+  shard_.copy_row(index_of(owner.index), w);
   const float* x = batch_.features + static_cast<int64_t>(owner.row) * dim_;
   const RowNorm& row = norms_[owner.row];
   const double norm = std::sqrt(kernels_.exact_dot(w, w, dim_));
@@ -233,6 +244,8 @@ Status CpuPass::reserve(const FeatureSink& features, const WeightSink& sink) try
     scratch.row.resize(dim_);
     scratch.rows.resize(features.gradient ? width_ * kBatchRowsPerTask : 0);
   }
+  const bool updates_others = sink.kind == WeightSink::Kind::update && samples() && batch_.sampling.updates_all;
+  others_ = updates_others ? unsampled_classes(sampled_, shard_.range().size()) : std::vector<int32_t>();
   absolute_kappa_.resize(sink.skipped_mass_per_class > 0 ? rows_ : 0);
   skipped_.assign(sink.skipped_mass_per_class > 0 ? blocks_ : 0, 0.0);
   if (features.gradient && !features_gathered_ && !reserve_accumulators()) return Status::no_workspace();
@@ -266,6 +279,7 @@ Status CpuPass::gradients(const RowCoefficients& rows, const FeatureSink& featur
   if (sweep.weights) pack_weighted_features(rows);
   for (size_t i = 0; i < absolute_kappa_.size(); i++) absolute_kappa_[i] = static_cast<float>(std::fabs(rows.kappa[i]));
   if (sweep.weights || sweep.features) MARGINFC_TRY(run(sweep));
+  if (sink.kind == WeightSink::Kind::update && !others_.empty()) shard_.update_others(others_, sweep.step);
   if (sink.skipped_mass)
     for (const double mass : skipped_) *sink.skipped_mass += mass;
   features_gathered_ |= sweep.features;

@@ -3,6 +3,9 @@
 // Phases 2 and 4 are sweeps over the shard's classes in blocks. Blocks belong to a fixed number of chunks, each
 // with its own row sums and dX accumulators that are added in chunk order, so the result does not depend on
 // the number of threads or on who ran what.
+//
+// Where classes are sampled, those that take part are numbered from 0 without gaps: a class's place. All that a pass
+// holds of a class is by its place, which is its index in the shard where all take part.
 #pragma once
 
 #include <algorithm>
@@ -13,6 +16,7 @@
 #include "cpu/memory.h"
 #include "cpu/shard.h"
 #include "engine/owners.h"
+#include "engine/sampling.h"
 
 namespace marginfc {
 
@@ -32,6 +36,7 @@ class CpuPass final : public ShardPass {
 
   // Phase 0.
   Status prepare();
+  int64_t classes() const override { return classes_; }
   Status targets(Target* targets) override;
   Status negatives(const GradientPlan& plan, const Negatives& result) override;
   Status reserve(const FeatureSink& features, const WeightSink& sink) override;
@@ -81,6 +86,11 @@ class CpuPass final : public ShardPass {
   // Writes the operands of row `i`, factor * x, as lane or k `i` of what they are packed in.
   void pack_feature_row(int64_t i, std::vector<float>& row);
   void find_target(size_t owner);
+  // The class at this place, counted from the shard's first.
+  int64_t index_of(int64_t place) const { return samples() ? sampled_[place] : place; }
+  bool samples() const { return batch_.sampling.draws(); }
+  // The class rows from this place on, one behind the other.
+  const void* rows_at(int64_t place, int32_t count, ClassBlock& block) const;
   bool reserve_accumulators();
   // Makes the rows' products log2 of exp(s * cos).
   double feature_scale() const { return batch_.scale * 1.4426950408889634; }
@@ -111,7 +121,7 @@ class CpuPass final : public ShardPass {
   bool skip_tile(const Sweep& sweep, Scratch& scratch, const float* exponentials, int64_t stride, int32_t c,
                  int32_t count, bool owned);
   // What is read or written for a class besides its weights.
-  const float* destination(const WeightSink& sink, int64_t index) const;
+  const float* destination(const WeightSink& sink, int64_t place) const;
   void weight_tiles(const Sweep& sweep, Scratch& scratch, const float* exponentials, int64_t stride);
   void target_terms(Scratch& scratch, int32_t c, size_t owner, float* terms) const;
   void settle(int64_t chunk, int64_t row_start, int64_t row_end);
@@ -126,20 +136,21 @@ class CpuPass final : public ShardPass {
   const Batch batch_;
   const int64_t rows_;
   const int32_t dim_;
-  const int64_t classes_;
-  const int64_t panels_;        // of rows
-  const int64_t width_;         // dim rounded up to a panel
-  const int64_t depth_;         // words of a row: dim, or pairs of it, rounded up to a step
-  const int64_t sum_rows_;      // rows of the accumulators: whole panels
-  const int64_t weight_depth_;  // words of a column: rows of the batch, or pairs of them, rounded up to a step
-  const int64_t stride_;        // of a kept or whole-batch E, in elements
+  const std::vector<int32_t> sampled_;  // by place, counted from the shard's first; empty where all classes take part
+  const int64_t classes_;               // that take part
+  const int64_t panels_;                // of rows
+  const int64_t width_;                 // dim rounded up to a panel
+  const int64_t depth_;                 // words of a row: dim, or pairs of it, rounded up to a step
+  const int64_t sum_rows_;              // rows of the accumulators: whole panels
+  const int64_t weight_depth_;          // words of a column: rows of the batch, or pairs of them, rounded up to a step
+  const int64_t stride_;                // of a kept or whole-batch E, in elements
   int32_t block_classes_ = 0;
   int64_t blocks_ = 0;
   int64_t chunks_ = 0;
 
   std::vector<RowNorm> norms_;          // [rows]
-  std::vector<int32_t> labels_;         // [panels * panel], class id of the shard or -1
-  std::vector<Owner> owners_;           // by class, then row
+  std::vector<int32_t> labels_;         // [panels * panel], place of the class or -1
+  std::vector<Owner> owners_;           // by class, then row; index: the class's place
   std::vector<Target> targets_;         // [owners]
   std::vector<double> target_inverse_;  // [owners], 1 / max(|w_y|, 1e-12)
   PooledBuffer target_rows_;           // [owners, dim], as they were in phase 1: an update may move W before dX is done
@@ -158,6 +169,7 @@ class CpuPass final : public ShardPass {
   std::vector<float> absolute_kappa_;  // [rows], while gradients() runs; only when classes may be skipped
   std::vector<double> skipped_;        // [blocks], likewise: mass left out
   std::vector<int64_t> owner_of_;      // [rows], index into owners_ or -1, while gradients() runs
+  std::vector<int32_t> others_;        // classes that take no part and are updated, counted from the shard's first
   double unscale_ = 1;                 // undoes the scale of weighted_features_
   bool features_gathered_ = false;
   std::atomic<int64_t> bad_class_{INT64_MAX};

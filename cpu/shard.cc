@@ -19,6 +19,12 @@ constexpr int32_t kPiece = 512;
 
 }  // namespace
 
+RunBlocks run_blocks(ThreadPool& pool) {
+  return [&pool](int64_t count, const std::function<void(int64_t)>& body) {
+    pool.run(count, [&](int64_t block, int) { body(block); });
+  };
+}
+
 Status CpuShard::allocate(const Optimizer& optimizer) {
   optimizer_ = optimizer;
   const size_t size = static_cast<size_t>(range_.size()) * dim_;
@@ -28,12 +34,13 @@ Status CpuShard::allocate(const Optimizer& optimizer) {
   if ((adamw || optimizer.momentum != 0) && !momentum_.allocate(size)) return Status::no_weights();
   if (adamw && !variance_.allocate(size)) return Status::no_weights();
   weights_ = owned_.data();
+  zeros_.resize(dim_);
   return {};
 }
 
-size_t CpuShard::keep_bytes(int64_t rows, Precision operands) const {
-  const Kernels& kernels = engine_.kernels(operands);
-  const size_t elements = static_cast<size_t>(exponential_stride(rows, kernels)) * range_.size();
+size_t CpuShard::keep_bytes(const Batch& batch) const {
+  const Kernels& kernels = engine_.kernels(batch.operands);
+  const size_t elements = static_cast<size_t>(exponential_stride(batch.rows, kernels)) * most_sampled(batch, range_);
   return elements * (kernels.pairs ? 2 : 4);
 }
 
@@ -169,19 +176,33 @@ void CpuShard::move(int64_t index, int32_t first, const GradientRow& gradient, c
     engine_.kernels().adamw_row(gradient, step.adamw, weights, momentum, variance_.data() + at);
 }
 
-Status CpuShard::apply(const WeightSink& sink) {
+void CpuShard::update_others(const std::vector<int32_t>& indexes, const Step& step) {
+  const auto count = static_cast<int64_t>(indexes.size());
+  engine_.pool().run((count + kRowsPerTask - 1) / kRowsPerTask, [&](int64_t task, int) {
+    for (int64_t n = task * kRowsPerTask; n < std::min(count, (task + 1) * kRowsPerTask); n++)
+      update(indexes[n], {zeros_.data(), zeros_.data(), 0, 1, 1, nullptr, dim_}, step);
+  });
+}
+
+Status CpuShard::apply(const WeightSink& sink, const Sampling& sampling) try {
   MARGINFC_TRY(reserve_accumulated());
   const int64_t classes = range_.size();
+  const bool some = sampling.draws() && !sampling.updates_all;
+  const std::vector<uint8_t> drawn = some ? draw_classes(sampling, range_, run_blocks(engine_.pool()))
+                                          : std::vector<uint8_t>();
   const Step step = this->step(sink);
   engine_.pool().run((classes + kRowsPerTask - 1) / kRowsPerTask, [&](int64_t task, int) {
     const int64_t last = std::min(classes, (task + 1) * kRowsPerTask);
     for (int64_t index = task * kRowsPerTask; index < last; index++) {
       float* raw = accumulated_.data() + index * dim_;
+      if (some && !drawn[index] && std::all_of(raw, raw + dim_, [](float g) { return g == 0; })) continue;
       update(index, {raw, raw, 0, 1, 1, nullptr, dim_}, step);
       std::memset(raw, 0, dim_ * sizeof(float));
     }
   });
   return {};
+} catch (const std::bad_alloc&) {
+  return Status::no_workspace();
 }
 
 }  // namespace marginfc

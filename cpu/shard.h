@@ -1,10 +1,16 @@
 // A range of classes on the CPU: weights of the caller's, or its own with the optimiser's state.
 #pragma once
 
+#include <vector>
+
 #include "cpu/cpu_engine.h"
 #include "cpu/memory.h"
+#include "engine/sampling.h"
 
 namespace marginfc {
+
+// How classes are drawn on the engine's threads.
+RunBlocks run_blocks(ThreadPool& pool);
 
 class CpuShard final : public ClassShard {
  public:
@@ -15,13 +21,13 @@ class CpuShard final : public ClassShard {
   Status allocate(const Optimizer& optimizer);
 
   ClassRange range() const override { return range_; }
-  size_t keep_bytes(int64_t rows, Precision operands) const override;
+  size_t keep_bytes(const Batch& batch) const override;
   Status begin(const Batch& batch, std::unique_ptr<ShardPass>* pass) override;
   Status nearest(const Batch& batch, int64_t k, int32_t* classes, float* cosines) override;
   Status initialize(double std, uint64_t seed, ClassRange classes) override;
   Status write(ClassArray array, int64_t first, int64_t count, const float* values) override;
   Status read(ClassArray array, int64_t first, int64_t count, float* values) const override;
-  Status apply(const WeightSink& update) override;
+  Status apply(const WeightSink& update, const Sampling& sampling) override;
 
   CpuEngine& engine() { return engine_; }
   Precision storage() const { return storage_; }
@@ -51,6 +57,8 @@ class CpuShard final : public ClassShard {
   Step step(const WeightSink& sink) const;
   // Moves one class by its finished gradient.
   void update(int64_t index, const GradientRow& gradient, const Step& step);
+  // Moves these by a gradient of zero.
+  void update_others(const std::vector<int32_t>& indexes, const Step& step);
 
  private:
   static FloatBuffer CpuShard::* member(ClassArray array);
@@ -67,10 +75,11 @@ class CpuShard final : public ClassShard {
   const Precision storage_;
   const void* weights_;
   Optimizer optimizer_;
-  FloatBuffer owned_;        // [classes, dim] of the storage type
-  FloatBuffer momentum_;     // [classes, dim]; sgd with momentum: velocity, adamw: mean
-  FloatBuffer variance_;     // [classes, dim]; adamw
-  FloatBuffer accumulated_;  // [classes, dim]; on first use
+  FloatBuffer owned_;         // [classes, dim] of the storage type
+  FloatBuffer momentum_;      // [classes, dim]; sgd with momentum: velocity, adamw: mean
+  FloatBuffer variance_;      // [classes, dim]; adamw
+  FloatBuffer accumulated_;   // [classes, dim]; on first use
+  std::vector<float> zeros_;  // [dim]
 };
 
 }  // namespace marginfc

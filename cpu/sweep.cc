@@ -46,15 +46,19 @@ Status CpuPass::run(const Sweep& sweep) {
   return {};
 }
 
+const void* CpuPass::rows_at(int64_t place, int32_t count, ClassBlock& block) const {
+  return samples() ? block.gather(shard_.row(0), sampled_.data() + place, count) : shard_.row(place);
+}
+
 int32_t CpuPass::load_block(int64_t b, bool for_products, bool first_visit, ClassBlock& block) {
   const int64_t start = b * block_classes_;
   const auto count = static_cast<int32_t>(std::min<int64_t>(block_classes_, classes_ - start));
   // A sweep that multiplies no class rows needs neither norms nor operands, if the first sweep found nothing special.
   if (!for_products && ordinary_[b]) {
-    block.load_ordinary(shard_.row(start), start, count, inverse_norms_.data() + start);
+    block.load_ordinary(rows_at(start, count, block), start, count, inverse_norms_.data() + start);
     return count;
   }
-  const int64_t bad = block.load(shard_.row(start), start, count);
+  const int64_t bad = block.load(rows_at(start, count, block), start, count);
   if (first_visit) {
     ordinary_[b] = block.ordinary();
     if (inverse_norms_) std::memcpy(inverse_norms_.data() + start, block.inverse_norm(), count * sizeof(float));
@@ -116,7 +120,7 @@ void CpuPass::sweep_blocks(const Sweep& sweep, int64_t first, int64_t last, int6
         if (kernels_.pairs) {
           task.paired = sweep.features ? scratch.paired.data() : nullptr;
         }
-        if (row == row_start && b + 1 < blocks_) {
+        if (row == row_start && b + 1 < blocks_ && !samples()) {
           task.next_weights = shard_.row(start + count);
           task.next_row_bytes = dim_ * static_cast<int64_t>(byte_size(shard_.storage()));
         }
@@ -193,7 +197,7 @@ void CpuPass::weight_tiles(const Sweep& sweep, Scratch& scratch, const float* ex
     const bool more = block.first() + c + count < classes_;
     task.destination = streaming ? nullptr : destination(sweep.sink, block.first() + c);
     task.next_exponentials = kept_ && more ? element(exponentials, (c + count) * stride) : nullptr;
-    task.next_weights = more ? shard_.row(block.first() + c + count) : nullptr;
+    task.next_weights = more && !samples() ? shard_.row(block.first() + c + count) : nullptr;
     while (owner < owners_.size() && owners_[owner].index < block.first() + c) owner++;
     const bool any_owned = owner < owners_.size() && owners_[owner].index < block.first() + c + count;
     const bool skipped = skip_tile(sweep, scratch, task.exponentials, stride, c, count, any_owned);
@@ -211,26 +215,30 @@ void CpuPass::weight_tiles(const Sweep& sweep, Scratch& scratch, const float* ex
       block.tangent(c, task.dots[h], &row.beta, &row.inverse);
       row.unscale = static_cast<float>(unscale_);
       row.dim = dim_;
-      const int64_t index = block.first() + c;
-      while (owner < owners_.size() && owners_[owner].index < index) owner++;
-      const bool owned = owner < owners_.size() && owners_[owner].index == index;
+      const int64_t place = block.first() + c;
+      while (owner < owners_.size() && owners_[owner].index < place) owner++;
+      const bool owned = owner < owners_.size() && owners_[owner].index == place;
       if (owned) target_terms(scratch, c, owner, terms);
       row.target = owned ? terms : nullptr;
       switch (sweep.sink.kind) {
-        case WeightSink::Kind::write: kernels_.write_row(row, sweep.sink.gradient + index * dim_, streaming); break;
-        case WeightSink::Kind::accumulate: shard_.accumulate(index, row); break;
-        case WeightSink::Kind::update: shard_.update(index, row, sweep.step); break;
+        case WeightSink::Kind::write:
+          kernels_.write_row(row, sweep.sink.gradient + index_of(place) * dim_, streaming);
+          break;
+        case WeightSink::Kind::accumulate: shard_.accumulate(index_of(place), row); break;
+        case WeightSink::Kind::update: shard_.update(index_of(place), row, sweep.step); break;
         case WeightSink::Kind::none: break;
       }
     }
   }
 }
 
-const float* CpuPass::destination(const WeightSink& sink, int64_t index) const {
+const float* CpuPass::destination(const WeightSink& sink, int64_t place) const {
+  // Fetched are rows that lie one behind the other.
+  if (samples()) return nullptr;
   switch (sink.kind) {
-    case WeightSink::Kind::write: return sink.gradient + index * dim_;
-    case WeightSink::Kind::accumulate: return shard_.accumulated_row(index);
-    case WeightSink::Kind::update: return shard_.momentum_row(index);
+    case WeightSink::Kind::write: return sink.gradient + place * dim_;
+    case WeightSink::Kind::accumulate: return shard_.accumulated_row(place);
+    case WeightSink::Kind::update: return shard_.momentum_row(place);
     case WeightSink::Kind::none: break;
   }
   return nullptr;

@@ -15,6 +15,7 @@ class CudaPass final : public ShardPass {
 
   // Phase 0. `must_check`: weights that may hold a NaN are looked through, where the batch asks for it.
   Status prepare(bool must_check);
+  int64_t classes() const override { return classes_; }
   Status targets(Target* targets) override;
   Status negatives(const GradientPlan& plan, const Negatives& result) override;
   Status reserve(const FeatureSink& features, const WeightSink& weights) override;

@@ -56,6 +56,7 @@ Status CudaShard::allocate(const Optimizer& optimizer) {
 }
 
 Status CudaShard::begin(const Batch& batch, std::unique_ptr<ShardPass>* pass) try {
+  if (batch.sampling.draws()) return Status::failure(Code::internal, "the CUDA engine takes all classes");
   auto begun = std::make_unique<CudaPass>(*this, batch);
   MARGINFC_TRY(begun->prepare(false));
   *pass = std::move(begun);
@@ -198,7 +199,7 @@ void CudaShard::mark_written() {
   finite_ = false;
 }
 
-Status CudaShard::apply(const WeightSink& sink) {
+Status CudaShard::apply(const WeightSink& sink, const Sampling&) {
   const Device::Turn turn(device_);
   MARGINFC_TRY(turn.status());
   if (classes() == 0) return {};

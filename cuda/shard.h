@@ -46,13 +46,13 @@ class CudaShard final : public ClassShard {
   Worker* worker() override { return &engine_.worker(); }
   bool follows(Place) const override { return true; }
   // Making E again costs less than reading it.
-  size_t keep_bytes(int64_t, Precision) const override { return kKeepsNothing; }
+  size_t keep_bytes(const Batch&) const override { return kKeepsNothing; }
   Status begin(const Batch& batch, std::unique_ptr<ShardPass>* pass) override;
   Status nearest(const Batch& batch, int64_t k, int32_t* classes, float* cosines) override;
   Status initialize(double std, uint64_t seed, ClassRange classes) override;
   Status write(ClassArray array, int64_t first, int64_t count, const float* values) override;
   Status read(ClassArray array, int64_t first, int64_t count, float* values) const override;
-  Status apply(const WeightSink& update) override;
+  Status apply(const WeightSink& update, const Sampling& sampling) override;
 
   CudaEngine& engine() { return engine_; }
   int64_t classes() const { return range_.size(); }

@@ -61,6 +61,19 @@ struct ClassRows {
   Place place = Place::host;
 };
 
+// Which classes take part in a step: engine/sampling.h says how they are drawn.
+struct Sampling {
+  double rate = 1;  // in (0, 1]; 1: all classes, and the rest of this is not looked at
+  uint64_t seed = 0;
+  int64_t step = 0;     // number of updates made before
+  int64_t classes = 0;  // of the whole head
+  // Classes that take no part: false, their weights and optimiser state stay as they are; true, they are updated as with a
+  // gradient of zero.
+  bool updates_all = false;
+
+  bool draws() const { return rate < 1; }
+};
+
 // The B rows that every shard sees.
 struct Batch {
   const float* features = nullptr;  // [rows, dim], until the pass ends
@@ -72,6 +85,7 @@ struct Batch {
   Precision operands = Precision::float32;  // what the products multiply
   bool check_finite = true;
   bool hardest = false;  // phase 2 will be asked for Negatives::hardest
+  Sampling sampling;     // of owned weights; the others are as if they were not there
   Workspace workspace = Workspace::recompute;
   const std::atomic<int32_t>* cancel = nullptr;  // work stops soon after it becomes non-zero; nullable
 };
@@ -155,6 +169,9 @@ class ShardPass {
  public:
   virtual ~ShardPass() = default;
 
+  // Of the shard, those that take part.
+  virtual int64_t classes() const = 0;
+
   // Phase 1. `targets` [rows]; rows whose label lies elsewhere keep cosine and sine as they are.
   virtual Status targets(Target* targets) = 0;
 
@@ -187,9 +204,9 @@ class ClassShard {
   // Whether its engine follows pointers to such memory.
   virtual bool follows(Place place) const { return place == Place::host; }
 
-  // Bytes that Workspace::keep would hold for a batch of so many rows: decides workspace 'auto'. kKeepsNothing where the
+  // Bytes that Workspace::keep would hold at most for such a batch: decides workspace 'auto'. kKeepsNothing where the
   // engine makes E again whatever it is asked.
-  virtual size_t keep_bytes(int64_t rows, Precision operands) const = 0;
+  virtual size_t keep_bytes(const Batch& batch) const = 0;
 
   // Phase 0. `batch`'s arrays must live as long as the pass.
   virtual Status begin(const Batch& batch, std::unique_ptr<ShardPass>* pass) = 0;
@@ -204,8 +221,9 @@ class ClassShard {
   virtual Status initialize(double std, uint64_t seed, ClassRange classes) = 0;
   virtual Status write(ClassArray array, int64_t first, int64_t count, const float* values) = 0;
   virtual Status read(ClassArray array, int64_t first, int64_t count, float* values) const = 0;
-  // One update with the accumulated gradient, which is zero afterwards.
-  virtual Status apply(const WeightSink& update) = 0;
+  // One update with the accumulated gradient, which is zero afterwards. Classes that are not drawn and whose gradient is
+  // zero take no part in it.
+  virtual Status apply(const WeightSink& update, const Sampling& sampling) = 0;
 };
 
 class Engine {

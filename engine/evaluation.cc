@@ -84,6 +84,12 @@ Status Evaluation::targets() try {
   return Status::no_workspace();
 }
 
+int64_t Evaluation::classes() const {
+  int64_t classes = 0;
+  for (const auto& pass : passes_) classes += pass->classes();
+  return classes;
+}
+
 Status Evaluation::negatives(const GradientPlan& plan) try {
   MARGINFC_TRY(targets());
   const size_t shards = shards_.size();

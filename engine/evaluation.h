@@ -86,6 +86,8 @@ class Evaluation {
   // Phases 0 and 1.
   Status targets();
   const std::vector<Target>& target_rows() const { return targets_; }
+  // Classes that take part, of all shards; after targets().
+  int64_t classes() const;
 
   // Phases 0 to 2. `plan`: what backward() will be asked for, if that is known.
   Status negatives(const GradientPlan& plan);

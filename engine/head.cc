@@ -95,7 +95,7 @@ Status Head::apply(double learning_rate) {
   sink.kind = WeightSink::Kind::update;
   sink.learning_rate = learning_rate;
   sink.step = step_count_ + 1;
-  MARGINFC_TRY(run_each(workers_, [&](size_t r) { return shards_[r]->apply(sink); }));
+  MARGINFC_TRY(run_each(workers_, [&](size_t r) { return shards_[r]->apply(sink, sampling()); }));
   accumulated_ = false;
   step_count_++;
   return {};

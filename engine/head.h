@@ -32,6 +32,15 @@ class Head {
     accumulated_ = accumulated;
   }
   void count_step() { step_count_++; }
+  // Of steps from now on; its own step and classes are not looked at.
+  void sample(const Sampling& sampling) { sampling_ = sampling; }
+  // Of the next step, and of all accumulate() until the next update.
+  Sampling sampling() const {
+    Sampling next = sampling_;
+    next.step = step_count();
+    next.classes = classes_;
+    return next;
+  }
   // Whether there is anything for apply() to use.
   bool accumulated() const { return accumulated_; }
   void mark_accumulated() { accumulated_ = true; }
@@ -54,7 +63,8 @@ class Head {
   const int32_t dim_;
   const Optimizer optimizer_;
   std::vector<std::unique_ptr<ClassShard>> shards_;
-  std::vector<Worker*> workers_;        // [shards]
+  std::vector<Worker*> workers_;  // [shards]
+  Sampling sampling_;
   std::atomic<int64_t> step_count_{0};  // read while a step runs
   bool accumulated_ = false;
 };

@@ -2,7 +2,7 @@
 
 import { createHash } from 'node:crypto';
 import { fileMust } from './files.js';
-import { checkSeed, type HeadSettings, mostAdditions, type WeightStorage } from './head_options.js';
+import { type HeadSettings, mostAdditions, type WeightStorage } from './head_options.js';
 import { type BuiltInMargin, storedMargin } from './margins.js';
 import type { NativeClassArray } from './native.js';
 import { nativeOptimizer, type Optimizer } from './optimizers.js';
@@ -16,6 +16,7 @@ import {
   lossNames,
 } from './options.js';
 import { isRecord } from './safetensors.js';
+import { checkSampling, checkSeed, type SamplingOptions, samplingNames } from './sampling.js';
 import {
   checkBoolean,
   checkCount,
@@ -58,7 +59,7 @@ export interface CheckpointIndex {
   readonly compute: Omit<Compute, 'devices' | 'shards'>;
   /** Of the weights. */
   readonly storage: WeightStorage;
-  readonly seed: number;
+  readonly sampling: HeadSettings['sampling'];
   /** Of the normal deviates for classes to come. */
   readonly normal: HeadSettings['normal'];
   /** In the order of their classes, which they have between them. */
@@ -70,7 +71,7 @@ export function makeIndex(
   steps: { readonly stepCount: number; readonly accumulated: boolean },
   files: readonly ShardFile[],
 ): CheckpointIndex {
-  const { dim, classes, loss, compute, optimizer, storage, seed, normal } = settings;
+  const { dim, classes, loss, compute, optimizer, storage, sampling, normal } = settings;
   const { margin, ...formula } = loss;
   const { devices: _, shards: __, ...numerics } = compute;
   const { stepCount, accumulated } = steps;
@@ -86,7 +87,7 @@ export function makeIndex(
     optimizer,
     compute: numerics,
     storage,
-    seed,
+    sampling,
     normal,
     files,
   };
@@ -97,7 +98,7 @@ export function shardMetadata(
   { files: _, ...settings }: CheckpointIndex,
   range: { readonly start: number; readonly end: number },
 ): Record<string, string> {
-  const { stepCount, classes, dim, margin, loss, optimizer } = settings;
+  const { stepCount, classes, dim, margin, loss, optimizer, sampling } = settings;
   return {
     format,
     version: String(version),
@@ -111,6 +112,9 @@ export function shardMetadata(
     gradient: loss.gradient,
     on_overflow: loss.onOverflow,
     optimizer: JSON.stringify(optimizer),
+    sample_rate: String(sampling.sampleRate),
+    sampled_update: sampling.sampledUpdate,
+    seed: String(sampling.seed),
   };
 }
 
@@ -184,9 +188,9 @@ export function decodeIndex(bytes: Uint8Array, path: string): CheckpointIndex {
 
 /** Values as options are checked, whose messages decodeIndex wraps. */
 function checkIndex(index: CheckpointIndex): CheckpointIndex {
-  const { dim, classes, stepCount, accumulated, margin, loss, optimizer, compute, normal, files } = index;
+  const { dim, classes, stepCount, accumulated, margin, loss, optimizer, compute, sampling, normal, files } =
+    index;
   checkOneOf(index.storage, ['float32', 'bfloat16'], 'storage');
-  checkSeed(index.seed, 'seed');
   checkCount(dim, 'dim');
   checkCount(classes, 'classes');
   checkInteger(stepCount, 'stepCount', { least: 0, most: Number.MAX_SAFE_INTEGER });
@@ -194,6 +198,7 @@ function checkIndex(index: CheckpointIndex): CheckpointIndex {
   checkLoss({ ...checkOptions<Partial<Loss>>(loss, lossNames, 'loss'), margin: margin ?? undefined });
   nativeOptimizer(optimizer);
   checkCompute(checkOptions<ComputeOptions>(compute, computeNames, 'compute'), ['cpu']);
+  checkSampling(checkOptions<SamplingOptions>(sampling, samplingNames, 'sampling'));
   checkNumber(normal.std, 'normal.std', { least: 0 });
   checkSeed(normal.seed, 'normal.seed');
   checkInteger(normal.additions, 'normal.additions', { least: 0, most: mostAdditions });

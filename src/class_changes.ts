@@ -26,6 +26,7 @@ import type { HeadState } from './head_state.js';
 import { isPerClass, type Margin, marginOfClasses } from './margins.js';
 import type { NativeHead, NativeMode } from './native.js';
 import { checkLoss } from './options.js';
+import { checkDraw } from './sampling.js';
 import { settled, type Twin } from './twin.js';
 import {
   checkFloat32Array,
@@ -122,6 +123,7 @@ export function removeClassesCall(
   const { classes, loss } = settings;
   const { map, count } = newIds(ids, classes);
   if (count === 0) throw mustBe('ERR_SHAPE', 'ids', 'fewer than all classes', `all ${classes}`);
+  checkDraw(settings.sampling, count);
   return {
     signal,
     terms: createHash('sha256').update(map).digest('hex'),

@@ -69,11 +69,13 @@ export interface PlanInput {
   readonly reduction: Reduction;
   readonly rowWeights: Float32Array | undefined;
   readonly diagnostics: boolean;
+  /** Whether a head's sampling applies. */
+  readonly sampled: boolean;
 }
 
 /** Checks what depends on the batch: lengths, labels, and arrays with one entry per row or class. */
 export function planEvaluation(input: PlanInput): Plan {
-  const { dim, classes, loss, compute, reduction, rowWeights, diagnostics, weights } = input;
+  const { dim, classes, loss, compute, reduction, rowWeights, diagnostics, sampled, weights } = input;
   const labels = checkInt32Array(input.labels, 'labels');
   const rows = labels.length;
   const { devices } = compute;
@@ -112,6 +114,7 @@ export function planEvaluation(input: PlanInput): Plan {
       engines: compute.devices,
       checkFinite: compute.checkFinite,
       diagnostics,
+      sampled,
     },
   };
 }

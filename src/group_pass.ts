@@ -42,7 +42,7 @@ export interface GroupPassed {
 export function* groupPass(
   share: Share,
   plan: Plan,
-  { compute, featureGradientScale }: HeadSettings,
+  { compute, sampling, featureGradientScale }: HeadSettings,
   signal: AbortSignal | undefined,
   wanted?: GroupGradients,
 ): Twin<GroupPassed> {
@@ -74,10 +74,10 @@ export function* groupPass(
     const margin = yield* resolveMargin(share, whole, plan.problem.labels, evaluation);
     yield* agree(group, yield* attemptTwin(settled(evaluation.negatives('async', statistics, gradients))));
     yield* addUp(share, statistics, plan.problem.scale);
-    const result = yield* agree(
-      group,
-      yield* attemptTwin(end(evaluation, margin, rows, statistics, gradients)),
-    );
+    const own = yield* agree(group, yield* attemptTwin(end(evaluation, margin, rows, statistics, gradients)));
+    const classes = Float64Array.of(own.classes);
+    if (plan.problem.sampled && sampling.sampleRate < 1) yield* settled(group.allReduce(classes, 'sum'));
+    const result = { ...own, classes: classes[0] as number };
     const passed = { rows: ownRows(rows, share), result, skipped: {} };
     if (!gradients || !made.dFeatures) return passed;
 

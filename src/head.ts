@@ -47,6 +47,7 @@ import { addon, type NativeHead } from './native.js';
 import type { Optimizer } from './optimizers.js';
 import type { GradientMode, OverflowPolicy } from './options.js';
 import { CallQueue } from './queue.js';
+import type { SampledUpdate } from './sampling.js';
 import { runAsync, runSync } from './twin.js';
 import { checkInteger, checkOptions, checkSignal, mustBe } from './validate.js';
 
@@ -154,6 +155,16 @@ export class MarginHead {
     return this.#state.settings.storage;
   }
 
+  /** The part of the classes that is drawn for a step. */
+  get sampleRate(): number {
+    return this.#state.settings.sampling.sampleRate;
+  }
+
+  /** What updates do to the other classes. */
+  get sampledUpdate(): SampledUpdate {
+    return this.#state.settings.sampling.sampledUpdate;
+  }
+
   /** Updates made so far. Throws ERR_DISPOSED after `dispose`. */
   get stepCount(): number {
     assertOpen(this.#state);
@@ -228,10 +239,10 @@ export class MarginHead {
   forwardSync(batch: HeadBatch, options?: EvaluateOptions): HeadForwardPass {
     assertOpen(this.#state);
     this.#assertAlone('forwardSync');
-    const { plan, signal } = planEvaluationOn(this.#state, batch, checkOptions(options, evaluateNames));
+    const { plan, signal } = planEvaluationOn(this.#state, batch, checkOptions(options, evaluateNames), true);
     return this.#state.queue.runSync(() => {
       const forwarded = runSync(forwardPass('sync', plan, signal));
-      const result = headResult(forwarded.rows, forwarded.result, this.#state.settings);
+      const result = headResult(forwarded.rows, forwarded.result, this.#state.settings, true);
       return new HeadForwardPass(result, forwarded, plan.problem, this.#state);
     }, 'forwardSync');
   }

@@ -116,11 +116,12 @@ function termsOf({ problem, margin }: Plan): unknown {
   return { featuresType, scale, straightThrough, onOverflow, rowWeights, margin };
 }
 
-/** A batch checked against the head. */
+/** A batch checked against the head. `sampled`: of a step, where the head may look at some classes only. */
 export function planEvaluationOn(
   state: HeadState,
   batch: HeadBatch,
   options: EvaluateOptions,
+  sampled: boolean,
 ): { plan: Plan; signal: AbortSignal | undefined } {
   checkObject(batch, 'batch');
   const { native, settings } = state;
@@ -136,6 +137,7 @@ export function planEvaluationOn(
     reduction: 'mean',
     rowWeights: options.rowWeights,
     diagnostics: true,
+    sampled,
   });
   if (settings.group && !ArrayBuffer.isView(plan.problem.features))
     throw mustBe(
@@ -174,7 +176,7 @@ function gradientCall<O extends FeatureGradientOutput>(
   options: EvaluateOptions & { readonly out?: O | undefined },
   gradients: Omit<NativeGradients, 'dFeatures'>,
 ): HeadCall<StepResult<O>> {
-  const { plan, signal } = planEvaluationOn(state, batch, options);
+  const { plan, signal } = planEvaluationOn(state, batch, options, true);
   const { settings } = state;
   const { features, featuresType } = plan.problem;
   const output = featureGradientOutput(options.out, settings, { array: features, type: featuresType });
@@ -197,7 +199,7 @@ function gradientCall<O extends FeatureGradientOutput>(
             })
           : yield* gradientPass(mode, plan, signal, () => ({ ...gradients, dFeatures: array() }));
       return {
-        ...headResult(done.rows, done.result, settings),
+        ...headResult(done.rows, done.result, settings, true),
         dFeatures: dFeatures as OutputArray<O, 'dFeatures'>,
         ...done.skipped,
       };
@@ -232,7 +234,7 @@ export function evaluateCall(
   batch: HeadBatch,
   options: EvaluateOptions | undefined,
 ): HeadCall<HeadResult> {
-  const { plan, signal } = planEvaluationOn(state, batch, checkOptions(options, evaluateNames));
+  const { plan, signal } = planEvaluationOn(state, batch, checkOptions(options, evaluateNames), false);
   const { settings } = state;
   const { group } = settings;
   return {
@@ -244,11 +246,11 @@ export function evaluateCall(
       const forgetful = { ...plan, problem: { ...plan.problem, workspace: 'recompute' } } as const;
       if (group && counts) {
         const { rows, result } = yield* groupPass(shareOf(group, counts), forgetful, settings, signal);
-        return headResult(rows, result, settings);
+        return headResult(rows, result, settings, false);
       }
       const { rows, result, evaluation } = yield* forwardPass(mode, forgetful, signal);
       evaluation.dispose();
-      return headResult(rows, result, settings);
+      return headResult(rows, result, settings, false);
     },
   };
 }

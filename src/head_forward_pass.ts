@@ -42,6 +42,7 @@ export class HeadForwardPass implements HeadResult {
   readonly engine: EngineName;
   readonly precision: Precision;
   readonly workspace: 'keep' | 'recompute';
+  readonly sampledClasses?: number;
   readonly #state: HeadState;
   readonly #forwarded: Forwarded;
   readonly #features: CheckedRows;
@@ -66,6 +67,7 @@ export class HeadForwardPass implements HeadResult {
     this.engine = result.engine;
     this.precision = result.precision;
     this.workspace = result.workspace;
+    if (result.sampledClasses !== undefined) this.sampledClasses = result.sampledClasses;
     this.#state = state;
     this.#forwarded = forwarded;
     this.#features = { array: features, type: featuresType };

@@ -19,11 +19,15 @@ import {
 import type { NativeHead } from './native.js';
 import { nativeOptimizer, type Optimizer } from './optimizers.js';
 import { type ComputeOptions, computeNames, type LossOptions, lossNames } from './options.js';
+import { type SamplingOptions, samplingNames } from './sampling.js';
 import { settled, type Twin } from './twin.js';
 import { checkOptions, checkSignal, mustBe } from './validate.js';
 
-/** Options of {@link MarginHead.load}. Those of the loss, of computing and of the optimiser are by default as they were saved. */
-export interface LoadOptions extends LossOptions, ComputeOptions {
+/**
+ * Options of {@link MarginHead.load}. Those of the loss, of computing, of sampling (where `seed` is for steps to come) and of the
+ * optimiser are by default as they were saved.
+ */
+export interface LoadOptions extends LossOptions, ComputeOptions, SamplingOptions {
   /** As of {@link MarginHeadOptions}; any, whatever the head was saved from. Default `['cpu']`. */
   readonly devices?: readonly string[] | undefined;
   /**
@@ -44,6 +48,7 @@ export interface LoadOptions extends LossOptions, ComputeOptions {
 const names = {
   ...lossNames,
   ...computeNames,
+  ...samplingNames,
   devices: true,
   storage: true,
   optimizer: true,
@@ -112,7 +117,7 @@ function* readHead(
 }
 
 function settingsOf(index: CheckpointIndex, given: Omit<LoadOptions, 'signal'>): HeadSettings {
-  const { dim, classes, margin, loss, compute, optimizer, storage, seed, normal } = index;
+  const { dim, classes, margin, loss, compute, optimizer, storage, sampling, normal } = index;
   if (margin === null && given.margin === undefined)
     throw mustBe(
       'ERR_OPTION',
@@ -123,10 +128,10 @@ function settingsOf(index: CheckpointIndex, given: Omit<LoadOptions, 'signal'>):
   const options: MarginHeadOptions = {
     ...compute,
     ...loss,
+    ...sampling,
     ...(margin !== null && { margin }),
     optimizer,
     storage,
-    seed,
     ...Object.fromEntries(Object.entries(given).filter(([, value]) => value !== undefined)),
     dim,
     classes,

@@ -4,7 +4,13 @@ import { checkGroup } from './agreement.js';
 import { type ClassRange, overlap, partOf } from './class_ranges.js';
 import { checkDevices } from './engines.js';
 import type { ProcessGroup } from './group.js';
-import { addon, type NativeHead, type NativeMode, type NativeOptimizer } from './native.js';
+import {
+  addon,
+  type NativeHead,
+  type NativeMode,
+  type NativeOptimizer,
+  type NativeSampling,
+} from './native.js';
 import { nativeOptimizer, type Optimizer, sgd } from './optimizers.js';
 import {
   type Compute,
@@ -18,17 +24,9 @@ import {
   lossNames,
   type Precision,
 } from './options.js';
+import { checkDraw, checkSampling, checkSeed, type SamplingOptions, samplingNames } from './sampling.js';
 import { settled, type Twin } from './twin.js';
-import {
-  checkCount,
-  checkFloats,
-  checkInteger,
-  checkNumber,
-  checkOneOf,
-  checkOptions,
-  mustBe,
-  show,
-} from './validate.js';
+import { checkCount, checkFloats, checkNumber, checkOneOf, checkOptions, mustBe, show } from './validate.js';
 
 /** Normal deviates with mean 0; the same for a seed whatever the shards. */
 export interface NormalInit {
@@ -47,7 +45,7 @@ export type FeatureGradientScale = 'mean' | 'worldSize';
 export type WeightStorage = 'float32' | 'bfloat16';
 
 /** Options of {@link MarginHead.create}. */
-export interface MarginHeadOptions extends LossOptions, ComputeOptions {
+export interface MarginHeadOptions extends LossOptions, ComputeOptions, SamplingOptions {
   /** Length of an embedding, D. */
   readonly dim: number;
   /** Number of classes, C. */
@@ -60,8 +58,6 @@ export interface MarginHeadOptions extends LossOptions, ComputeOptions {
    * `{ std: 0.01 }`.
    */
   readonly init?: NormalInit | Float32Array | WeightSource | undefined;
-  /** Everything random about the head follows from it: an integer in [0, 2^32). Default 0. */
-  readonly seed?: number | undefined;
   /**
    * Where the weights live: shards go round the devices. GPUs as `['cuda:0', 'cuda:1']`, or `['cuda']` for all; on GPUs only
    * features, labels and dFeatures cross the bus. Default `['cpu']`.
@@ -74,8 +70,6 @@ export interface MarginHeadOptions extends LossOptions, ComputeOptions {
    * devices are `cpu`. Default `float32`.
    */
   readonly storage?: WeightStorage | undefined;
-  /** Share of negative classes in a step. Only 1, the default, so far. */
-  readonly sampleRate?: 1 | undefined;
   /**
    * Processes to share the classes with, from {@link mpi}, {@link nccl} or a transport of the trainer's own. Each has a
    * contiguous range of them, and makes the same calls on its head in the same order, with rows of its own: any number of them,
@@ -98,13 +92,12 @@ export interface HeadSettings {
   readonly compute: Compute;
   readonly optimizer: Optimizer;
   readonly nativeOptimizer: NativeOptimizer;
+  readonly sampling: NativeSampling;
   readonly group: ProcessGroup | undefined;
   readonly featureGradientScale: FeatureGradientScale;
   /** The classes of this process: all, without a group. */
   readonly range: ClassRange;
   readonly storage: WeightStorage;
-  /** Of all that is random in the head's steps. */
-  readonly seed: number;
   /** For classes to come. */
   readonly normal: NormalDraw;
 }
@@ -131,14 +124,13 @@ export function drawSeed({ seed, additions }: NormalDraw): number {
 const names = {
   ...lossNames,
   ...computeNames,
+  ...samplingNames,
   dim: true,
   classes: true,
   optimizer: true,
   init: true,
-  seed: true,
   devices: true,
   storage: true,
-  sampleRate: true,
   group: true,
   featureGradientScale: true,
 } as const satisfies Record<keyof MarginHeadOptions, true>;
@@ -151,10 +143,9 @@ export function checkHeadOptions(options: MarginHeadOptions): {
   init: FirstWeights;
 } {
   const checked = checkOptions(options, names);
-  const { optimizer = sgd(), init = {}, seed = 0, storage = 'float32' } = checked;
+  const { optimizer = sgd(), init = {}, storage = 'float32' } = checked;
   const dim = checkCount(checked.dim, 'dim');
   const classes = checkCount(checked.classes, 'classes');
-  checkDefaults(checked);
   const devices = checkDevices(checked.devices === undefined ? ['cpu'] : checked.devices, 'devices');
   const compute = checkCompute(checked, devices);
   if (compute.shards < devices.length)
@@ -165,8 +156,17 @@ export function checkHeadOptions(options: MarginHeadOptions): {
       String(compute.shards),
     );
   const loss = checkLoss(checked);
-  checkSeed(seed, 'seed');
+  const sampling = checkSampling(checked);
+  checkDraw(sampling, classes);
+  if (sampling.sampleRate < 1 && devices.some((name) => name !== 'cpu'))
+    throw mustBe(
+      'ERR_OPTION',
+      'sampleRate',
+      '1 on GPUs, where classes are not sampled yet',
+      show(sampling.sampleRate),
+    );
   checkStorage(storage, devices);
+  const { seed } = sampling;
   const native = { ...nativeOptimizer(optimizer), storage, seed };
   const first = checkInit(init, { classes, dim, std: 0.01, seed });
   const { std, seed: drawn } = 'std' in first ? first : { std: 0.01, seed };
@@ -181,7 +181,7 @@ export function checkHeadOptions(options: MarginHeadOptions): {
     optimizer,
     nativeOptimizer: native,
     storage,
-    seed,
+    sampling,
     group,
     featureGradientScale,
     range: rangeOf(classes, group),
@@ -198,9 +198,10 @@ export function rangeOf(classes: number, group: ProcessGroup | undefined): Class
 
 /** What the processes of a group must have in common. */
 export function commonTerms(settings: HeadSettings): unknown {
-  const { dim, classes, loss, compute, optimizer, storage, seed, featureGradientScale, normal } = settings;
+  const { dim, classes, loss, compute, optimizer, storage, sampling, featureGradientScale, normal } =
+    settings;
   const { devices: _, shards: __, workspace: ___, workspaceBytes: ____, ...numerics } = compute;
-  return { dim, classes, loss, numerics, optimizer, storage, seed, featureGradientScale, normal };
+  return { dim, classes, loss, numerics, optimizer, storage, sampling, featureGradientScale, normal };
 }
 
 /** A head of these settings in native memory, its weights zero. */
@@ -210,15 +211,10 @@ export function newNativeHead({
   range,
   compute,
   nativeOptimizer: optimizer,
+  sampling,
 }: HeadSettings): NativeHead {
   const { shards, devices: engines } = compute;
-  return new (addon().Head)({ dim, classes, ...range, shards, engines, optimizer });
-}
-
-/** Options that have one value so far. */
-function checkDefaults({ sampleRate = 1 }: Partial<MarginHeadOptions>): void {
-  if (sampleRate !== 1)
-    throw mustBe('ERR_OPTION', 'sampleRate', '1 (classes are not sampled yet)', show(sampleRate));
+  return new (addon().Head)({ dim, classes, ...range, shards, engines, optimizer, sampling });
 }
 
 function checkStorage(storage: WeightStorage, devices: readonly DeviceName[]): void {
@@ -240,10 +236,6 @@ function checkStorage(storage: WeightStorage, devices: readonly DeviceName[]): v
       `'float32' on ${gpu} (the update on GPUs does not round stochastically)`,
       show(storage),
     );
-}
-
-export function checkSeed(seed: unknown, argument: string): number {
-  return checkInteger(seed, argument, { least: 0, most: 2 ** 32 - 1 });
 }
 
 /** First weights of so many classes; `std` and `seed` are the defaults of normal deviates. */

@@ -24,7 +24,7 @@ export interface HeadState {
 }
 
 /** Loss, row results and accuracy of a batch on a head. */
-export interface HeadResult extends RowResults {
+export interface HeadResult extends RowResults, SampledClasses {
   /** Mean over the rows that are not ignored, weighted by `rowWeights`; 0 if there are none. */
   readonly loss: number;
   /** Share of the rows not ignored whose own class has the largest cosine, without margin; NaN if there are none. */
@@ -32,6 +32,12 @@ export interface HeadResult extends RowResults {
   readonly engine: EngineName;
   readonly precision: Precision;
   readonly workspace: 'keep' | 'recompute';
+}
+
+/** How many classes a call looked at. */
+export interface SampledClasses {
+  /** Only with a `sampleRate` below 1, of calls that sample: the classes that were drawn or that a row of the batch owns. */
+  readonly sampledClasses?: number;
 }
 
 /** HeadResult with the gradient to train the embedding with. */
@@ -48,11 +54,20 @@ export interface FeatureGradientOutput {
 
 export function headResult(
   rows: RowResults,
-  { loss, accuracy, workspace }: NativeForwardResult,
-  { compute }: HeadSettings,
+  { loss, accuracy, workspace, classes }: NativeForwardResult,
+  { compute, sampling }: HeadSettings,
+  sampled: boolean,
 ): HeadResult {
   const engine = engineName(compute.devices, compute.shards);
-  return { loss, ...rows, accuracy, engine, precision: compute.precision, workspace };
+  return {
+    loss,
+    ...rows,
+    accuracy,
+    engine,
+    precision: compute.precision,
+    workspace,
+    ...(sampled && sampling.sampleRate < 1 && { sampledClasses: classes }),
+  };
 }
 
 export function assertOpen({ disposed }: HeadState): void {

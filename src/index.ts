@@ -41,7 +41,7 @@ export type {
   WeightSource,
   WeightStorage,
 } from './head_options.js';
-export type { FeatureGradientOutput, HeadResult, StepResult } from './head_state.js';
+export type { FeatureGradientOutput, HeadResult, SampledClasses, StepResult } from './head_state.js';
 export {
   type Batch,
   type ForwardOptions,
@@ -89,4 +89,5 @@ export type {
 } from './options.js';
 export { presets } from './presets.js';
 export type { Float16ArrayLike, HalfArray, Rows } from './rows.js';
+export type { SampledUpdate, SamplingOptions } from './sampling.js';
 export { type WeightFile, type WeightFileOptions, weightsFrom } from './weight_file.js';

@@ -240,6 +240,7 @@ function checkCall(batch: Batch, options: ForwardOptions): Call {
     reduction,
     rowWeights,
     diagnostics: false,
+    sampled: false,
   });
   const engine = engineName(devices, Math.min(compute.shards, length / dim));
   const features = { array: plan.problem.features, type: plan.problem.featuresType };

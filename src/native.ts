@@ -68,6 +68,8 @@ export interface NativeProblem {
   /** `cpu` or `cuda:N`; shard r is on engines[r mod n]. Ignored when a head owns the weights. */
   readonly engines: readonly string[];
   readonly checkFinite: boolean;
+  /** Whether a head's sampling applies, rather than all its classes take part. */
+  readonly sampled: boolean;
   /** Also find each row's largest negative cosine and the accuracy. */
   readonly diagnostics: boolean;
   /** A shared int32: the work stops soon after it becomes non-zero. */
@@ -122,6 +124,8 @@ export interface NativeForwardResult {
   readonly workspace: 'keep' | 'recompute';
   /** Fraction of counted rows whose own class has the largest cosine; NaN unless `diagnostics`. */
   readonly accuracy: number;
+  /** Classes that took part. */
+  readonly classes: number;
 }
 
 export type NativeMode = 'sync' | 'async';
@@ -236,6 +240,13 @@ export type NativeOptimizer = NativeOptimizerRule & {
   readonly seed: number;
 };
 
+/** Which classes take part in a step, and what becomes of the others. */
+export interface NativeSampling {
+  readonly sampleRate: number;
+  readonly sampledUpdate: 'sampled' | 'all';
+  readonly seed: number;
+}
+
 export interface NativeHeadOptions {
   readonly dim: number;
   /** Of all processes. */
@@ -247,6 +258,7 @@ export interface NativeHeadOptions {
   /** As of a NativeProblem. */
   readonly engines: readonly string[];
   readonly optimizer: NativeOptimizer;
+  readonly sampling: NativeSampling;
 }
 
 /**

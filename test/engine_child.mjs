@@ -3,9 +3,9 @@
  * threads are read from the environment when the addon loads, so each combination needs a process.
  */
 import process from 'node:process';
-import { customMargin, forward, listEngines, valueAndGrad, valueAndGradSync } from 'marginfc';
+import { customMargin, forward, listEngines, MarginHead, valueAndGrad, valueAndGradSync } from 'marginfc';
 
-/** @import { Request, Evaluated, CustomAnswer, CustomRow } from './engines.js' */
+/** @import { Request, Evaluated, CustomAnswer, CustomRow, TrainedStep } from './engines.js' */
 
 /** NaN floats (or impossible labels) before and after an array that lies inside a larger buffer. */
 const PADDING = 37;
@@ -98,9 +98,28 @@ async function evaluate({ problem, options, customRows, execution, engine: choic
   };
 }
 
+/** @param {Extract<Request, { kind: 'train' }>} request */
+async function train({ options, batches, call }) {
+  const head = await MarginHead.create(options);
+  /** @type {TrainedStep[]} */
+  const steps = [];
+  for (const batch of batches) {
+    const result = await head[call](batch);
+    if (call === 'accumulate') await head.apply();
+    steps.push({ result, weights: head.weights() });
+  }
+  head.dispose();
+  return steps;
+}
+
 process.on('message', async (/** @type {Request} */ request) => {
   try {
-    const answer = request.kind === 'engines' ? listEngines() : await evaluate(request);
+    const answer =
+      request.kind === 'engines'
+        ? listEngines()
+        : request.kind === 'train'
+          ? await train(request)
+          : await evaluate(request);
     process.send?.({ answer });
   } catch (error) {
     process.send?.({ failure: error instanceof Error ? (error.stack ?? error.message) : String(error) });

@@ -5,7 +5,7 @@
 import { type ChildProcess, fork } from 'node:child_process';
 import { once } from 'node:events';
 import { inspect } from 'node:util';
-import type { EngineName, Precision } from '../src/index.js';
+import type { EngineName, HeadBatch, MarginHeadOptions, Precision, StepResult } from '../src/index.js';
 import type { Execution } from './cases.js';
 import type { Problem } from './problems.js';
 import { type ReferenceMargin, type ReferenceOptions, reference } from './reference.js';
@@ -35,7 +35,20 @@ export type Request =
       readonly customRows?: readonly (CustomAnswer | undefined)[];
       readonly execution: Execution;
       readonly engine: Engine['choice'];
+    }
+  | {
+      readonly kind: 'train';
+      readonly options: MarginHeadOptions;
+      readonly batches: readonly HeadBatch[];
+      /** `accumulate`: and `apply`. */
+      readonly call: 'step' | 'accumulate';
     };
+
+/** One step of a head, and its weights then. */
+export interface TrainedStep {
+  readonly result: StepResult;
+  readonly weights: Float32Array;
+}
 
 export interface Evaluated {
   readonly result: {
@@ -207,6 +220,18 @@ export function evaluate(
     ...(margin.kind === 'custom' && { customRows: customAnswers(problem, options).answers }),
     execution,
   });
+}
+
+/** Trains a head on an engine, step by step. */
+export function train(
+  engine: Engine,
+  threads: number,
+  request: Omit<Extract<Request, { kind: 'train' }>, 'kind'>,
+): Promise<TrainedStep[]> {
+  const { environment } = engine;
+  return processFor(
+    engine.choice === 'cpu' ? { ...environment, MARGINFC_THREADS: String(threads) } : { ...environment },
+  ).ask<TrainedStep[]>({ kind: 'train', ...request });
 }
 
 /** What a custom margin is told and answers when the reference asks it. */

@@ -142,7 +142,6 @@ describe('create', () => {
       'ERR_OPTION',
       /^devices must be different devices, received cpu twice$/,
     ],
-    ['sampleRate', { sampleRate: 0.1 }, 'ERR_OPTION', /^sampleRate must be 1 /],
     ['group', { group: {} }, 'ERR_TYPE', /^group.size must be/],
     [
       'featureGradientScale',
@@ -159,7 +158,6 @@ describe('create', () => {
       devices: ['cpu'],
       storage: 'float32',
       precision: 'float32',
-      sampleRate: 1,
       group: undefined,
       featureGradientScale: 'mean',
     });

@@ -135,6 +135,14 @@ describe.skipIf(gpus.length === 0)('a head on engine cuda', () => {
       expect(Math.abs(a.cosines[i]! - cosine)).toBeLessThan(1e-6);
   });
 
+  test('refuses to train on some of the classes', async () => {
+    await expectFailure(
+      () => makeHead({ devices: ['cpu', first], sampleRate: 0.1 }),
+      'ERR_OPTION',
+      /^sampleRate must be 1 on GPUs, where classes are not sampled yet, received 0\.1$/,
+    );
+  });
+
   test('draws the first weights of the cpu engine', async () => {
     const init = { std: 0.01, seed: 5 };
     const [got, expected] = await Promise.all([makeHead({ devices: gpus, init }), makeHead({ init })]);

@@ -5,40 +5,8 @@
 
 import { describe, expect, test } from 'vitest';
 import { adamw, MarginHead, type Optimizer, sgd, valueAndGradSync } from '../src/index.js';
+import { untrained, update } from './optimizer_rules.js';
 import { makeProblem } from './problems.js';
-
-/** One parameter tensor with its optimiser state. */
-interface Trained {
-  readonly weights: Float64Array;
-  readonly first: Float64Array;
-  readonly second: Float64Array;
-  step: number;
-}
-
-function update(state: Trained, gradient: Float32Array, optimizer: Optimizer, learningRate: number): void {
-  state.step += 1;
-  const { weights, first, second, step } = state;
-  const { weightDecay } = optimizer;
-  for (const [i, raw] of gradient.entries()) {
-    const weight = weights[i]!;
-    if (optimizer.kind === 'sgd') {
-      const { momentum, nesterov } = optimizer;
-      const g = raw + weightDecay * weight;
-      // PyTorch has no momentum buffer before the first step, which makes the gradient itself the buffer.
-      first[i] = step === 1 ? g : momentum * first[i]! + g;
-      const direction = momentum === 0 ? g : nesterov ? g + momentum * first[i]! : first[i]!;
-      weights[i] = weight - learningRate * direction;
-    } else {
-      const { beta1, beta2, epsilon } = optimizer;
-      const decayed = weight * (1 - learningRate * weightDecay);
-      first[i] = beta1 * first[i]! + (1 - beta1) * raw;
-      second[i] = beta2 * second[i]! + (1 - beta2) * raw ** 2;
-      const mean = first[i]! / (1 - beta1 ** step);
-      const deviation = Math.sqrt(second[i]! / (1 - beta2 ** step));
-      weights[i] = decayed - (learningRate * mean) / (deviation + epsilon);
-    }
-  }
-}
 
 const dim = 31;
 const classes = 33;
@@ -74,12 +42,7 @@ describe.each(Object.entries(optimizers))('%s', (_, optimizer) => {
   ])("follows PyTorch's rule: %s, %i shards", async (call, shards) => {
     const loss = { scale: 8 } as const;
     const head = await MarginHead.create({ dim, classes, init, optimizer, shards, ...loss });
-    const state: Trained = {
-      weights: Float64Array.from(init),
-      first: new Float64Array(init.length),
-      second: new Float64Array(init.length),
-      step: 0,
-    };
+    const state = untrained(init);
     for (const [n, batch] of batches.entries()) {
       const learningRate = optimizer.learningRate / (n + 1);
       const before = head.weights();

@@ -69,8 +69,8 @@ test('what cannot be does not compile, and is refused where nobody compiled', as
     () => valueAndGrad(batch, { margin: arcface({ m: { perRow: weight, perClass: weight } }) }),
     // @ts-expect-error no such parameter
     () => sgd({ dampening: 0.1 }),
-    // @ts-expect-error not yet
-    () => MarginHead.create({ ...head, sampleRate: 0.1 }),
+    // @ts-expect-error no such update
+    () => MarginHead.create({ ...head, sampledUpdate: 'none' }),
   ];
   for (const call of impossible) await failureOf(call);
 });

@@ -79,6 +79,7 @@ const calls = {
       engines: ['cpu'],
       checkFinite: true,
       diagnostics: false,
+      sampled: false,
       gradientTolerance: 0,
     });
     const margin = /** @type {NativeMargin} */ ({

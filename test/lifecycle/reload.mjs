@@ -22,8 +22,10 @@ const { features, weights, dim } = makeBatch(small);
 const heads = addons.map(({ Head }) => {
   const rule = /** @type {const} */ ({ kind: 'sgd', momentum: 0, weightDecay: 0, nesterov: false });
   const optimizer = /** @type {const} */ ({ ...rule, storage: 'float32', seed: 0 });
+  const sampling = /** @type {const} */ ({ sampleRate: 1, sampledUpdate: 'sampled', seed: 0 });
   const classes = weights.length / dim;
-  const head = new Head({ dim, classes, start: 0, end: classes, shards: 2, engines: ['cpu'], optimizer });
+  const range = { start: 0, end: classes };
+  const head = new Head({ dim, classes, ...range, shards: 2, engines: ['cpu'], optimizer, sampling });
   head.write('weights', 0, weights);
   return head;
 });
