@@ -84,7 +84,10 @@ function mpiShim(): string {
   return process.env.MARGINFC_LIBMPI ?? join(packageRoot, 'build', 'Release', 'marginfc_mpi.so');
 }
 
-/** The processes of a launcher in torchrun's convention, one GPU each. Not in this version, as {@link mpi}. */
+/**
+ * The processes of a launcher in torchrun's convention, one GPU each. Not in this version: rejects with
+ * ERR_ENGINE_UNAVAILABLE, so that a trainer that asks for it finds out at its start.
+ */
 export async function nccl(): Promise<ProcessGroup> {
   throw unavailable('nccl');
 }
