@@ -8,7 +8,7 @@
 import fs from 'node:fs';
 import { fileURLToPath } from 'node:url';
 import { parseArgs } from 'node:util';
-import { arcface, MarginHead, type MarginHeadOptions, sgd, type WeightStorage } from 'marginfc';
+import { arcface, MarginHead, sgd, type WeightStorage } from 'marginfc';
 import { childJob, reply, runInChild } from './child.js';
 import { describeMachine } from './cpu/machine.js';
 import { printMachine, table } from './cpu/table.js';
@@ -67,7 +67,7 @@ function makeHead({ classes, dim, storage, sampleRate, momentum }: Job): Promise
     dim,
     classes,
     storage,
-    sampleRate: sampleRate as NonNullable<MarginHeadOptions['sampleRate']>,
+    sampleRate,
     margin: arcface(),
     workspace: 'recompute',
     optimizer: sgd({ learningRate: 0.1, momentum, weightDecay: 5e-4 }),
