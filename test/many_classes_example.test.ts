@@ -1,5 +1,9 @@
 /** The example of many classes, with fewer of them. */
-import { describe, expect, test } from 'vitest';
+import { execFileSync, spawnSync } from 'node:child_process';
+import { existsSync, rmSync } from 'node:fs';
+import { join } from 'node:path';
+import { rolldown } from 'rolldown';
+import { afterAll, describe, expect, test } from 'vitest';
 import { makeDraws } from '../examples/many_classes/draws.js';
 import { run } from '../examples/many_classes/run.js';
 
@@ -19,8 +23,9 @@ describe('a run', () => {
     const first = await lines(...reduced);
     const accuracy = first.join('\n').match(/accuracy of the last batch, without margin: ([\d.]+) %/)?.[1];
     expect(Number(accuracy)).toBeGreaterThan(95);
-    expect(first.filter((line) => /^ +\d+ +\d+\.\d{5} +[\d.]+ % +[\d.]+$/.test(line))).toHaveLength(22);
-    const withoutTimes = (printed: string[]) => printed.map((line) => line.replace(/ +[\d.]+$| s .*/, ''));
+    expect(first.filter((line) => /^ +\d+ +\d+\.\d{5} +[\d.]+ % +[\d.]+$/.test(line))).toHaveLength(23);
+    const withoutTimes = (printed: string[]) =>
+      printed.slice(0, -1).map((line) => line.replace(/ +[\d.]+$/, ''));
     expect(withoutTimes(await lines(...reduced))).toEqual(withoutTimes(first));
   });
 
@@ -35,6 +40,44 @@ describe('a run', () => {
 
   test('explains its options', async () => {
     expect(await lines('--help')).toContain('  --classes C         (default 100000)');
+  });
+});
+
+const root = join(import.meta.dirname, '..');
+const missing =
+  spawnSync('mpirun', ['--version']).status !== 0
+    ? 'mpirun is not installed'
+    : existsSync(join(root, 'build', 'Release', 'marginfc_mpi.so'))
+      ? undefined
+      : 'the addon was built without mpicc';
+if (missing !== undefined) console.log(`the example over MPI is not tested: ${missing}`);
+
+describe.skipIf(missing !== undefined)('two processes', () => {
+  const program = join(root, 'build', `many_classes_${process.pid}.mjs`);
+  afterAll(() => rmSync(program, { force: true }));
+  const curve = (printed: readonly string[]) =>
+    printed.flatMap((line) => (/^ +\d+ +\d/.test(line) ? [line.trim().split(/ +/).map(parseFloat)] : []));
+
+  test('have the losses of one', async () => {
+    const bundle = await rolldown({
+      input: join(root, 'examples', 'many_classes', 'main.ts'),
+      external: ['marginfc', /^node:/],
+    });
+    await bundle.write({ file: program });
+    const command = ['--allow-run-as-root', '--oversubscribe', '-np', '2', process.execPath, program];
+    const printed = execFileSync('mpirun', [...command, '--group', 'mpi', ...reduced], {
+      encoding: 'utf8',
+      env: { ...process.env, MARGINFC_THREADS: '1' },
+    });
+    expect(printed).toContain('2 processes');
+    const [together, alone] = [curve(printed.split('\n')), curve(await lines(...reduced))];
+    expect(together).toHaveLength(23);
+    for (const [i, [step, loss = NaN]] of together.entries()) {
+      const [sameStep, expected = NaN] = alone[i] ?? [];
+      expect(step).toBe(sameStep);
+      // Sums in another order, and what training makes of the difference.
+      expect(Math.abs(loss - expected)).toBeLessThan(1e-3 * expected);
+    }
   });
 });
 

@@ -36,35 +36,39 @@ const ignored = (dim: number) => ({ features: new Float32Array(dim).fill(1), lab
 
 describe.each(Object.entries(optimizers))('with %s, an update', (_, optimizer) => {
   // Widths around a vector, a group of draws and a piece of a row.
-  test.each([
-    [1, 'step'],
-    [33, 'accumulate and apply'],
-    [128, 'step'],
-    [700, 'accumulate and apply'],
-    [1100, 'step'],
-  ])('of %i columns is that of float32 weights, rounded by the formula: %s', async (dim, call) => {
-    const [rows, classes, seed] = [9, 19, 77];
-    const head = await create({
-      ...{ dim, classes, optimizer, seed, shards: 2, scale: 8, storage: 'bfloat16', init: { std: 1 } },
-    });
-    for (let step = 1; step <= 3; step++) {
-      const wide = await copyOf(head, { storage: 'float32', shards: 2 });
-      expect(wide.weights()).toEqual(head.weights());
-      const { features, labels } = makeProblem({ rows, dim, classes }, 'spread', 'ignored', step);
-      for (const each of [head, wide]) {
-        if (call === 'step') {
-          await each.step({ features, labels });
-        } else {
-          await each.accumulate({ features, labels });
-          await each.apply();
+  test.each<[number, string, Pick<MarginHeadOptions, 'sampleRate' | 'sampledUpdate'>]>([
+    [1, 'step', {}],
+    [33, 'accumulate and apply', {}],
+    [128, 'step', { sampleRate: 0.5 }],
+    [700, 'accumulate and apply', { sampleRate: 0.5 }],
+    [1100, 'step', { sampleRate: 0.5, sampledUpdate: 'all' }],
+  ])(
+    'of %i columns is that of float32 weights, rounded by the formula: %s, %o',
+    async (dim, call, sampling) => {
+      const [rows, classes, seed] = [9, 19, 77];
+      const head = await create({
+        ...{ dim, classes, optimizer, seed, shards: 2, scale: 8, storage: 'bfloat16', init: { std: 1 } },
+        ...sampling,
+      });
+      for (let step = 1; step <= 3; step++) {
+        const wide = await copyOf(head, { storage: 'float32', shards: 2 });
+        expect(wide.weights()).toEqual(head.weights());
+        const { features, labels } = makeProblem({ rows, dim, classes }, 'spread', 'ignored', step);
+        for (const each of [head, wide]) {
+          if (call === 'step') {
+            await each.step({ features, labels });
+          } else {
+            await each.accumulate({ features, labels });
+            await each.apply();
+          }
         }
+        const expected = wide
+          .weights()
+          .map((value, i) => stochasticBfloat16(value, seed, step, Math.floor(i / dim), i % dim));
+        expect(head.weights()).toEqual(expected);
       }
-      const expected = wide
-        .weights()
-        .map((value, i) => stochasticBfloat16(value, seed, step, Math.floor(i / dim), i % dim));
-      expect(head.weights()).toEqual(expected);
-    }
-  });
+    },
+  );
 });
 
 test('updates far below half a unit in the last place survive in the mean, and would be lost by rounding to nearest', async () => {

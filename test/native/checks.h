@@ -237,13 +237,15 @@ inline Status take_step(Head& head, const Size& size, const Problem& problem, We
 }
 
 // Steps of both optimisers on owned weights, with accumulation and the nearest classes.
-inline void heads_work(const std::vector<Engine*>& engines, Optimizer::Kind kind) {
+inline void heads_work(const std::vector<Engine*>& engines, Optimizer::Kind kind,
+                       Precision storage = Precision::float32) {
   const Size size{33, 37, 131, 3, 64};
   const Problem problem = make_problem(size, 5);
   Optimizer optimizer;
   optimizer.kind = kind;
   optimizer.momentum = 0.9;
   optimizer.weight_decay = 5e-4;
+  optimizer.storage = storage;
   std::unique_ptr<Head> head;
   check(Head::create(engines, size.classes, {0, size.classes}, size.dim, size.shards, optimizer, &head).ok(), "create");
   check(head->initialize(0.01, 3, {0, size.classes}).ok(), "initialize");

@@ -29,8 +29,10 @@ int main() {
       for (const Size& size : {Size{1, 1, 1, 1, 64}, Size{2, 31, 33, 2, 30}, Size{33, 65, 131, 7, 64},
                                Size{131, 33, 300, 1, 64}, Size{5, 40, 1009, 3, 128}, Size{0, 8, 16, 1, 64}})
         for (Workspace workspace : {Workspace::keep, Workspace::recompute}) gradients_match({&engine}, size, workspace);
-      heads_work({&engine}, Optimizer::Kind::sgd);
-      heads_work({&engine}, Optimizer::Kind::adamw);
+      for (Precision storage : {Precision::float32, Precision::bfloat16}) {
+        heads_work({&engine}, Optimizer::Kind::sgd, storage);
+        heads_work({&engine}, Optimizer::Kind::adamw, storage);
+      }
       failures_are_values({&engine});
     }
     // Several callers share one engine, as synchronous and asynchronous calls do.
