@@ -1,6 +1,5 @@
 /** MarginHead over processes that mpirun starts: the results of one process, and what happens to the others when one ends. */
 
-import { execFile, spawnSync } from 'node:child_process';
 import { cpSync, existsSync, mkdtempSync, readFileSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -8,6 +7,7 @@ import { fileURLToPath } from 'node:url';
 import { afterAll, describe, expect, test } from 'vitest';
 import { MarginHead, sgd } from '../src/index.js';
 import { makeBatch } from './lifecycle/problems.mjs';
+import { mpiMissing, mpirun } from './mpirun.js';
 
 const program = fileURLToPath(new URL('./lifecycle/ranks.mjs', import.meta.url));
 const folders: string[] = [];
@@ -21,40 +21,19 @@ function newFolder(): string {
   return folder;
 }
 
-const shim = fileURLToPath(new URL('../build/Release/marginfc_mpi.so', import.meta.url));
-const missing =
-  spawnSync('mpirun', ['--version']).status !== 0
-    ? 'mpirun is not installed'
-    : existsSync(shim)
-      ? undefined
-      : 'the addon was built without mpicc';
-if (missing !== undefined) console.log(`heads over MPI are not tested: ${missing}`);
+if (mpiMissing !== undefined) console.log(`heads over MPI are not tested: ${mpiMissing}`);
 
-interface Job {
-  readonly status: number | null;
-  readonly stderr: string;
-  /** What each process has reported; undefined for one that has not. */
-  // biome-ignore lint/suspicious/noExplicitAny: read back from JSON
-  readonly seen: any[];
-}
+/** The exit code of mpirun, and what each process has reported; undefined for one that has not. */
+// biome-ignore lint/suspicious/noExplicitAny: read back from JSON
+type Job = { readonly code: number | null; readonly seen: any[] };
 
-function mpirun(ranks: number, scenario: string, folder: string, environment = {}): Promise<Job> {
+async function run(ranks: number, scenario: string, folder: string, killed = ''): Promise<Job> {
   const out = newFolder();
-  const command = ['--allow-run-as-root', '--oversubscribe', '-np', String(ranks)];
-  return new Promise((resolve) => {
-    const child = execFile(
-      'mpirun',
-      [...command, process.execPath, program, scenario, folder, out],
-      { timeout: 120_000, env: { ...process.env, MARGINFC_THREADS: '1', ...environment } },
-      (_, __, stderr) => {
-        const files = Array.from({ length: ranks }, (_, rank) => join(out, `${rank}.json`));
-        const seen = files.map((file) =>
-          existsSync(file) ? JSON.parse(readFileSync(file, 'utf8')) : undefined,
-        );
-        resolve({ status: child.exitCode, stderr, seen });
-      },
-    );
-  });
+  const environment = { MARGINFC_TEST_KILLED: killed };
+  const { code } = await mpirun(ranks, program, [scenario, folder, out], { environment });
+  const files = Array.from({ length: ranks }, (_, rank) => join(out, `${rank}.json`));
+  const seen = files.map((file) => (existsSync(file) ? JSON.parse(readFileSync(file, 'utf8')) : undefined));
+  return { code, seen };
 }
 
 const size = { rows: 30, dim: 24, classes: 101 };
@@ -68,7 +47,7 @@ function expectClose(actual: readonly number[], expected: readonly number[]): vo
   expect(apart).toBeLessThan(1e-5 * largest(expected));
 }
 
-describe.skipIf(missing !== undefined)('a head over MPI', () => {
+describe.skipIf(mpiMissing !== undefined)('a head over MPI', () => {
   test.each([1, 2, 4])(
     'trains on %i processes as on one, and resumes on another number of them',
     async (ranks) => {
@@ -81,8 +60,8 @@ describe.skipIf(missing !== undefined)('a head over MPI', () => {
         optimizer: sgd({ learningRate: 0.2, momentum: 0.9 }),
       });
       const folder = newFolder();
-      const trained = await mpirun(ranks, 'train', folder);
-      expect(trained).toMatchObject({ status: 0 });
+      const trained = await run(ranks, 'train', folder);
+      expect(trained).toMatchObject({ code: 0 });
       for (const s of [0, 1]) {
         const expected = await alone.step(batch);
         for (const { steps } of trained.seen) {
@@ -98,8 +77,8 @@ describe.skipIf(missing !== undefined)('a head over MPI', () => {
       const weights = trained.seen.flatMap((seen) => seen.weights);
       expectClose(weights, Array.from(alone.weights()));
       for (const others of [1, 2, 4].filter((count) => count !== ranks)) {
-        const resumed = await mpirun(others, 'resume', folder);
-        expect(resumed).toMatchObject({ status: 0 });
+        const resumed = await run(others, 'resume', folder);
+        expect(resumed).toMatchObject({ code: 0 });
         for (const { next, stepCount } of resumed.seen) {
           expect(next.loss).toBeCloseTo(expected.loss, 4);
           expect(stepCount).toBe(2);
@@ -114,8 +93,8 @@ describe.skipIf(missing !== undefined)('a head over MPI', () => {
   );
 
   test('of which a process stops in a step fails on the others in time, with its weights as they were', async () => {
-    const { status, seen } = await mpirun(3, 'stop in a step', newFolder());
-    expect(status).not.toBe(0);
+    const { code, seen } = await run(3, 'stop in a step', newFolder());
+    expect(code).not.toBe(0);
     expect(seen[1]).toBeUndefined();
     for (const rank of [0, 2])
       expect(seen[rank]).toMatchObject({
@@ -126,14 +105,14 @@ describe.skipIf(missing !== undefined)('a head over MPI', () => {
   });
 
   test('of which a process is killed in a step ends with all its processes', async () => {
-    const { status, seen } = await mpirun(2, 'kill in a step', newFolder());
-    expect(status).not.toBe(0);
+    const { code, seen } = await run(2, 'kill in a step', newFolder());
+    expect(code).not.toBe(0);
     expect(seen).toEqual([undefined, undefined]);
   });
 
   test('of which a process is killed in a save leaves a checkpoint that loads', async () => {
     const before = newFolder();
-    expect(await mpirun(2, 'train', before)).toMatchObject({ status: 0 });
+    expect(await run(2, 'train', before)).toMatchObject({ code: 0 });
     // The first process writes the index after the files of both.
     for (const [killed, steps] of [
       ['1:1', [2]],
@@ -145,8 +124,8 @@ describe.skipIf(missing !== undefined)('a head over MPI', () => {
     ] as const) {
       const folder = newFolder();
       cpSync(before, folder, { recursive: true });
-      const { status } = await mpirun(2, 'kill in a save', folder, { MARGINFC_TEST_KILLED: killed });
-      expect(status).not.toBe(0);
+      const { code } = await run(2, 'kill in a save', folder, killed);
+      expect(code).not.toBe(0);
       const head = await MarginHead.load(folder);
       expect(steps).toContain(head.stepCount);
       await head.save(folder);
