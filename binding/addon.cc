@@ -158,6 +158,9 @@ Napi::Object install(Napi::Env env, Napi::Object exports) {
   exports.Set("timeLaunches", Napi::Function::New<time_launches>(env, "timeLaunches"));
   exports.Set("describeCuda", Napi::Function::New<describe_cuda>(env, "describeCuda"));
   exports.Set("describeMpi", Napi::Function::New<describe_mpi>(env, "describeMpi"));
+  exports.Set("describeNccl", Napi::Function::New<describe_nccl>(env, "describeNccl"));
+  exports.Set("ncclMissing", Napi::Function::New<nccl_missing>(env, "ncclMissing"));
+  exports.Set("makeNcclId", Napi::Function::New<make_nccl_id>(env, "makeNcclId"));
   exports.Set("allocate", Napi::Function::New<allocate>(env, "allocate"));
   exports.Set("releaseMemory", Napi::Function::New<release_memory>(env, "releaseMemory"));
   exports.Set("describeCpu", Napi::Function::New<describe_cpu>(env, "describeCpu"));

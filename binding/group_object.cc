@@ -1,8 +1,11 @@
 #include "binding/group_object.h"
 
+#include <cstring>
+
 #include "binding/arguments.h"
 #include "binding/environment.h"
 #include "group/mpi.h"
+#include "group/nccl.h"
 
 namespace marginfc::binding {
 namespace {
@@ -83,13 +86,30 @@ Round::Kind read_kind(const Napi::Value& value) {
   throw make_error(value.Env(), Status::failure(Code::type, "there is no collective " + name));
 }
 
+group::NcclPlace nccl_place(const Napi::Object& options) {
+  const Elements id = elements(options.Get("id"), "id");
+  group::NcclPlace place;
+  if (id.element != Element::uint8 || id.length != sizeof place.id)
+    throw make_error(options.Env(), Status::failure(Code::type, "id must be a Uint8Array(128)"));
+  std::memcpy(&place.id, id.start, sizeof place.id);
+  place.rank = static_cast<int32_t>(number(options, "rank"));
+  place.size = static_cast<int32_t>(number(options, "size"));
+  place.device = static_cast<int32_t>(number(options, "device"));
+  place.timeout = number(options, "timeout");
+  return place;
+}
+
 Communicator::Open transport(const Napi::Object& options) {
   const std::string name = text(options, "transport");
-  if (name != "mpi")
-    throw make_error(options.Env(), Status::failure(Code::unavailable, "there is no transport " + name));
-  return [shim = text(options, "library")](std::unique_ptr<group::Transport>* opened) {
-    return group::open_mpi(shim, opened);
-  };
+  if (name == "mpi")
+    return [shim = text(options, "library")](std::unique_ptr<group::Transport>* opened) {
+      return group::open_mpi(shim, opened);
+    };
+  if (name == "nccl")
+    return [place = nccl_place(options)](std::unique_ptr<group::Transport>* opened) {
+      return group::open_nccl(place, opened);
+    };
+  throw make_error(options.Env(), Status::failure(Code::unavailable, "there is no transport " + name));
 }
 
 }  // namespace
@@ -168,6 +188,32 @@ Napi::Value describe_mpi(const Napi::CallbackInfo& info) {
   else
     object.Set("missing", status.message);
   return object;
+}
+
+Napi::Value describe_nccl(const Napi::CallbackInfo& info) {
+  Napi::Object object = Napi::Object::New(info.Env());
+  const group::NcclLibrary& library = group::nccl_library();
+  if (library.available())
+    object.Set("version", group::nccl_version_text(library.version));
+  else
+    object.Set("missing", library.reason);
+  return object;
+}
+
+Napi::Value nccl_missing(const Napi::CallbackInfo& info) {
+  const Napi::Env env = info.Env();
+  const Status status = group::check_nccl(info[0].ToNumber().Int32Value());
+  return status.ok() ? env.Undefined() : Napi::String::New(env, status.message);
+}
+
+Napi::Value make_nccl_id(const Napi::CallbackInfo& info) {
+  const Napi::Env env = info.Env();
+  group::NcclId id;
+  const Status status = group::make_nccl_id(&id);
+  if (!status.ok()) throw make_error(env, status);
+  Napi::Uint8Array bytes = Napi::Uint8Array::New(env, sizeof id);
+  std::memcpy(bytes.Data(), &id, sizeof id);
+  return bytes;
 }
 
 }  // namespace marginfc::binding

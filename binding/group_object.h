@@ -29,4 +29,9 @@ class GroupObject : public Napi::ObjectWrap<GroupObject> {
 // Name and version of MPI, or why it is missing, of the shim at the path in info[0].
 Napi::Value describe_mpi(const Napi::CallbackInfo& info);
 
+// See Addon in src/native.ts.
+Napi::Value describe_nccl(const Napi::CallbackInfo& info);
+Napi::Value nccl_missing(const Napi::CallbackInfo& info);
+Napi::Value make_nccl_id(const Napi::CallbackInfo& info);
+
 }  // namespace marginfc::binding

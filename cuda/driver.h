@@ -34,6 +34,7 @@ enum class Result : int32_t {
   out_of_memory = 2,
   no_device = 100,
   not_found = 500,
+  not_ready = 600,
 };
 
 // CUdevice_attribute.
@@ -103,6 +104,7 @@ struct DriverFunctions {
   Result (*event_destroy)(EventHandle* event);
   Result (*event_record)(EventHandle* event, StreamHandle* stream);
   Result (*event_synchronize)(EventHandle* event);
+  Result (*event_query)(EventHandle* event);
   Result (*launch)(FunctionHandle* function, uint32_t grid_x, uint32_t grid_y, uint32_t grid_z, uint32_t block_x,
                    uint32_t block_y, uint32_t block_z, uint32_t shared_bytes, StreamHandle* stream, void** parameters,
                    void** extra);
@@ -161,6 +163,7 @@ inline constexpr Entry kEntries[] = {
     {"cuEventDestroy_v2", offsetof(DriverFunctions, event_destroy), Need::required},
     {"cuEventRecord", offsetof(DriverFunctions, event_record), Need::required},
     {"cuEventSynchronize", offsetof(DriverFunctions, event_synchronize), Need::required},
+    {"cuEventQuery", offsetof(DriverFunctions, event_query), Need::required},
     {"cuLaunchKernel", offsetof(DriverFunctions, launch), Need::required},
     // For benchmarks.
     {"cuEventElapsedTime", offsetof(DriverFunctions, event_elapsed), Need::optional},

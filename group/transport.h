@@ -9,13 +9,15 @@
 //   transport     this contract
 //   communicator  collectives on arrays of any length, over a transport, with a deadline
 //   mpi           the transport of processes that mpirun started; mpi_shim is the one file that sees mpi.h
+//   nccl          the transport of processes with a GPU each; nccl_library has NCCL's entry points
 //
 // All calls of a Transport, from the function that opens it to leave(), come from one thread, which has nothing else to
 // do. Opening and leave() may block until every rank does the same; start() and poll() never block: a rank that does not
 // answer must not hold up another's deadline. Those who wait for that thread give up on their own, so a call that never
 // returns costs the thread, not the process. No exception leaves these functions.
 //
-// group/ may include engine/status.h and the system, nothing else.
+// group/ may include engine/status.h and the system, nothing else; nccl_library.h also cuda/driver.h, since NCCL works in
+// the memory and the streams of that driver.
 #pragma once
 
 #include <cstddef>

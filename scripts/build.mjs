@@ -2,7 +2,7 @@
 // has changed since the last run, so that npm can call it as `prepare` and every test run can call it first.
 //
 //   node scripts/build.mjs [native] [ts]      both when none is named
-//   node scripts/build.mjs gpusim             the software CUDA device and its checks, which only tests need
+//   node scripts/build.mjs gpusim             the software CUDA device, its NCCL and its checks, which only tests need
 //   node scripts/build.mjs launches           the program that launches kernels for npm run cuda:report
 //   node scripts/build.mjs kernels_check      the program that compares each CUDA kernel with float64
 
@@ -91,7 +91,9 @@ function buildGpusim() {
   const build = path.join(folder, 'cmake');
   return bringUpToDate('gpusim', {
     sources: filesIn('test/gpusim').filter((file) => /\.(cc|h|txt)$/.test(file)),
-    products: ['build/gpusim/libcuda.so.1', 'build/gpusim/gpusim_check'],
+    products: ['libcuda.so.1', 'libnccl.so.2', 'gpusim_check', 'nccl_check'].map(
+      (name) => `build/gpusim/${name}`,
+    ),
     make: () => {
       if (configuredElsewhere(build, source)) fs.rmSync(build, { recursive: true, force: true });
       return (

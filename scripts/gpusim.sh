@@ -13,8 +13,9 @@ sanitized() {
   mkdir -p build
   cmake -S test/gpusim -B "$folder" -DGPUSIM_SANITIZE=address,undefined -DCMAKE_CXX_FLAGS_RELEASE=-O1 \
     >"$folder.log" 2>&1 || { cat "$folder.log" >&2; exit 1; }
-  cmake --build "$folder" --parallel 2 --target gpusim_check >>"$folder.log" 2>&1 || { cat "$folder.log" >&2; exit 1; }
+  cmake --build "$folder" --parallel 2 --target gpusim_check nccl_check >>"$folder.log" 2>&1 || { cat "$folder.log" >&2; exit 1; }
   "$folder/gpusim_check" "$@"
+  [ $# -gt 0 ] || "$folder/nccl_check"
 }
 case "$mode" in
   check) node scripts/build.mjs gpusim && build/gpusim/gpusim_check "$@" ;;

@@ -8,6 +8,7 @@ import { parseArgs } from 'node:util';
 import { describeCuda, listEngines } from './engines.js';
 import { MarginFcError } from './errors.js';
 import { describeMpi } from './group.js';
+import { describeNccl } from './nccl.js';
 
 const usage = `Usage: marginfc <command>
 
@@ -78,7 +79,8 @@ function doctor(): number {
       lines.push(row(name, available ? engine.detail : `not available: ${engine.reason}`));
     }
     const { kernels, driver } = describeCuda();
-    lines.push(row('cuda driver', driver), row('cuda kernels', kernels), row('mpi', describeMpi()));
+    lines.push(row('cuda driver', driver), row('cuda kernels', kernels));
+    lines.push(row('mpi', describeMpi()), row('nccl', describeNccl()));
     return print(`${lines.join('\n')}\n`);
   } catch (error) {
     if (!(error instanceof MarginFcError)) throw error;

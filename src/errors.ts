@@ -18,7 +18,7 @@ export type MarginFcErrorCode =
   | 'ERR_NOT_FINITE'
   /** An array's memory is detached, resizable or growable. */
   | 'ERR_DETACHED'
-  /** The engine, device or MPI asked for cannot run here; the message says why. */
+  /** The engine, device, MPI or NCCL asked for cannot run here; the message says why. */
   | 'ERR_ENGINE_UNAVAILABLE'
   /** The engine cannot multiply or store in this precision. */
   | 'ERR_PRECISION_UNSUPPORTED'

@@ -2,10 +2,9 @@
 
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
-import { MarginFcError } from './errors.js';
 import { addon } from './native.js';
 import { openGroup } from './native_group.js';
-import { checkNumber, checkOptions } from './validate.js';
+import { checkNumber, checkOptions, longestTimeout } from './validate.js';
 
 /** The package's own folder: this file is in src/ or dist/. */
 const packageRoot = fileURLToPath(new URL('..', import.meta.url));
@@ -47,7 +46,6 @@ export interface MpiOptions {
 }
 
 const mpiOptionNames = { timeout: true } as const;
-const longestTimeout = 1e7;
 
 /**
  * The processes that `mpirun -np 4 node train.mjs`, or another launcher of MPI, started; resolves when each of them has
@@ -82,19 +80,4 @@ export function describeMpi(): string {
 /** MARGINFC_LIBMPI, or what the install script or the build compiled. */
 function mpiShim(): string {
   return process.env.MARGINFC_LIBMPI ?? join(packageRoot, 'build', 'Release', 'marginfc_mpi.so');
-}
-
-/**
- * The processes of a launcher in torchrun's convention, one GPU each. Not in this version: rejects with
- * ERR_ENGINE_UNAVAILABLE, so that a trainer that asks for it finds out at its start.
- */
-export async function nccl(): Promise<ProcessGroup> {
-  throw unavailable('nccl');
-}
-
-function unavailable(transport: string): MarginFcError {
-  return new MarginFcError(
-    'ERR_ENGINE_UNAVAILABLE',
-    `${transport} is not part of this version: a head's classes are shared between the threads of one process only`,
-  );
 }

@@ -20,7 +20,7 @@ export type {
   HostOutputs,
   OutputArray,
 } from './gradients.js';
-export { type GroupArray, type MpiOptions, mpi, nccl, type ProcessGroup } from './group.js';
+export { type GroupArray, type MpiOptions, mpi, type ProcessGroup } from './group.js';
 export { MarginHead } from './head.js';
 export type {
   AccumulateOptions,
@@ -74,6 +74,7 @@ export {
   x2softmax,
 } from './margins.js';
 export { releaseMemory } from './memory.js';
+export { type NcclOptions, nccl } from './nccl.js';
 export { type AdamWOptimizer, adamw, type Optimizer, type SgdOptimizer, sgd } from './optimizers.js';
 export type {
   ComputeOptions,

@@ -304,13 +304,25 @@ export interface NativeHead {
   dispose(): void;
 }
 
-export interface NativeGroupOptions {
-  readonly transport: 'mpi';
-  /** Path of the compiled shim. */
-  readonly library: string;
+export type NativeGroupOptions = {
   /** Seconds that a call may take. */
   readonly timeout: number;
-}
+} & (
+  | {
+      readonly transport: 'mpi';
+      /** Path of the compiled shim. */
+      readonly library: string;
+    }
+  | {
+      readonly transport: 'nccl';
+      /** Of makeNcclId() on one rank. */
+      readonly id: Uint8Array;
+      readonly rank: number;
+      readonly size: number;
+      /** The N of `cuda:N`. */
+      readonly device: number;
+    }
+);
 
 export type NativeGroupArray = Float32Array | Float64Array | Int32Array | Uint8Array;
 
@@ -379,6 +391,12 @@ export interface Addon {
   readonly Group: new (options: NativeGroupOptions) => NativeGroup;
   /** Name and version of the MPI library that the shim at this path opens, or why it cannot. */
   describeMpi(library: string): { readonly library?: string; readonly missing?: string };
+  /** Version of the NCCL library, such as 2.21.5, or why there is none to use. */
+  describeNccl(): { readonly version?: string; readonly missing?: string };
+  /** Why a group over NCCL cannot have its place on `cuda:N`; undefined where it can. */
+  ncclMissing(device: number): string | undefined;
+  /** What the ranks of one group must have in common, 128 bytes. */
+  makeNcclId(): Uint8Array;
   listEngines(): NativeEngineRow[];
   /** Output memory: `length` floats, contents unspecified. */
   allocate(length: number): Float32Array;

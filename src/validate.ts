@@ -17,6 +17,9 @@ export const maxCount = 2 ** 31 - 1;
  */
 export const largestFactor = 1e6;
 
+/** Of a group's call, seconds. */
+export const longestTimeout = 1e7;
+
 /** An error that says `argument must be expectation, received received`. */
 export function mustBe(
   code: MarginFcErrorCode,

@@ -9,7 +9,6 @@ import {
   forward,
   forwardSync,
   listEngines,
-  nccl,
   presets,
   valueAndGrad,
   valueAndGradSync,
@@ -245,13 +244,6 @@ describe('inputs', () => {
     const copy = structuredClone(batch);
     await valueAndGrad(batch, { margin: cosface(), workspace: 'recompute', shards: 3 });
     expect(batch).toEqual(copy);
-  });
-});
-
-test('nccl says that it is not there yet', async () => {
-  expect(await failureOf(nccl)).toMatchObject({
-    code: 'ERR_ENGINE_UNAVAILABLE',
-    message: expect.stringMatching(/^nccl is not part of this version/),
   });
 });
 

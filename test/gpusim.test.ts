@@ -42,15 +42,23 @@ describe('the software CUDA device', () => {
     expect(status, stdout + stderr).toBe(0);
   });
 
-  it('exports the driver API and nothing else', () => {
-    const symbols = execFileSync('nm', ['-D', '--defined-only', join(folder, 'libcuda.so.1')], {
+  it('has an NCCL that passes its checks', () => {
+    const { status, stdout, stderr } = spawnSync(join(folder, 'nccl_check'), { encoding: 'utf8' });
+    expect(status, stdout + stderr).toBe(0);
+  });
+
+  it.each([
+    ['the driver API', 'libcuda.so.1', 'cu', 45],
+    ['the API of NCCL', 'libnccl.so.2', 'nccl', 15],
+  ] as const)('exports %s and nothing else', (_, library, prefix, least) => {
+    const symbols = execFileSync('nm', ['-D', '--defined-only', join(folder, library)], {
       encoding: 'utf8',
     });
     const names = symbols
       .trim()
       .split('\n')
       .map((line) => line.split(' ').at(-1) ?? '');
-    expect(names.filter((name) => !name.startsWith('cu'))).toEqual([]);
-    expect(names.length).toBeGreaterThanOrEqual(45);
+    expect(names.filter((name) => !name.startsWith(prefix))).toEqual([]);
+    expect(names.length).toBeGreaterThanOrEqual(least);
   });
 });

@@ -70,7 +70,14 @@ const rules: readonly Rule[] = [
     property: 'group/ includes of the package itself and engine/status.h only',
     folders: ['group'],
     files: cxx,
+    except: ['group/nccl_library.h'],
     forbidden: /^(?!group\/|engine\/status\.h$).*\//,
+  },
+  {
+    property: 'NCCL knows of cuda/ the driver only',
+    folders: ['group'],
+    files: /^nccl_library\.h$/,
+    forbidden: /^(?!cuda\/driver\.h$).*\//,
   },
   {
     property: 'engine/, cpu/ and cuda/ do not include group/',

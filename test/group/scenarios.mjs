@@ -1,5 +1,5 @@
 /**
- * node scenarios.mjs NAME: what one process of a group does, several of which test/group_mpi.test.ts starts by mpirun. Each
+ * node scenarios.mjs NAME: what one process of a group does, several of which test/group.test.ts and others start. Each
  * says what it found in lines `rank: text`.
  */
 import { writeSync } from 'node:fs';
@@ -7,14 +7,16 @@ import { hostname } from 'node:os';
 import process from 'node:process';
 import { setTimeout as pause } from 'node:timers/promises';
 import { Worker } from 'node:worker_threads';
-import { mpi } from 'marginfc';
+import { mpi, nccl } from 'marginfc';
 import { brought, partitions, reduced, severalRounds, types } from './values.mjs';
 
 /** @import { MarginFcError, ProcessGroup } from 'marginfc' */
 /** @import { GroupArray, GroupArrayType } from './values.mjs' */
 
-/** Known before MPI is: the launchers of Open MPI, and of MPICH. */
-const rank = Number(process.env.OMPI_COMM_WORLD_RANK ?? process.env.PMI_RANK ?? 0);
+/** What connects the processes. */
+const join = process.env.MARGINFC_TEST_GROUP === 'nccl' ? nccl : mpi;
+/** Known before they are connected: the launchers of Open MPI and of MPICH, and torchrun. */
+const rank = Number(process.env.OMPI_COMM_WORLD_RANK ?? process.env.PMI_RANK ?? process.env.RANK ?? 0);
 
 /** @param {string} text */
 function say(text) {
@@ -91,7 +93,7 @@ function busy(group) {
 /** @type {Record<string, () => Promise<void>>} */
 const scenarios = {
   async 'every collective'() {
-    const group = await mpi();
+    const group = await join();
     if (group.rank !== rank) throw new Error(`the launcher said ${rank}, MPI ${group.rank}`);
     for (const Type of types)
       for (const [name, lengthsOf] of Object.entries(partitions))
@@ -101,14 +103,14 @@ const scenarios = {
     say(`right on ${group.size}`);
   },
   async 'short collectives'() {
-    const group = await mpi();
+    const group = await join();
     for (const [name, lengthsOf] of Object.entries(partitions))
       await checkAll(group, Float32Array, lengthsOf(group.size), name);
     await group.close();
     say(`right on ${group.size}, here ${hostname()}`);
   },
   async 'many at once'() {
-    const group = await mpi();
+    const group = await join();
     /** @type {number[]} */
     const order = [];
     const calls = Array.from({ length: 300 }, async (_, i) => {
@@ -125,7 +127,7 @@ const scenarios = {
     say(`in order: ${order.every((call, i) => call === i)}`);
   },
   async 'arguments of ranks that do not fit together'() {
-    const group = await mpi();
+    const group = await join();
     const first = rank === 0;
     await sayFailure(group.allGather(new Float32Array(2), new Float32Array(first ? 4 : 5)));
     await sayFailure(group.reduceScatter(new Float32Array(4), new Float32Array(first ? 3 : 2)));
@@ -140,7 +142,7 @@ const scenarios = {
     await group.close();
   },
   async 'bad arguments'() {
-    const group = await mpi();
+    const group = await join();
     /** @type {any} */
     const any = group;
     const floats = new Float32Array(4);
@@ -159,7 +161,7 @@ const scenarios = {
     await sayFailure(mpi());
   },
   async 'a rank stops in the middle'() {
-    const group = await mpi({ timeout: 8 });
+    const group = await join({ timeout: 8 });
     const calls = busy(group);
     await calls[0];
     if (rank === 1) process.kill(process.pid, 'SIGSTOP');
@@ -172,25 +174,34 @@ const scenarios = {
     process.exit(9);
   },
   async 'a rank is killed in the middle'() {
-    const group = await mpi();
+    const group = await join();
     const calls = busy(group);
     await calls[0];
     if (rank === 1) process.kill(process.pid, 'SIGKILL');
     await Promise.all(calls);
     say('went on');
   },
+  async 'a rank is killed in the middle, and nobody ends the others'() {
+    const group = await join({ timeout: 8 });
+    const calls = busy(group);
+    await calls[0];
+    if (rank === 1) process.kill(process.pid, 'SIGKILL');
+    await sayFailure(Promise.all(calls));
+    await Promise.allSettled(calls);
+    await group.close();
+  },
   async 'a rank does not come'() {
     if (rank === 1) return pause(60_000);
-    await sayFailure(mpi({ timeout: 1 }));
+    await sayFailure(join({ timeout: 1 }));
     process.exit(9);
   },
   async 'ends without close'() {
-    const group = await mpi();
+    const group = await join();
     await group.barrier();
     say('ends');
   },
   async 'a rank ends while others go on'() {
-    const group = await mpi();
+    const group = await join();
     await group.barrier();
     if (rank === 0) return;
     await sayFailure(group.allReduce(new Float32Array(3), 'sum'));
@@ -199,7 +210,7 @@ const scenarios = {
     say('closed');
   },
   async 'process.exit(0) in the middle'() {
-    const group = await mpi();
+    const group = await join();
     await group.barrier();
     const calls = busy(group);
     await calls[0];
@@ -207,7 +218,7 @@ const scenarios = {
     await Promise.all(calls);
   },
   async 'an uncaught error'() {
-    const group = await mpi();
+    const group = await join();
     await group.barrier();
     if (rank === 1) throw new Error('uncaught on purpose');
     await group.barrier();
@@ -222,7 +233,7 @@ const scenarios = {
   },
   async 'as a worker'() {
     const { parentPort } = await import('node:worker_threads');
-    const group = await mpi();
+    const group = await join();
     const values = Float32Array.of(rank, 1);
     await group.allReduce(values, 'sum');
     parentPort?.postMessage('joined');
@@ -238,11 +249,30 @@ const scenarios = {
   },
   async 'as a worker in the middle'() {
     const { parentPort } = await import('node:worker_threads');
-    const group = await mpi();
+    const group = await join();
     const calls = busy(group);
     await calls[0];
     parentPort?.postMessage('in the middle');
     await Promise.all(calls);
+  },
+  /** With the options in the next argument. */
+  async opens() {
+    const options = JSON.parse(process.argv[3] ?? '{}');
+    await sayFailure(nccl(options).then((group) => group.close()));
+  },
+  /** A second group that the first one's ranks meet over, with nothing of the launcher. */
+  async 'over another group'() {
+    const first = await nccl();
+    for (const name of ['LOCAL_RANK', 'RANK', 'WORLD_SIZE', 'MASTER_ADDR', 'MASTER_PORT'])
+      delete process.env[name];
+    const over = /** @type {const} */ ({ over: first, device: `cuda:${rank}` });
+    await sayFailure(nccl({ ...over, device: rank === 1 ? 'cuda:9' : over.device }));
+    const second = await nccl(over);
+    await checkAll(second, Float32Array, partitions.uneven?.(second.size) ?? [], 'over');
+    await second.close();
+    await first.barrier();
+    await first.close();
+    say(`right on ${second.size}`);
   },
 };
 

@@ -1,19 +1,20 @@
 /**
- * mpirun -np R node ranks.mjs SCENARIO FOLDER OUT: what a head does whose classes R processes share. Each leaves what it saw in
- * OUT/RANK.json.
+ * mpirun -np R node ranks.mjs SCENARIO FOLDER OUT: what a head does whose classes R processes share; with MARGINFC_TEST_GROUP=nccl
+ * on a GPU each, as torchrun starts them. Each leaves what it saw in OUT/RANK.json.
  */
 import { writeFileSync } from 'node:fs';
 import files from 'node:fs/promises';
 import { syncBuiltinESMExports } from 'node:module';
 import path from 'node:path';
 import process from 'node:process';
-import { customMargin, MarginFcError, MarginHead, mpi, sgd } from 'marginfc';
+import { customMargin, MarginFcError, MarginHead, mpi, nccl, sgd } from 'marginfc';
 import { makeBatch } from './problems.mjs';
 
 const [scenario = '', folder = '', out = ''] = process.argv.slice(2);
 const size = { rows: 30, dim: 24, classes: 101 };
 const batch = makeBatch(size);
-const group = await mpi({ timeout: scenario === 'stop in a step' ? 3 : 60 });
+const gpus = process.env.MARGINFC_TEST_GROUP === 'nccl';
+const group = await (gpus ? nccl : mpi)({ timeout: scenario === 'stop in a step' ? 3 : 60 });
 const { rank, size: ranks } = group;
 
 /** The rows of this process: all ranks but the last have three fewer than even parts. */
@@ -38,6 +39,7 @@ const create = () =>
     shards: 1 + rank,
     optimizer: sgd({ learningRate: 0.2, momentum: 0.9 }),
     group,
+    ...(gpus && { devices: [/** @type {const} */ (`cuda:${rank}`)], precision: 'float32' }),
   });
 
 /** @param {MarginHead} head */

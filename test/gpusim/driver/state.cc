@@ -1,8 +1,10 @@
 #include "driver/state.h"
 
 #include <algorithm>
+#include <chrono>
 #include <cstdio>
 #include <cstdlib>
+#include <thread>
 
 #include "machine/fault.h"
 #include "machine/launch.h"
@@ -94,7 +96,8 @@ Function* Driver::find_function(Function* function) {
   return nullptr;
 }
 
-Result Driver::enqueue(Stream* stream, int node_type, std::function<void()> work, GraphNode** node) {
+Result Driver::enqueue(Stream* stream, int node_type, std::function<void()> work, GraphNode** node,
+                       std::function<bool()> ready) {
   if (stream->capture) {
     if (stream->capture->invalidated) return Result::stream_capture_invalidated;
     auto captured = std::make_unique<GraphNode>();
@@ -107,6 +110,7 @@ Result Driver::enqueue(Stream* stream, int node_type, std::function<void()> work
   }
   Operation operation;
   operation.run = std::move(work);
+  operation.ready = std::move(ready);
   operation.number = ++stream->issued;
   // The default stream and the blocking streams of a device wait for each other.
   if (stream->default_stream) {
@@ -119,18 +123,20 @@ Result Driver::enqueue(Stream* stream, int node_type, std::function<void()> work
   }
   stream->polls = 0;
   stream->waiting.push_back(std::move(operation));
-  if (Options::get().eager) drain(stream, stream->issued);
+  if (Options::get().eager) advance(stream, stream->issued);
   return Result::success;
 }
 
-void Driver::drain_one(Stream* stream) {
-  if (stream->waiting.empty()) return;
-  Operation operation = std::move(stream->waiting.front());
-  stream->waiting.pop_front();
-  for (auto& [other, number] : operation.after)
-    if (other->default_stream || streams.count(other) != 0) drain(other, number);
+bool Driver::advance_one(Stream* stream) {
+  Operation& next = stream->waiting.front();
+  for (auto& [other, number] : next.after)
+    if (exists(other) && !advance(other, number)) return false;
   // Work that follows a failed kernel does not happen.
-  if (stream->device->sticky == Result::success) {
+  const bool failed = stream->device->sticky != Result::success;
+  if (!failed && next.ready && !next.ready()) return false;
+  const Operation operation = std::move(next);
+  stream->waiting.pop_front();
+  if (!failed) {
     try {
       operation.run();
     } catch (const Fault& fault) {
@@ -140,20 +146,37 @@ void Driver::drain_one(Stream* stream) {
     }
   }
   stream->done = operation.number;
+  return true;
+}
+
+bool Driver::advance(Stream* stream, uint64_t number) {
+  if (stream->draining) return true;  // an operation that waits for its own stream: already in order
+  stream->draining = true;
+  bool ready = true;
+  while (ready && stream->done < number && !stream->waiting.empty()) ready = advance_one(stream);
+  stream->draining = false;
+  return ready;
 }
 
 void Driver::drain(Stream* stream, uint64_t number) {
-  if (stream->draining) return;  // an operation that waits for its own stream: already in order
-  stream->draining = true;
-  while (stream->done < number && !stream->waiting.empty()) drain_one(stream);
-  stream->draining = false;
+  while (exists(stream) && !advance(stream, number)) {
+    mutex.unlock();
+    std::this_thread::sleep_for(std::chrono::microseconds(50));
+    mutex.lock();
+  }
+}
+
+bool Driver::exists(Stream* stream) const {
+  if (streams.count(stream) != 0) return true;
+  return std::any_of(default_streams_.begin(), default_streams_.end(),
+                     [stream](const auto& entry) { return entry.second.get() == stream; });
 }
 
 void Driver::drain_device(Device* device) {
   drain(default_stream(device), default_stream(device)->issued);
   const std::vector<Stream*> all(streams.begin(), streams.end());
   for (Stream* stream : all)
-    if (stream->device == device) drain(stream, stream->issued);
+    if (exists(stream) && stream->device == device) drain(stream, stream->issued);
 }
 
 void Driver::fail_device(Device* device, Result code, const std::string& text) {

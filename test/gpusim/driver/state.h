@@ -41,6 +41,7 @@ struct Context {
 struct Operation {
   std::function<void()> run;
   std::vector<std::pair<Stream*, uint64_t>> after;  // other streams up to one of their operations
+  std::function<bool()> ready;                      // what it waits for besides; null: nothing
   uint64_t number = 0;
 };
 
@@ -132,14 +133,20 @@ class Driver {
   Stream* default_stream(Device* device);
   Function* find_function(Function* function);
   /// Puts work into a stream, or into the graph that the stream is captured to.
-  Result enqueue(Stream* stream, int node_type, std::function<void()> work, GraphNode** node = nullptr);
+  Result enqueue(Stream* stream, int node_type, std::function<void()> work, GraphNode** node = nullptr,
+                 std::function<bool()> ready = nullptr);
+  /// Lets the stream's work up to `number` happen; false where it stops at something that is not ready.
+  bool advance(Stream* stream, uint64_t number);
+  /// The same, waiting; the lock is free meanwhile, so that other threads can make ready what is waited for.
   void drain(Stream* stream, uint64_t number);
-  void drain_one(Stream* stream);
   void drain_device(Device* device);
   void fail_device(Device* device, Result code, const std::string& text);
   void destroy_streams(Device* device);
 
  private:
+  bool advance_one(Stream* stream);
+  bool exists(Stream* stream) const;
+
   std::unordered_map<Device*, std::unique_ptr<Stream>> default_streams_;
 };
 

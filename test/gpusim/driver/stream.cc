@@ -76,7 +76,7 @@ GPUSIM_API int cuStreamQuery(Stream* stream) {
   return on_stream(stream, [](Driver& driver, Stream& of) {
     if (breaks_capture(of)) return Result::stream_capture_unsupported;
     if (of.done == of.issued) return of.device->sticky;
-    if (of.polls++ > 0) driver.drain(&of, of.done + 1);
+    if (of.polls++ > 0) driver.advance(&of, of.done + 1);
     return of.done == of.issued ? of.device->sticky : Result::not_ready;
   });
 }
@@ -128,6 +128,23 @@ GPUSIM_API int cuStreamWaitEvent(Stream* stream, Event* event, unsigned) {
     if (result == Result::success && !of.waiting.empty() && other != &of)
       of.waiting.back().after.emplace_back(other, number);
     return result;
+  });
+}
+
+// The stream waits until the word at `address` compares as asked; whoever writes it need not call the driver.
+GPUSIM_API int cuStreamWaitValue32_v2(Stream* stream, DevicePointer address, uint32_t value, unsigned flags) {
+  return on_stream(stream, [&](Driver& driver, Stream& of) {
+    if (breaks_capture(of)) return Result::stream_capture_unsupported;
+    const Allocation* allocation = GlobalMemory::get().find(address);
+    if (address % sizeof value != 0 || allocation == nullptr || !allocation->contains(address, sizeof value))
+      return Result::invalid_value;
+    if (flags > 1) return Result::not_supported;
+    const auto* word = reinterpret_cast<const uint32_t*>(allocation->data + (address - allocation->base));
+    const auto ready = [=] {
+      const uint32_t seen = __atomic_load_n(word, __ATOMIC_ACQUIRE);
+      return flags == 1 ? seen == value : static_cast<int32_t>(seen - value) >= 0;
+    };
+    return driver.enqueue(&of, 13, [] {}, nullptr, ready);
   });
 }
 
@@ -198,7 +215,7 @@ GPUSIM_API int cuEventQuery(Event* event) {
   return on_event(event, [](Driver& driver, Event& of) {
     if (of.capture) return Result::stream_capture_unsupported;
     if (of.stream == nullptr || of.stream->done >= of.number) return of.device->sticky;
-    if (of.stream->polls++ > 0) driver.drain(of.stream, of.stream->done + 1);
+    if (of.stream->polls++ > 0) driver.advance(of.stream, of.stream->done + 1);
     return of.stream->done >= of.number ? of.device->sticky : Result::not_ready;
   });
 }
