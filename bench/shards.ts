@@ -83,7 +83,7 @@ const heads = await Promise.all(
 );
 compare(
   'step, recompute',
-  heads.map((head) => () => head.stepSync({ features, labels }, { out })),
+  heads.map((head) => () => head.stepSync({ features, labels }, { out: { dFeatures: out.dFeatures } })),
 );
 for (const head of heads) head.dispose();
 const heading = ['call', 'time', '1 shard, ms', '2 shards, ms', 'more', '95 % interval'];
