@@ -122,8 +122,10 @@ function makeCall(
       shards: 1,
       engines: ['cpu'],
       checkFinite: true,
+      labelSmoothing: 0,
       diagnostics: false,
       sampled: false,
+      topFive: false,
     });
     // Hardly an update, so that cosines stay as they are.
     const weightGradient = update

@@ -187,4 +187,14 @@ Optimizer read_optimizer(const Napi::Value& value) {
   return optimizer;
 }
 
+void read_clip(const Napi::Value& value, Clip* clip, double* longest) {
+  if (!present(value)) return;
+  if (!value.IsObject()) fail(value.Env(), Code::type, "clip must be an object");
+  const auto object = value.As<Napi::Object>();
+  if (present(object.Get("perClass")))
+    clip->longest = number(object, "perClass");
+  else
+    *longest = number(object, "global");
+}
+
 }  // namespace marginfc::binding

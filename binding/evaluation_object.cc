@@ -65,6 +65,11 @@ class PhasesJob final : public Job {
       return values.data;
     };
     statistics_ = {doubles("cosine"), doubles("sine"), doubles("logNegatives"), row_array(object, "hardest", count)};
+    if (state_->options.label_smoothing > 0) statistics_.cosine_sum = doubles("cosineSum");
+    if (state_->options.top_five) {
+      statistics_.above = doubles("above");
+      target_cosine_ = doubles("targetCosine");
+    }
   }
 
   // Phase 3.
@@ -77,6 +82,7 @@ class PhasesJob final : public Job {
     rows_.loss = row_array(object, "rowLoss", count);
     rows_.log_sum_exp = row_array(object, "logSumExp", count);
     rows_.target_cosine = row_array(object, "targetCosine", count);
+    if (present(object.Get("hardestCosine"))) rows_.hardest = row_array(object, "hardestCosine", count);
     // The margin's own arrays hang on its object.
     keep(margin);
     epilogue_ = true;
@@ -137,6 +143,7 @@ class PhasesJob final : public Job {
     object.Set("loss", result_.loss);
     object.Set("accuracy", result_.accuracy);
     object.Set("classes", static_cast<double>(state_->evaluation->classes()));
+    object.Set("accuracyTop5", result_.accuracy_top_five);
     object.Set("workspace", state_->workspace == Workspace::keep ? "keep" : "recompute");
     return object;
   }
@@ -146,12 +153,12 @@ class PhasesJob final : public Job {
   // Workspace 'auto' keeps where that fits the caller's limit; where it does not fit the machine, it recomputes.
   Status negatives() {
     const GradientPlan plan = gradients_.plan();
-    const Status status = state_->evaluation->negatives(plan);
+    const Status status = state_->evaluation->negatives(plan, target_cosine_);
     if (status.code != Code::out_of_memory || !state_->automatic || state_->workspace != Workspace::keep) return status;
     state_->workspace = state_->batch.workspace = Workspace::recompute;
     state_->workspace_bytes = 0;
     state_->evaluation = std::make_unique<Evaluation>(state_->shards, state_->batch, state_->options);
-    return state_->evaluation->negatives(plan);
+    return state_->evaluation->negatives(plan, target_cosine_);
   }
 
   float* row_array(const Napi::Object& object, const char* name, int64_t count) {
@@ -180,7 +187,10 @@ class PhasesJob final : public Job {
     } else if (kind == "update" || kind == "accumulate") {
       if (!state_->head) throw make_error(env, Status::failure(Code::type, kind + " needs a head"));
       sink.kind = kind == "update" ? WeightSink::Kind::update : WeightSink::Kind::accumulate;
-      if (kind == "update") sink.learning_rate = number(object, "learningRate");
+      if (kind == "update") {
+        sink.learning_rate = number(object, "learningRate");
+        read_clip(object.Get("clip"), &sink.clip, &gradients_.longest);
+      }
     }
   }
 
@@ -191,6 +201,7 @@ class PhasesJob final : public Job {
   double skipped_mass_ = 0;
   Gradients gradients_;
   RowStatistics statistics_;
+  const double* target_cosine_ = nullptr;
   bool negatives_ = false;
   bool epilogue_ = false;
   bool reserve_ = false;
@@ -292,6 +303,8 @@ EvaluationObject::EvaluationObject(const Napi::CallbackInfo& info) : ObjectWrap(
   const std::string reduction = text(problem, "reduction");
   options.reduction = reduction == "none" ? Reduction::none : reduction == "sum" ? Reduction::sum : Reduction::mean;
   options.diagnostics = boolean(problem, "diagnostics");
+  options.top_five = boolean(problem, "topFive");
+  options.label_smoothing = number(problem, "labelSmoothing");
   if (const Napi::Value row_weights = problem.Get("rowWeights"); present(row_weights)) {
     const Span<float> values = float_array(row_weights, "rowWeights");
     require_size(env, values.size, batch.rows, "rowWeights");

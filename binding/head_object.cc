@@ -1,5 +1,7 @@
 #include "binding/head_object.h"
 
+#include <limits>
+
 #include "binding/arguments.h"
 #include "binding/environment.h"
 
@@ -115,18 +117,21 @@ class ApplyJob final : public Job {
  public:
   ApplyJob(std::shared_ptr<Head> head, const Napi::CallbackInfo& info)
       : head_(std::move(head)), learning_rate_(info[1].As<Napi::Number>().DoubleValue()) {
+    read_clip(info[2], &clip_, &longest_);
     keep(info.This());
   }
 
   Status run() override {
     applied_ = head_->accumulated();
-    return applied_ ? head_->apply(learning_rate_) : Status{};
+    return applied_ ? head_->apply(learning_rate_, clip_, longest_) : Status{};
   }
   Napi::Value result(Napi::Env env) override { return Napi::Boolean::New(env, applied_); }
 
  private:
   const std::shared_ptr<Head> head_;
   const double learning_rate_;
+  Clip clip_;
+  double longest_ = std::numeric_limits<double>::infinity();
   bool applied_ = false;
 };
 

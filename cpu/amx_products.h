@@ -202,7 +202,11 @@ class NegativesEpilogue {
     const Vector products[2] = {load(sums_[h] + v * kLanes), load(sums_[h + 1] + v * kLanes)};
     if (task_.hardest) {
       float* hardest = task_.hardest + row_ + v * kLanes;
-      store(hardest, larger(load(hardest), larger(products[0] * even, products[1] * odd)));
+      const Vector exponents[2] = {products[0] * even, products[1] * odd};
+      const Vector largest = larger(exponents[0], exponents[1]);
+      store(hardest, larger(load(hardest), largest));
+      const int64_t lane = row_ + v * kLanes;
+      if (counts_above(task_, lane, largest)) count_above(task_, 2, lane, exponents);
     }
     e[0] = exp2_of_product(products[0], even);
     e[1] = exp2_of_product(products[1], odd);

@@ -56,6 +56,8 @@ class ClassBlock {
   // The tangent gradient of a class is (sum - beta * row(c)) * inverse, where `sum` runs over rows of E * kappa * xh,
   // and `dot` is sum . row(c).
   void tangent(int32_t c, float dot, float* beta, float* inverse) const;
+  // 1 / max(|w|, 1e-12) of a row as it is stored.
+  double true_inverse(int32_t c) const { return copied_ ? true_inverse_norm_[c] : inverse_norm_.data()[c]; }
   // What E was divided by: turns a sum over E into one over exp(z).
   double mass_scale(int32_t c) const { return copied_ ? 1.0 : 1.0 / inverse_norm_.data()[c]; }
   // False for rows too short to have a direction: w / 1e-12 is not projected.

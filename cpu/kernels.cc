@@ -105,6 +105,25 @@ MARGINFC_INLINE Lane gradient(const GradientRow& row, int32_t d, Lane lane) {
   return g;
 }
 
+double gradient_square(const GradientRow& row) {
+  // Squares of float32 leave its range, those of float64 do not.
+  Wide low{}, high{};
+  int32_t d = 0;
+  for (; d + kLanes <= row.dim; d += kLanes) {
+    float lanes[kLanes];
+    store(lanes, gradient(row, d, Vector{}));
+    const Wide first = load_wide(lanes), second = load_wide(lanes + kWideLanes);
+    low += first * first;
+    high += second * second;
+  }
+  double total = sum(low + high);
+  for (; d < row.dim; d++) {
+    const double g = gradient(row, d, 0.0f);
+    total += g * g;
+  }
+  return total;
+}
+
 void write_row(const GradientRow& row, float* destination, bool streaming) {
   if (!streaming) {
     for_columns(row.dim, [&](int32_t d, auto lane) { put(destination + d, gradient(row, d, lane)); });
@@ -185,6 +204,7 @@ constexpr Kernels kTable = {
     feature_gradient,
     widen_add,
     weight_gradient,
+    gradient_square,
     write_row,
     add_row,
     sgd_row,

@@ -29,6 +29,9 @@ namespace marginfc {
 constexpr float kShortestSquare = 1e-12f;
 constexpr float kLongestSquare = 1e12f;
 
+// Negatives above a threshold that are counted at least.
+constexpr float kCountedAbove = 5;
+
 // Rows whose E is made and used while a class block is in the cache.
 constexpr int64_t kRowBlock = 128;
 
@@ -64,6 +67,10 @@ struct NegativesTask {
   float* sums;
   // [panels * panel]: raised to the block's largest exponent over negatives; null when not asked for.
   float* hardest;
+  // [panels * panel], only with `hardest`: `above` gets the number of exponents over negatives that are above `threshold`
+  // added. Once it is kCountedAbove the threshold rises to infinity, so that counting ends. Null when not asked for.
+  float* threshold;
+  float* above;
 };
 
 struct FeatureGradientTask {
@@ -162,6 +169,8 @@ struct Kernels {
   void (*widen_add)(const float* from, int64_t count, double* to);
   void (*weight_gradient)(const WeightGradientTask& task);
 
+  // Sum of squares of a class's finished gradient.
+  double (*gradient_square)(const GradientRow& row);
   // `streaming`: the row is not read again soon; goes round the caches where aligned.
   void (*write_row)(const GradientRow& row, float* destination, bool streaming);
   void (*add_row)(const GradientRow& row, float* destination);

@@ -196,11 +196,24 @@ Status CpuPass::negatives(const GradientPlan& plan, const Negatives& result) {
     if (!hardest_.allocate(engine_.buffers(), chunks_ * lanes)) return Status::no_workspace();
     std::fill_n(hardest_.data(), chunks_ * lanes, -std::numeric_limits<float>::infinity());
   }
-  if (far) MARGINFC_TRY(find_row_maxima());
+  unit_sums_.assign(result.cosine_sum ? std::max<int64_t>(chunks_, 1) * dim_ : 0, 0.0);
+  if (result.above) {
+    const size_t size = chunks_ * lanes;
+    if (!thresholds_.allocate(engine_.buffers(), size) || !above_.allocate(engine_.buffers(), size))
+      return Status::no_workspace();
+    std::fill_n(above_.data(), size, 0.0f);
+    std::fill_n(thresholds_.data(), size, std::numeric_limits<float>::infinity());
+    for (int64_t chunk = 0; chunk < chunks_; chunk++)
+      for (int64_t i = 0; i < rows_; i++)
+        thresholds_.data()[chunk * lanes + i] = static_cast<float>(result.target_cosine[i] * feature_scale());
+  }
+  if (far) MARGINFC_TRY(find_row_maxima(result.above));
 
   Sweep sweep;
   sweep.sums = true;
+  sweep.unit_sum = result.cosine_sum;
   sweep.hardest = result.hardest && !far;
+  sweep.above = result.above && !far;
   sweep.features = plan.features;
   MARGINFC_TRY(run(sweep));
   features_gathered_ = plan.features;
@@ -216,17 +229,32 @@ Status CpuPass::negatives(const GradientPlan& plan, const Negatives& result) {
     result.sum[i] = total;
     result.offset[i] = far ? offsets_.data()[i] * kLn2 : 0;
     if (result.hardest) result.hardest[i] = std::max(-2.0f, static_cast<float>(hardest / feature_scale()));
+    if (result.above) {
+      float above = 0;
+      for (int64_t chunk = 0; chunk < chunks_; chunk++)
+        above += std::min(above_.data()[chunk * lanes + i], kCountedAbove);
+      result.above[i] = static_cast<int32_t>(above);
+    }
+  }
+  if (result.cosine_sum) {
+    for (int64_t chunk = 1; chunk < chunks_; chunk++)
+      for (int32_t d = 0; d < dim_; d++) unit_sums_[d] += unit_sums_[chunk * dim_ + d];
+    for_rows([&](int64_t i, int) {
+      const float* x = batch_.features + i * dim_;
+      result.cosine_sum[i] = kernels_.exact_product(unit_sums_.data(), x, dim_) * norms_[i].inverse;
+    });
   }
   return {};
 }
 
 // s > 64: the largest exponent of each row becomes its offset. Its own product, so this path costs 2 BCD more.
-Status CpuPass::find_row_maxima() {
+Status CpuPass::find_row_maxima(bool above) {
   const int64_t lanes = panels_ * kernels_.panel;
   if (!offsets_.allocate(engine_.buffers(), lanes)) return Status::no_workspace();
   std::fill_n(offsets_.data(), lanes, 0.0f);
   Sweep sweep;
   sweep.hardest = true;
+  sweep.above = above;
   MARGINFC_TRY(run(sweep));
   for (int64_t i = 0; i < lanes; i++) {
     float largest = -std::numeric_limits<float>::infinity();
@@ -248,6 +276,8 @@ Status CpuPass::reserve(const FeatureSink& features, const WeightSink& sink) try
   others_ = updates_others ? unsampled_classes(sampled_, shard_.range().size()) : std::vector<int32_t>();
   absolute_kappa_.resize(sink.skipped_mass_per_class > 0 ? rows_ : 0);
   skipped_.assign(sink.skipped_mass_per_class > 0 ? blocks_ : 0, 0.0);
+  squares_.assign(sink.kind == WeightSink::Kind::measure ? blocks_ : 0, 0.0);
+  uniform_.reserve(dim_);
   if (features.gradient && !features_gathered_ && !reserve_accumulators()) return Status::no_workspace();
   if (sink.kind == WeightSink::Kind::none) return {};
   if (sink.kind == WeightSink::Kind::accumulate) MARGINFC_TRY(shard_.reserve_accumulated());
@@ -276,15 +306,28 @@ Status CpuPass::gradients(const RowCoefficients& rows, const FeatureSink& featur
   sweep.sink = sink;
   if (sink.kind == WeightSink::Kind::update) sweep.step = shard_.step(sink);
   sweep.cancellable = sink.kind != WeightSink::Kind::update && sink.kind != WeightSink::Kind::accumulate;
+  sum_uniform(rows);
   if (sweep.weights) pack_weighted_features(rows);
   for (size_t i = 0; i < absolute_kappa_.size(); i++) absolute_kappa_[i] = static_cast<float>(std::fabs(rows.kappa[i]));
   if (sweep.weights || sweep.features) MARGINFC_TRY(run(sweep));
+  if (sink.square)
+    for (const double square : squares_) *sink.square += square;
   if (sink.kind == WeightSink::Kind::update && !others_.empty()) shard_.update_others(others_, sweep.step);
   if (sink.skipped_mass)
     for (const double mass : skipped_) *sink.skipped_mass += mass;
   features_gathered_ |= sweep.features;
   if (features.gradient) finish_features(rows, features.gradient);
   return {};
+}
+
+void CpuPass::sum_uniform(const RowCoefficients& rows) {
+  uniform_.clear();
+  if (!rows.uniform) return;
+  uniform_.resize(dim_, 0.0);
+  for (int64_t i = 0; i < rows_; i++) {
+    const float* x = batch_.features + i * dim_;
+    kernels_.exact_add(x, rows.uniform[i] * norms_[i].inverse, x, 0.0, dim_, uniform_.data());
+  }
 }
 
 Status CpuPass::store_features(const float*, float*) {

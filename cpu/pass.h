@@ -50,6 +50,8 @@ class CpuPass final : public ShardPass {
   struct Sweep {
     bool sums = false;      // gather row sums
     bool hardest = false;   // gather the largest exponents
+    bool above = false;     // with `hardest`: count exponents above the thresholds
+    bool unit_sum = false;  // with `sums`: gather the sum of unit rows
     bool features = false;  // gather dX
     bool weights = false;   // finish dW
     bool recompute = true;  // from the product; else E is the kept one
@@ -94,7 +96,8 @@ class CpuPass final : public ShardPass {
   bool reserve_accumulators();
   // Makes the rows' products log2 of exp(s * cos).
   double feature_scale() const { return batch_.scale * 1.4426950408889634; }
-  Status find_row_maxima();
+  // `above`: also counts the exponents that Negatives::above asks for.
+  Status find_row_maxima(bool above);
   // Fails when a sweep met a class row that is not finite.
   Status check_weights() const;
   // Returns the block's classes. On its first visit the block's kind is noted.
@@ -123,7 +126,12 @@ class CpuPass final : public ShardPass {
   // What is read or written for a class besides its weights.
   const float* destination(const WeightSink& sink, int64_t place) const;
   void weight_tiles(const Sweep& sweep, Scratch& scratch, const float* exponentials, int64_t stride);
+  // Of class c, `owner` is the first of its rows, or of a class behind it.
   void target_terms(Scratch& scratch, int32_t c, size_t owner, float* terms) const;
+  // Adds the block's unit rows to the chunk's sum of them.
+  void add_unit_rows(const ClassBlock& block, int64_t chunk);
+  // Every class's part of the gradient that RowCoefficients::uniform stands for.
+  void sum_uniform(const RowCoefficients& rows);
   void settle(int64_t chunk, int64_t row_start, int64_t row_end);
   void finish_features(const RowCoefficients& rows, float* feature_gradient);
   void pack_weighted_features(const RowCoefficients& rows);
@@ -153,19 +161,25 @@ class CpuPass final : public ShardPass {
   std::vector<Owner> owners_;           // by class, then row; index: the class's place
   std::vector<Target> targets_;         // [owners]
   std::vector<double> target_inverse_;  // [owners], 1 / max(|w_y|, 1e-12)
-  PooledBuffer target_rows_;           // [owners, dim], as they were in phase 1: an update may move W before dX is done
-  PooledBuffer features_;              // packed s * log2(e) * xh
-  PooledBuffer weighted_features_;     // packed kappa * xh, scaled by 2^k
-  PooledBuffer kept_;                  // E, [classes, stride]
-  PooledBuffer accumulators_;          // dX: [chunks, width / panel, sum_rows, panel]
-  PooledBuffer settled_;               // the same, for long chunks
-  PooledBuffer offsets_;               // [panels * panel], log2 units; only when s > 64
-  PooledBuffer hardest_;               // [chunks, panels * panel], log2 units
-  std::vector<uint8_t> ordinary_;      // [blocks], whether a block's rows are used as they are stored
-  PooledBuffer inverse_norms_;         // [classes], of ordinary blocks' rows; only when E is kept
-  std::vector<double> sums_;           // [chunks, panels * panel]
-  std::vector<Scratch> scratch_;       // [threads]
-  std::vector<double> gamma_;          // [rows], while gradients() runs
+  PooledBuffer target_rows_;        // [owners, dim], as they were in phase 1: an update may move W before dX is done
+  PooledBuffer features_;           // packed s * log2(e) * xh
+  PooledBuffer weighted_features_;  // packed kappa * xh, scaled by 2^k
+  PooledBuffer kept_;               // E, [classes, stride]
+  PooledBuffer accumulators_;       // dX: [chunks, width / panel, sum_rows, panel]
+  PooledBuffer settled_;            // the same, for long chunks
+  PooledBuffer offsets_;            // [panels * panel], log2 units; only when s > 64
+  PooledBuffer hardest_;            // [chunks, panels * panel], log2 units
+  PooledBuffer thresholds_;         // [chunks, panels * panel], log2 units; only for Negatives::above
+  PooledBuffer above_;              // [chunks, panels * panel], counts; likewise
+  std::vector<double>
+      unit_sums_;  // [chunks, dim], after phase 2 in [0] the sum of them; only for Negatives::cosine_sum
+  std::vector<uint8_t> ordinary_;  // [blocks], whether a block's rows are used as they are stored
+  PooledBuffer inverse_norms_;     // [classes], of ordinary blocks' rows; only when E is kept
+  std::vector<double> sums_;       // [chunks, panels * panel]
+  std::vector<Scratch> scratch_;   // [threads]
+  std::vector<double> gamma_;      // [rows], while gradients() runs
+  std::vector<double> uniform_;    // [dim], while gradients() runs: sum over rows of uniform * xh; empty where it is 0
+  std::vector<double> squares_;    // [blocks], likewise: of the gradient; only when that is measured
   std::vector<float> absolute_kappa_;  // [rows], while gradients() runs; only when classes may be skipped
   std::vector<double> skipped_;        // [blocks], likewise: mass left out
   std::vector<int64_t> owner_of_;      // [rows], index into owners_ or -1, while gradients() runs

@@ -153,10 +153,16 @@ struct NegativesTile {
       }
       const float* inverse_norm = task.inverse_norm + first;
       if (task.hardest) {
-        Vector hardest = load(task.hardest + lane);
+        Vector largest = acc[0][v] * splat(inverse_norm[0]);
 #pragma GCC unroll 16
-        for (int h = 0; h < H; h++) hardest = larger(hardest, acc[h][v] * splat(inverse_norm[h]));
-        store(task.hardest + lane, hardest);
+        for (int h = 1; h < H; h++) largest = larger(largest, acc[h][v] * splat(inverse_norm[h]));
+        store(task.hardest + lane, larger(load(task.hardest + lane), largest));
+        if (counts_above(task, lane, largest)) {
+          Vector exponents[H];
+#pragma GCC unroll 16
+          for (int h = 0; h < H; h++) exponents[h] = acc[h][v] * splat(inverse_norm[h]);
+          count_above(task, H, lane, exponents);
+        }
       }
       Vector total = load(task.sums + lane);
 #pragma GCC unroll 16

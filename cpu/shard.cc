@@ -186,17 +186,33 @@ void CpuShard::update_others(const std::vector<int32_t>& indexes, const Step& st
 
 Status CpuShard::apply(const WeightSink& sink, const Sampling& sampling) try {
   MARGINFC_TRY(reserve_accumulated());
-  const int64_t classes = range_.size();
+  const int64_t classes = range_.size(), tasks = (classes + kRowsPerTask - 1) / kRowsPerTask;
+  const auto gradient = [&](int64_t index) {
+    const float* raw = accumulated_.data() + index * dim_;
+    return GradientRow{raw, raw, 0, 1, 1, nullptr, dim_};
+  };
+  const auto square = [&](int64_t index) { return engine_.kernels().gradient_square(gradient(index)); };
+  if (sink.kind == WeightSink::Kind::measure) {
+    std::vector<double> squares(tasks);
+    engine_.pool().run(tasks, [&](int64_t task, int) {
+      const int64_t last = std::min(classes, (task + 1) * kRowsPerTask);
+      for (int64_t index = task * kRowsPerTask; index < last; index++) squares[task] += square(index);
+    });
+    for (const double part : squares) *sink.square += part;
+    return {};
+  }
   const bool some = sampling.draws() && !sampling.updates_all;
   const std::vector<uint8_t> drawn = some ? draw_classes(sampling, range_, run_blocks(engine_.pool()))
                                           : std::vector<uint8_t>();
   const Step step = this->step(sink);
-  engine_.pool().run((classes + kRowsPerTask - 1) / kRowsPerTask, [&](int64_t task, int) {
+  engine_.pool().run(tasks, [&](int64_t task, int) {
     const int64_t last = std::min(classes, (task + 1) * kRowsPerTask);
     for (int64_t index = task * kRowsPerTask; index < last; index++) {
       float* raw = accumulated_.data() + index * dim_;
       if (some && !drawn[index] && std::all_of(raw, raw + dim_, [](float g) { return g == 0; })) continue;
-      update(index, {raw, raw, 0, 1, 1, nullptr, dim_}, step);
+      GradientRow row = gradient(index);
+      if (!sink.clip.none()) row.inverse = static_cast<float>(sink.clip.factor(square(index)));
+      update(index, row, step);
       std::memset(raw, 0, dim_ * sizeof(float));
     }
   });

@@ -93,6 +93,8 @@ NegativesTask CpuPass::product_task(const ClassBlock& block, int64_t row, int64_
   task.next_row_bytes = 0;
   task.sums = nullptr;
   task.hardest = nullptr;
+  task.threshold = nullptr;
+  task.above = nullptr;
   return task;
 }
 
@@ -107,6 +109,7 @@ void CpuPass::sweep_blocks(const Sweep& sweep, int64_t first, int64_t last, int6
     const bool for_products = sweep.recompute || sweep.features;
     const int32_t count = load_block(b, for_products, sweep.sums && row_start == 0, block);
     const int64_t start = block.first();
+    if (sweep.unit_sum && row_start == 0) add_unit_rows(block, chunk);
 
     // E of this block: in the kept array, for the whole batch in scratch, or for one row block in scratch.
     const bool whole = kept_ || sweep.weights;
@@ -126,6 +129,10 @@ void CpuPass::sweep_blocks(const Sweep& sweep, int64_t first, int64_t last, int6
         }
         task.sums = scratch.sums.data();
         task.hardest = sweep.hardest ? hardest_.data() + chunk * lanes + row : nullptr;
+        if (sweep.above) {
+          task.threshold = thresholds_.data() + chunk * lanes + row;
+          task.above = above_.data() + chunk * lanes + row;
+        }
         kernels_.negatives(task);
         if (sweep.sums)
           for (int64_t i = 0; i < rows; i++) sums[row + i] += scratch.sums.data()[i];
@@ -165,6 +172,15 @@ void CpuPass::settle(int64_t chunk, int64_t row_start, int64_t row_end) {
     float* running = accumulators_.data() + base + (p * sum_rows_ + row_start) * panel;
     float* settled = settled_.data() + base + (p * sum_rows_ + row_start) * panel;
     for (int64_t e = 0; e < (row_end - row_start) * panel; e++) settled[e] += running[e];
+  }
+}
+
+void CpuPass::add_unit_rows(const ClassBlock& block, int64_t chunk) {
+  double* to = unit_sums_.data() + chunk * dim_;
+  const float* inverse = block.inverse_norm();
+  for (int32_t c = 0; c < block.classes(); c += 2) {
+    const bool pair = c + 1 < block.classes();
+    kernels_.exact_add(block.row(c), inverse[c], block.row(pair ? c + 1 : c), pair ? inverse[c + 1] : 0.0, dim_, to);
   }
 }
 
@@ -218,14 +234,24 @@ void CpuPass::weight_tiles(const Sweep& sweep, Scratch& scratch, const float* ex
       const int64_t place = block.first() + c;
       while (owner < owners_.size() && owners_[owner].index < place) owner++;
       const bool owned = owner < owners_.size() && owners_[owner].index == place;
-      if (owned) target_terms(scratch, c, owner, terms);
-      row.target = owned ? terms : nullptr;
+      const bool has_terms = owned || !uniform_.empty();
+      if (has_terms) target_terms(scratch, c, owner, terms);
+      row.target = has_terms ? terms : nullptr;
+      if (sweep.sink.kind == WeightSink::Kind::update && !sweep.sink.clip.none()) {
+        const double factor = sweep.sink.clip.factor(kernels_.gradient_square(row));
+        row.inverse = static_cast<float>(row.inverse * factor);
+        if (has_terms)
+          for (int32_t d = 0; d < dim_; d++) terms[d] = static_cast<float>(terms[d] * factor);
+      }
       switch (sweep.sink.kind) {
         case WeightSink::Kind::write:
           kernels_.write_row(row, sweep.sink.gradient + index_of(place) * dim_, streaming);
           break;
         case WeightSink::Kind::accumulate: shard_.accumulate(index_of(place), row); break;
         case WeightSink::Kind::update: shard_.update(index_of(place), row, sweep.step); break;
+        case WeightSink::Kind::measure:
+          squares_[block.first() / block_classes_] += kernels_.gradient_square(row);
+          break;
         case WeightSink::Kind::none: break;
       }
     }
@@ -239,6 +265,7 @@ const float* CpuPass::destination(const WeightSink& sink, int64_t place) const {
     case WeightSink::Kind::write: return sink.gradient + place * dim_;
     case WeightSink::Kind::accumulate: return shard_.accumulated_row(place);
     case WeightSink::Kind::update: return shard_.momentum_row(place);
+    case WeightSink::Kind::measure:
     case WeightSink::Kind::none: break;
   }
   return nullptr;
@@ -257,11 +284,19 @@ bool CpuPass::skip_tile(const Sweep& sweep, Scratch& scratch, const float* expon
 }
 
 // Sum over the rows that own class c of gamma * (xh - cos * wh) / |w|, in float64 and after the projection:
-// projecting it with the rest would leave an error of gamma's size at the poles. `owner` is the class's first row.
+// projecting it with the rest would leave an error of gamma's size at the poles. Before it the tangent of uniform_, of which all
+// classes have a part: (u - (u . wh) wh) / |w|.
 void CpuPass::target_terms(Scratch& scratch, int32_t c, size_t owner, float* terms) const {
   std::vector<double>& total = scratch.row;
   std::fill(total.begin(), total.end(), 0.0);
-  for (const int32_t index = owners_[owner].index; owner < owners_.size() && owners_[owner].index == index; owner++) {
+  const int64_t index = scratch.block.first() + c;
+  if (!uniform_.empty()) {
+    const double inverse = scratch.block.true_inverse(c), unit = scratch.block.inverse_norm()[c];
+    const float* w = scratch.block.row(c);
+    const double along = scratch.block.has_direction(c) ? kernels_.exact_product(uniform_.data(), w, dim_) * unit : 0.0;
+    for (int32_t d = 0; d < dim_; d++) total[d] = (uniform_[d] - along * unit * w[d]) * inverse;
+  }
+  for (; owner < owners_.size() && owners_[owner].index == index; owner++) {
     const int32_t row = owners_[owner].row;
     const float* x = batch_.features + static_cast<int64_t>(row) * dim_;
     const float* w = target_row(owner);
@@ -274,7 +309,7 @@ void CpuPass::target_terms(Scratch& scratch, int32_t c, size_t owner, float* ter
 }
 
 // dx = (g - (g . xh) xh) / |x| + gamma * (wh_y - cos * xh) / |x| + radial * xh, where
-// g = kappa * sum over negatives of E * wh; everything in float64. Rows too short to have a direction are not projected.
+// g = kappa * sum over negatives of E * wh, plus uniform * sum over classes of wh; everything in float64. Rows too short to have a direction are not projected.
 void CpuPass::finish_features(const RowCoefficients& coefficients, float* feature_gradient) {
   const int64_t panel = kernels_.panel, column_panels = width_ / panel;
   engine_.pool().run(groups(rows_, kBatchRowsPerTask), [&](int64_t task, int thread) {
@@ -299,6 +334,8 @@ void CpuPass::finish_features(const RowCoefficients& coefficients, float* featur
         const int64_t columns = std::min(panel, dim_ - p * panel);
         for (int64_t l = 0; l < columns; l++) g[p * panel + l] = from[l] * scale;
       }
+      if (coefficients.uniform)
+        for (int32_t d = 0; d < dim_; d++) g[d] += coefficients.uniform[i] * inverse * unit_sums_[d];
       // All the rest is multiples of x and w_y.
       double of_x = projected ? -kernels_.exact_product(g, x, dim_) * inverse * inverse : 0.0, of_w = 0;
       const float* w = x;

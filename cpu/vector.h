@@ -26,6 +26,20 @@ MARGINFC_INLINE Vector larger(Vector a, Vector b) {
 #endif
 }
 
+// Whether any lane of `a` is above that of `b`.
+MARGINFC_INLINE bool any_above(Vector a, Vector b) {
+#if defined(__AVX512F__)
+  return _mm512_cmp_ps_mask(reinterpret_cast<__m512>(a), reinterpret_cast<__m512>(b), _CMP_GT_OQ) != 0;
+#elif defined(__AVX__)
+  return _mm256_movemask_ps(reinterpret_cast<__m256>(a > b)) != 0;
+#elif defined(__SSE2__)
+  return _mm_movemask_ps(reinterpret_cast<__m128>(a > b)) != 0;
+#else
+  const Integers above = a > b;
+  return (above[0] | above[1] | above[2] | above[3]) != 0;
+#endif
+}
+
 // Whether any lane lies in start .. start + count - 1; start + count does not overflow.
 MARGINFC_INLINE bool any_within(Integers values, int32_t start, int32_t count) {
 #if defined(__AVX512F__)

@@ -62,6 +62,7 @@ Status CudaPass::begin_gradients(const GradientPlan& plan) {
 }
 
 Status CudaPass::reserve(const FeatureSink& features, const WeightSink& sink) try {
+  MARGINFC_TRY(CudaShard::refuse_clipping(sink));
   const Device::Turn turn(device_);
   MARGINFC_TRY(turn.status());
   const auto find = [&](const char* argument, Place place, const float* to, int64_t rows, bool* here) {

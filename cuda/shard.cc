@@ -199,7 +199,13 @@ void CudaShard::mark_written() {
   finite_ = false;
 }
 
+Status CudaShard::refuse_clipping(const WeightSink& sink) {
+  if (sink.kind != WeightSink::Kind::measure && sink.clip.none()) return {};
+  return Status::failure(Code::unavailable, "clipping of the weights' gradient is not there on GPUs");
+}
+
 Status CudaShard::apply(const WeightSink& sink, const Sampling&) {
+  MARGINFC_TRY(refuse_clipping(sink));
   const Device::Turn turn(device_);
   MARGINFC_TRY(turn.status());
   if (classes() == 0) return {};

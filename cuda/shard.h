@@ -71,6 +71,8 @@ class CudaShard final : public ClassShard {
   // What finish_weights needs to accumulate or update classes first .. first + p->classes - 1, whose operand is of this
   // kind.
   void aim(const WeightSink& sink, int64_t first, OperandKind kind, FinishWeightsParameters* p) const;
+  // GPUs measure and clip no gradients.
+  static Status refuse_clipping(const WeightSink& sink);
   // After an update that wrote the operand of this kind: the others are outdated.
   void mark_updated(OperandKind kind);
 

@@ -19,8 +19,10 @@
 #pragma once
 
 #include <atomic>
+#include <cmath>
 #include <cstddef>
 #include <cstdint>
+#include <limits>
 #include <memory>
 #include <string>
 #include <vector>
@@ -102,14 +104,23 @@ struct Negatives {
   double* sum = nullptr;     // [rows], sum over negatives of exp(s * cos - offset)
   double* offset = nullptr;  // [rows], 0 while s <= 64, else the largest exponent, so that nothing underflows
   float* hardest = nullptr;  // [rows], largest negative cosine (-2 if there is none); nullable
+  // [rows], sum of the cosines to all classes of the shard, the row's own included, by the rows as they are; nullable.
+  double* cosine_sum = nullptr;
+  // [rows], number of negatives with a cosine above `target_cosine`; from kMostAbove on it may be any that is not smaller.
+  // Nullable; only with `hardest`.
+  int32_t* above = nullptr;
+  const double* target_cosine = nullptr;  // [rows], to each row's own class, wherever it lies; 2 for a row without one
 };
+constexpr int32_t kMostAbove = 5;
 
 // Phase 3's answer to one shard: loss gradient of a row's cosines.
 struct RowCoefficients {
   const double* kappa = nullptr;   // [rows], dLoss/dcos_ij = kappa_i * exp(s * cos_ij - offset_i) for negatives
   const double* gamma = nullptr;   // [rows], dLoss/dcos_iy for the own class
   const double* radial = nullptr;  // [rows], dLoss/d|x_i| of a margin that depends on it; nullable
-  double largest_weight = 0;       // largest |dLoss/dz| a row's weight allows: kappa <= this * exp(offset - lse)
+  // [rows], what dLoss/dcos_ij has more for every class, a row's own included; nullable, else cosine_sum was asked for.
+  const double* uniform = nullptr;
+  double largest_weight = 0;  // largest |dLoss/dz| a row's weight allows: kappa <= this * exp(offset - lse)
 };
 
 // What a shard that owns its classes keeps of each, a row of dim floats: the weights; what the optimiser has of momentum (sgd:
@@ -136,14 +147,30 @@ struct Optimizer {
   }
 };
 
+// What an update makes of a class's finished gradient g before the optimiser has it: g * scale * min(1, longest / |g * scale|).
+struct Clip {
+  double scale = 1;
+  double longest = std::numeric_limits<double>::infinity();
+
+  bool none() const { return scale == 1 && longest == std::numeric_limits<double>::infinity(); }
+  // What g is multiplied with, by its sum of squares.
+  double factor(double square) const {
+    const double norm = scale * std::sqrt(square);
+    return norm > longest ? scale * (longest / norm) : scale;
+  }
+};
+
 // Where the weights' gradient goes.
 struct WeightSink {
-  enum class Kind { none, write, accumulate, update };
+  // measure: only the sum of squares of the gradient's elements is taken.
+  enum class Kind { none, write, accumulate, update, measure };
   Kind kind = Kind::none;
   float* gradient = nullptr;  // write: [classes of the shard, dim]
   Place place = Place::host;  // of the gradient
   double learning_rate = 0;   // update
   int64_t step = 0;           // update: number of this update, from 1 (adamw's bias correction, stochastic rounding)
+  Clip clip;                  // update
+  double* square = nullptr;   // measure: is added to
   // Neighbouring classes that no row owns may be left out of dW (their gradient is 0) while the sum over them and all
   // rows of |dLoss/dcos| is at most this for each class of them. 0: nothing is left out.
   double skipped_mass_per_class = 0;
@@ -221,9 +248,9 @@ class ClassShard {
   virtual Status initialize(double std, uint64_t seed, ClassRange classes) = 0;
   virtual Status write(ClassArray array, int64_t first, int64_t count, const float* values) = 0;
   virtual Status read(ClassArray array, int64_t first, int64_t count, float* values) const = 0;
-  // One update with the accumulated gradient, which is zero afterwards. Classes that are not drawn and whose gradient is
-  // zero take no part in it.
-  virtual Status apply(const WeightSink& update, const Sampling& sampling) = 0;
+  // One update with the accumulated gradient, which is zero afterwards; classes that are not drawn and whose gradient is
+  // zero take no part in it. Or, of kind measure, only the sum of squares of that gradient.
+  virtual Status apply(const WeightSink& sink, const Sampling& sampling) = 0;
 };
 
 class Engine {

@@ -90,22 +90,41 @@ int64_t Evaluation::classes() const {
   return classes;
 }
 
-Status Evaluation::negatives(const GradientPlan& plan) try {
+Status Evaluation::negatives(const GradientPlan& plan, const double* target_cosine) try {
   MARGINFC_TRY(targets());
   const size_t shards = shards_.size();
   const bool hardest = options_.diagnostics;
   sums_.assign(shards, std::vector<double>(batch_.rows));
   offsets_.assign(shards, std::vector<double>(batch_.rows));
+  const bool smooth = options_.label_smoothing > 0, top_five = options_.top_five;
   std::vector<std::vector<float>> hardest_of(hardest ? shards : 0, std::vector<float>(batch_.rows));
+  std::vector<std::vector<double>> cosine_sum_of(smooth ? shards : 0, std::vector<double>(batch_.rows));
+  std::vector<std::vector<int32_t>> above_of(top_five ? shards : 0, std::vector<int32_t>(batch_.rows));
+  std::vector<double> targets(top_five ? batch_.rows : 0);
+  for (size_t i = 0; i < targets.size(); i++)
+    targets[i] = batch_.labels[i] < 0 ? 2.0 : target_cosine ? target_cosine[i] : targets_[i].cosine;
   log_negatives_.assign(batch_.rows, kMinusInfinity);
   hardest_.assign(hardest ? batch_.rows : 0, kNoCosine);
+  cosine_sum_.assign(smooth ? batch_.rows : 0, 0.0);
+  above_.assign(top_five ? batch_.rows : 0, 0.0);
   const Clock::time_point start = Clock::now();
   MARGINFC_TRY(run_each(workers_, [&](size_t r) {
-    return passes_[r]->negatives(plan, {sums_[r].data(), offsets_[r].data(), hardest ? hardest_of[r].data() : nullptr});
+    Negatives result{sums_[r].data(), offsets_[r].data()};
+    if (hardest) result.hardest = hardest_of[r].data();
+    if (smooth) result.cosine_sum = cosine_sum_of[r].data();
+    if (top_five) {
+      result.above = above_of[r].data();
+      result.target_cosine = targets.data();
+    }
+    return passes_[r]->negatives(plan, result);
   }));
   for (int64_t i = 0; i < batch_.rows; i++) log_negatives_[i] = log_total(sums_, offsets_, i);
   for (const std::vector<float>& shard : hardest_of)
     for (int64_t i = 0; i < batch_.rows; i++) hardest_[i] = std::max(hardest_[i], shard[i]);
+  for (const std::vector<double>& shard : cosine_sum_of)
+    for (int64_t i = 0; i < batch_.rows; i++) cosine_sum_[i] += shard[i];
+  for (const std::vector<int32_t>& shard : above_of)
+    for (int64_t i = 0; i < batch_.rows; i++) above_[i] += shard[i];
   seconds_.negatives = since(start);
   return {};
 } catch (const std::bad_alloc&) {
@@ -119,6 +138,8 @@ void Evaluation::read_statistics(const RowStatistics& to) const {
     to.log_negatives[i] = log_negatives_[i];
   }
   if (options_.diagnostics) std::copy(hardest_.begin(), hardest_.end(), to.hardest);
+  if (to.cosine_sum) std::copy(cosine_sum_.begin(), cosine_sum_.end(), to.cosine_sum);
+  if (to.above) std::copy(above_.begin(), above_.end(), to.above);
 }
 
 void Evaluation::write_statistics(const RowStatistics& from) {
@@ -128,6 +149,8 @@ void Evaluation::write_statistics(const RowStatistics& from) {
     log_negatives_[i] = from.log_negatives[i];
   }
   if (options_.diagnostics) std::copy_n(from.hardest, batch_.rows, hardest_.begin());
+  if (from.cosine_sum) std::copy_n(from.cosine_sum, cosine_sum_.size(), cosine_sum_.begin());
+  if (from.above) std::copy_n(from.above, above_.size(), above_.begin());
 }
 
 Status Evaluation::epilogue(const Margin& margin, const RowResults& rows, ForwardResult* result) try {
@@ -140,11 +163,15 @@ Status Evaluation::epilogue(const Margin& margin, const RowResults& rows, Forwar
   norm_derivative_.clear();
   if (margin.kind == MarginKind::custom && margin.norm_derivative) norm_derivative_.assign(count, 0);
 
+  // Smoothing moves `smoothing` of the target's mass to all classes, `each` to each of them.
+  const double smoothing = options_.label_smoothing;
+  const double each = smoothing > 0 ? smoothing / static_cast<double>(options_.classes) : 0;
   double total_loss = 0, total_weight = 0;
-  int64_t counted = 0, correct = 0;
+  int64_t counted = 0, correct = 0, correct_in_five = 0;
   for (int64_t i = 0; i < count; i++) {
     const int32_t label = batch_.labels[i];
     const double log_negatives = log_negatives_[i];
+    if (rows.hardest) rows.hardest[i] = hardest_[i];
     if (label < 0) {
       log_sum_exp_[i] = log_negatives;
       rows.loss[i] = 0;
@@ -172,7 +199,13 @@ Status Evaluation::epilogue(const Margin& margin, const RowResults& rows, Forwar
                                                  std::to_string(logit.value));
     }
 
-    const RowLoss row = row_loss(log_negatives, batch_.scale * logit.value);
+    RowLoss row = row_loss(log_negatives, batch_.scale * logit.value);
+    if (smoothing > 0) {
+      const double cosines = cosine_sum_[i] - target.cosine +
+                             logit.value;  // of all classes, the own one with its margin
+      row.loss += batch_.scale * (smoothing * logit.value - each * cosines);
+      row.target_shortfall -= smoothing - each;
+    }
     log_sum_exp_[i] = row.log_sum_exp;
     shortfall_[i] = row.target_shortfall;
     derivative_[i] = logit.derivative;
@@ -184,7 +217,10 @@ Status Evaluation::epilogue(const Margin& margin, const RowResults& rows, Forwar
     rows.target_cosine[i] = static_cast<float>(target.cosine);
     counted++;
     if (options_.diagnostics) {
-      if (target.cosine >= hardest_[i]) correct++;
+      const bool best = target.cosine >= hardest_[i];
+      if (best) correct++;
+      // The best is among the five best, however rounding counts a negative that is as near.
+      if (options_.top_five && (best || above_[i] < kMostAbove)) correct_in_five++;
     }
   }
 
@@ -195,8 +231,11 @@ Status Evaluation::epilogue(const Margin& margin, const RowResults& rows, Forwar
     total_loss *= inverse;
   }
   result->loss = options_.reduction == Reduction::none ? kNaN : total_loss;
-  result->accuracy = options_.diagnostics && counted > 0 ? static_cast<double>(correct) / static_cast<double>(counted)
-                                                         : kNaN;
+  const auto share = [&](bool wanted, int64_t hits) {
+    return wanted && counted > 0 ? static_cast<double>(hits) / static_cast<double>(counted) : kNaN;
+  };
+  result->accuracy = share(options_.diagnostics, correct);
+  result->accuracy_top_five = share(options_.top_five, correct_in_five);
   seconds_.epilogue = since(start);
   return {};
 } catch (const std::bad_alloc&) {
@@ -212,6 +251,11 @@ std::vector<double> Evaluation::row_gradients(const Gradients& gradients) const 
   return weight;
 }
 
+Evaluation::Coefficients Evaluation::no_coefficients() const {
+  const auto room = [&](bool wanted) { return std::vector<double>(wanted ? batch_.rows : 0); };
+  return {room(true), room(true), room(!norm_derivative_.empty()), room(!cosine_sum_.empty())};
+}
+
 void Evaluation::coefficients(size_t r, const std::vector<double>& weight, Coefficients* rows) const {
   for (int64_t i = 0; i < batch_.rows; i++) {
     // An exact 0 where there is nothing to multiply: exp(offset - lse) may be infinite there.
@@ -219,7 +263,29 @@ void Evaluation::coefficients(size_t r, const std::vector<double>& weight, Coeff
     rows->kappa[i] = !counts ? 0.0 : weight[i] * std::exp(offsets_[r][i] - log_sum_exp_[i]);
     rows->gamma[i] = -weight[i] * shortfall_[i] * derivative_[i];
     if (!rows->radial.empty()) rows->radial[i] = -weight[i] * shortfall_[i] * norm_derivative_[i];
+    if (!rows->uniform.empty()) {
+      // The own class is among all of them, but its logit is the margin's, whose share gamma has.
+      rows->uniform[i] = -weight[i] * options_.label_smoothing / static_cast<double>(options_.classes);
+      rows->gamma[i] -= rows->uniform[i];
+    }
+    rows->largest_weight = std::max(rows->largest_weight, std::fabs(weight[i]));
   }
+}
+
+Status Evaluation::measure(double skipped_mass_per_class, double* square) {
+  std::vector<double> squares(shards_.size());
+  std::vector<Coefficients> rows(shards_.size(), no_coefficients());
+  MARGINFC_TRY(run_each(workers_, [&](size_t r) {
+    WeightSink sink;
+    sink.kind = WeightSink::Kind::measure;
+    sink.skipped_mass_per_class = skipped_mass_per_class;
+    sink.square = &squares[r];
+    MARGINFC_TRY(passes_[r]->reserve({}, sink));
+    coefficients(r, weight_, &rows[r]);
+    return passes_[r]->gradients(rows[r].rows(), {}, sink);
+  }));
+  for (const double part : squares) *square += part;
+  return {};
 }
 
 Status Evaluation::reserve(const Gradients& gradients) try {
@@ -227,15 +293,19 @@ Status Evaluation::reserve(const Gradients& gradients) try {
   weight_ = row_gradients(gradients);
   double total_weight = 0;
   for (const double weight : weight_) total_weight += std::fabs(weight);
+  WeightSink sink = gradients.weights;
+  sink.skipped_mass_per_class = gradients.tolerance * total_weight / static_cast<double>(options_.classes);
+  if (sink.kind == WeightSink::Kind::update && std::isfinite(gradients.longest)) {
+    double square = 0;
+    MARGINFC_TRY(measure(sink.skipped_mass_per_class, &square));
+    sink.clip.scale = Clip{1, gradients.longest}.factor(square);
+  }
   parts_.clear();
   parts_.resize(shards_.size());
   for (size_t r = 0; r < parts_.size(); r++) {
     Part& part = parts_[r];
-    part.rows.kappa.resize(count);
-    part.rows.gamma.resize(count);
-    part.rows.radial.resize(norm_derivative_.empty() ? 0 : count);
-    part.sink = gradients.weights;
-    part.sink.skipped_mass_per_class = gradients.tolerance * total_weight / static_cast<double>(options_.classes);
+    part.rows = no_coefficients();
+    part.sink = sink;
     part.sink.skipped_mass = &part.skipped_mass;
     if (part.sink.kind == WeightSink::Kind::write) part.sink.gradient += shards_[r]->range().start * dim;
   }
@@ -267,11 +337,8 @@ FeatureSink Evaluation::part_of(size_t r, const FeatureSink& features) {
 
 Status Evaluation::finish(const Gradients& gradients, double* skipped_mass) {
   const Clock::time_point start = Clock::now();
-  double largest_weight = 0, total_weight = 0;
-  for (const double weight : weight_) {
-    largest_weight = std::max(largest_weight, std::fabs(weight));
-    total_weight += std::fabs(weight);
-  }
+  double total_weight = 0;
+  for (const double weight : weight_) total_weight += std::fabs(weight);
   const bool together = run_together(workers_), apart = sums_features_apart(gradients.features);
   const FeatureSink result = apart ? FeatureSink{feature_sum_.data(), Place::host} : gradients.features;
   // Either way in the order of the shards.
@@ -288,9 +355,7 @@ Status Evaluation::finish(const Gradients& gradients, double* skipped_mass) {
     if (gradients.weights.kind == WeightSink::Kind::none) sink.kind = WeightSink::Kind::none;
     coefficients(r, weight_, &part.rows);
     const FeatureSink features = r == 0 ? result : part_of(r, gradients.features);
-    const Coefficients& rows = part.rows;
-    const double* radial = rows.radial.empty() ? nullptr : rows.radial.data();
-    MARGINFC_TRY(passes_[r]->gradients({rows.kappa.data(), rows.gamma.data(), radial, largest_weight}, features, sink));
+    MARGINFC_TRY(passes_[r]->gradients(part.rows.rows(), features, sink));
     if (!together && r > 0) add(r);
     return Status{};
   }));

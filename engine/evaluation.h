@@ -1,6 +1,7 @@
 // One batch against a whole head: drives the phases of engine.h over the shards and does what is per row.
 #pragma once
 
+#include <limits>
 #include <memory>
 #include <vector>
 
@@ -34,7 +35,10 @@ struct LossOptions {
   Reduction reduction = Reduction::mean;
   const float* row_weights = nullptr;  // [rows], until the evaluation ends; nullable
   bool diagnostics = false;            // also accuracy and the hardest negative
-  int64_t classes = 1;                 // of all processes: what the tolerance is divided among
+  bool top_five = false;               // with diagnostics: also accuracy_top_five
+  // The target distribution is 1 - label_smoothing on the own class and label_smoothing / classes on every class.
+  double label_smoothing = 0;
+  int64_t classes = 1;  // of all processes: what the tolerance and the smoothing are divided among
 };
 
 // What classes say of each row, [rows] each: those of this process, or those of all that share them.
@@ -43,17 +47,22 @@ struct RowStatistics {
   double* sine = nullptr;           // likewise
   double* log_negatives = nullptr;  // logarithm of the sum over negatives of exp(logit); -infinity without any
   float* hardest = nullptr;         // largest negative cosine, -2 without any; with diagnostics
+  double* cosine_sum = nullptr;     // sum of the cosines of all classes; with label smoothing
+  double* above =
+      nullptr;  // negatives with a larger cosine than the own class, from five on any that is not smaller; with top_five
 };
 
 struct RowResults {
   float* loss = nullptr;           // [rows]
   float* log_sum_exp = nullptr;    // [rows]
   float* target_cosine = nullptr;  // [rows]
+  float* hardest = nullptr;        // [rows], largest negative cosine, -2 without one; with diagnostics, nullable
 };
 
 struct ForwardResult {
-  double loss = 0;      // NaN with reduction none
-  double accuracy = 0;  // NaN without diagnostics or counted rows
+  double loss = 0;               // NaN with reduction none
+  double accuracy = 0;           // NaN without diagnostics or counted rows
+  double accuracy_top_five = 0;  // NaN unless asked for, or without counted rows
 };
 
 struct Gradients {
@@ -64,6 +73,8 @@ struct Gradients {
   // Classes without rows of their own may be left out of the weights' gradient while the sum over them and all rows of
   // |dLoss/dcos| is at most this part of the sum over rows of |dLoss/dz|; docs/numerics.md has the bound that follows.
   double tolerance = 0;
+  // With an update: the whole gradient is scaled to no more than this norm, which costs a pass of phase 4 by itself.
+  double longest = std::numeric_limits<double>::infinity();
 
   GradientPlan plan() const { return {features.gradient != nullptr, weights.kind}; }
 };
@@ -89,8 +100,9 @@ class Evaluation {
   // Classes that take part, of all shards; after targets().
   int64_t classes() const;
 
-  // Phases 0 to 2. `plan`: what backward() will be asked for, if that is known.
-  Status negatives(const GradientPlan& plan);
+  // Phases 0 to 2. `plan`: what backward() will be asked for, if that is known. `target_cosine` [rows], with top_five where
+  // others share the rows: to the own class, of whichever process.
+  Status negatives(const GradientPlan& plan, const double* target_cosine = nullptr);
   // Between phases 2 and 3: what this process's classes say, and, where others share the rows, what all of them say.
   void read_statistics(const RowStatistics& to) const;
   void write_statistics(const RowStatistics& from);
@@ -120,8 +132,16 @@ class Evaluation {
   std::vector<double> row_gradients(const Gradients& gradients) const;
   // What shard r multiplies with; `weight` as row_gradients() gives it.
   struct Coefficients {
-    std::vector<double> kappa, gamma, radial;
+    std::vector<double> kappa, gamma, radial, uniform;
+    double largest_weight = 0;
+
+    RowCoefficients rows() const {
+      const auto some = [](const std::vector<double>& values) { return values.empty() ? nullptr : values.data(); };
+      return {kappa.data(), gamma.data(), some(radial), some(uniform), largest_weight};
+    }
   };
+  // With room for all rows, so that coefficients() cannot fail.
+  Coefficients no_coefficients() const;
   void coefficients(size_t r, const std::vector<double>& weight, Coefficients* rows) const;
   // One shard's own part of phases 4 and 5: several may run at the same time.
   struct Part {
@@ -133,6 +153,8 @@ class Evaluation {
   bool sums_features_apart(const FeatureSink& features) const;
   // Where shard r > 0 leaves its part of dX.
   FeatureSink part_of(size_t r, const FeatureSink& features);
+  // Sum of squares of the weights' gradient.
+  Status measure(double skipped_mass_per_class, double* square);
 
   const std::vector<ClassShard*> shards_;
   std::vector<Worker*> workers_;  // [shards]
@@ -145,8 +167,10 @@ class Evaluation {
   std::vector<std::vector<double>> offsets_;  // [shards][rows]
   std::vector<double> log_negatives_;         // [rows]
   std::vector<float> hardest_;                // [rows]; with diagnostics
+  std::vector<double> cosine_sum_;            // [rows]; with label smoothing
+  std::vector<double> above_;                 // [rows]; with top_five
   std::vector<double> log_sum_exp_;           // [rows]
-  std::vector<double> shortfall_;             // [rows], 1 - p_iy
+  std::vector<double> shortfall_;             // [rows], -dLoss_i/dz_iy: 1 - p_iy, less with label smoothing
   std::vector<double> derivative_;            // [rows], F'
   std::vector<double> norm_derivative_;       // [rows], dF/d|x|; empty if the margin has none
   std::vector<double> row_scale_;             // [rows], what the reduction multiplies a row's loss with

@@ -1,7 +1,9 @@
 #include "engine/head.h"
 
 #include <algorithm>
+#include <cmath>
 #include <new>
+#include <numeric>
 
 namespace marginfc {
 
@@ -90,8 +92,19 @@ Status Head::nearest(const Batch& batch, int64_t k, int32_t* classes, float* cos
   return Status::no_workspace();
 }
 
-Status Head::apply(double learning_rate) {
+Status Head::apply(double learning_rate, Clip clip, double longest) try {
   WeightSink sink;
+  if (std::isfinite(longest)) {
+    std::vector<double> squares(shards_.size());
+    sink.kind = WeightSink::Kind::measure;
+    MARGINFC_TRY(run_each(workers_, [&](size_t r) {
+      WeightSink measure = sink;
+      measure.square = &squares[r];
+      return shards_[r]->apply(measure, sampling());
+    }));
+    clip.scale = Clip{1, longest}.factor(std::accumulate(squares.begin(), squares.end(), 0.0));
+  }
+  sink.clip = clip;
   sink.kind = WeightSink::Kind::update;
   sink.learning_rate = learning_rate;
   sink.step = step_count_ + 1;
@@ -99,6 +112,8 @@ Status Head::apply(double learning_rate) {
   accumulated_ = false;
   step_count_++;
   return {};
+} catch (const std::bad_alloc&) {
+  return Status::no_workspace();
 }
 
 }  // namespace marginfc

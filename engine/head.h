@@ -2,6 +2,7 @@
 #pragma once
 
 #include <atomic>
+#include <limits>
 #include <memory>
 #include <vector>
 
@@ -52,7 +53,8 @@ class Head {
   Status read(int64_t first, int64_t count, float* values, ClassArray array = ClassArray::weights) const;
   // As ClassShard::nearest, over all shards; k <= range().size().
   Status nearest(const Batch& batch, int64_t k, int32_t* classes, float* cosines);
-  Status apply(double learning_rate);
+  // `clip`: of each class; `longest`: of the whole gradient, as Gradients::longest.
+  Status apply(double learning_rate, Clip clip = {}, double longest = std::numeric_limits<double>::infinity());
 
  private:
   Head(int64_t classes, ClassRange range, int32_t dim, const Optimizer& optimizer)

@@ -1,6 +1,7 @@
 /** The index of a checkpoint: what a head is, apart from its arrays, and which files have those. */
 
 import { createHash } from 'node:crypto';
+import { checkClip, type GradientClip } from './clipping.js';
 import { fileMust } from './files.js';
 import { type HeadSettings, mostAdditions, type WeightStorage } from './head_options.js';
 import { type BuiltInMargin, storedMargin } from './margins.js';
@@ -56,6 +57,7 @@ export interface CheckpointIndex {
   readonly margin: BuiltInMargin | null;
   readonly loss: Omit<Loss, 'margin'>;
   readonly optimizer: Optimizer;
+  readonly clipWeightGradient?: GradientClip;
   readonly compute: Omit<Compute, 'devices' | 'shards'>;
   /** Of the weights. */
   readonly storage: WeightStorage;
@@ -71,7 +73,7 @@ export function makeIndex(
   steps: { readonly stepCount: number; readonly accumulated: boolean },
   files: readonly ShardFile[],
 ): CheckpointIndex {
-  const { dim, classes, loss, compute, optimizer, storage, sampling, normal } = settings;
+  const { dim, classes, loss, compute, optimizer, clipWeightGradient, storage, sampling, normal } = settings;
   const { margin, ...formula } = loss;
   const { devices: _, shards: __, ...numerics } = compute;
   const { stepCount, accumulated } = steps;
@@ -85,6 +87,7 @@ export function makeIndex(
     margin: storedMargin(margin) ?? null,
     loss: formula,
     optimizer,
+    ...(clipWeightGradient && { clipWeightGradient }),
     compute: numerics,
     storage,
     sampling,
@@ -108,7 +111,7 @@ export function shardMetadata(
     dim: String(dim),
     step: String(stepCount),
     margin: JSON.stringify(margin),
-    scale: String(loss.scale),
+    scale: JSON.stringify(loss.scale),
     gradient: loss.gradient,
     on_overflow: loss.onOverflow,
     optimizer: JSON.stringify(optimizer),
@@ -188,8 +191,8 @@ export function decodeIndex(bytes: Uint8Array, path: string): CheckpointIndex {
 
 /** Values as options are checked, whose messages decodeIndex wraps. */
 function checkIndex(index: CheckpointIndex): CheckpointIndex {
-  const { dim, classes, stepCount, accumulated, margin, loss, optimizer, compute, sampling, normal, files } =
-    index;
+  const { dim, classes, stepCount, accumulated, margin, loss, optimizer, clipWeightGradient } = index;
+  const { compute, sampling, normal, files } = index;
   checkOneOf(index.storage, ['float32', 'bfloat16'], 'storage');
   checkCount(dim, 'dim');
   checkCount(classes, 'classes');
@@ -197,6 +200,7 @@ function checkIndex(index: CheckpointIndex): CheckpointIndex {
   checkBoolean(accumulated, 'accumulated');
   checkLoss({ ...checkOptions<Partial<Loss>>(loss, lossNames, 'loss'), margin: margin ?? undefined });
   nativeOptimizer(optimizer);
+  checkClip(clipWeightGradient, ['cpu']);
   checkCompute(checkOptions<ComputeOptions>(compute, computeNames, 'compute'), ['cpu']);
   checkSampling(checkOptions<SamplingOptions>(sampling, samplingNames, 'sampling'));
   checkNumber(normal.std, 'normal.std', { least: 0 });

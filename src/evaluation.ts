@@ -19,14 +19,14 @@ import {
   type NativeProblem,
   type NativeRows,
 } from './native.js';
-import type { Compute, Loss, Reduction } from './options.js';
+import { type Compute, checkLossOn, type PlainLoss, type Reduction, refuseOnGpus } from './options.js';
 import { type CheckedRows, checkRowsOf, type Rows } from './rows.js';
 import { settled, type Twin } from './twin.js';
 import { checkFloats, checkInt32Array, checkLabels, checkValues, mustBe, show } from './validate.js';
 
 /** What is known of each row. */
-export interface RowResults extends NativeRows {
-  /** [B], `logSumExp - scale F(theta)`; 0 where the label is -1. */
+export interface RowResults extends Omit<NativeRows, 'hardestCosine'> {
+  /** [B], `logSumExp - scale F(theta)` (with label smoothing see there); 0 where the label is -1. */
   readonly rowLoss: Float32Array;
   /** [B], logarithm of the sum over all classes of exp of the logits, the row's own with its margin. */
   readonly logSumExp: Float32Array;
@@ -48,11 +48,19 @@ export interface Plan {
   readonly problem: NativeProblem;
   readonly margin: NativeMargin | CustomMargin;
   readonly rows: number;
+  /** Whether each row's largest negative cosine is wanted. */
+  readonly hardest: boolean;
+}
+
+/** What is wanted to know of a batch beside its loss. */
+export interface Diagnostics {
+  readonly topFive: boolean;
+  readonly hardest: boolean;
 }
 
 /** What forward leaves: results, and the evaluation to go backward with or to dispose of. */
 export interface Forwarded {
-  readonly rows: RowResults;
+  readonly rows: NativeRows;
   readonly result: NativeForwardResult;
   readonly evaluation: NativeEvaluation;
   readonly cancel: Int32Array;
@@ -64,11 +72,12 @@ export interface PlanInput {
   readonly dim: number;
   readonly classes: number;
   readonly weights: CheckedRows | NativeHead;
-  readonly loss: Loss;
+  readonly loss: PlainLoss;
   readonly compute: Compute;
   readonly reduction: Reduction;
   readonly rowWeights: Float32Array | undefined;
-  readonly diagnostics: boolean;
+  /** Undefined: not even the accuracy. */
+  readonly diagnostics: Diagnostics | undefined;
   /** Whether a head's sampling applies. */
   readonly sampled: boolean;
 }
@@ -79,6 +88,8 @@ export function planEvaluation(input: PlanInput): Plan {
   const labels = checkInt32Array(input.labels, 'labels');
   const rows = labels.length;
   const { devices } = compute;
+  checkLossOn(loss, devices);
+  if (diagnostics?.topFive) refuseOnGpus('accuracyTop5', true, 'false', devices);
   const features = checkRowsOf(
     input.features,
     'features',
@@ -93,6 +104,7 @@ export function planEvaluation(input: PlanInput): Plan {
   return {
     margin: margin.kind === 'custom' ? margin : nativeMargin(margin, rows, classes),
     rows,
+    hardest: diagnostics?.hardest === true,
     problem: {
       features: features.array,
       featuresType: features.type,
@@ -113,7 +125,9 @@ export function planEvaluation(input: PlanInput): Plan {
       shards: compute.shards,
       engines: compute.devices,
       checkFinite: compute.checkFinite,
-      diagnostics,
+      labelSmoothing: loss.labelSmoothing,
+      diagnostics: diagnostics !== undefined,
+      topFive: diagnostics?.topFive === true,
       sampled,
     },
   };
@@ -138,7 +152,7 @@ export function* forwardPass(mode: NativeMode, plan: Plan, signal: AbortSignal |
   try {
     evaluation = new (addon().Evaluation)({ ...plan.problem, cancel: watch.cancel });
     const margin = yield* resolveMargin(mode, plan, evaluation);
-    const rows = newRows(plan.rows);
+    const rows = newRows(plan);
     const result = yield* settled(evaluation.forward(mode, margin, rows));
     return { rows, result, evaluation, cancel: watch.cancel };
   } catch (error) {
@@ -177,7 +191,7 @@ export function* gradientPass(
   signal: AbortSignal | undefined,
   gradients: () => NativeGradients,
 ): Twin<{
-  rows: RowResults;
+  rows: NativeRows;
   result: NativeForwardResult;
   gradients: NativeGradients;
   skipped: SkippedMass;
@@ -187,7 +201,7 @@ export function* gradientPass(
   try {
     evaluation = new (addon().Evaluation)({ ...plan.problem, cancel: watch.cancel });
     const margin = yield* resolveMargin(mode, plan, evaluation);
-    const rows = newRows(plan.rows);
+    const rows = newRows(plan);
     const wanted = gradients();
     const result = yield* settled(evaluation.valueAndGrad(mode, margin, rows, wanted));
     const skipped = plan.problem.gradientTolerance > 0 ? { skippedMass: result.skippedMass } : {};
@@ -209,10 +223,12 @@ function* resolveMargin(mode: NativeMode, plan: Plan, evaluation: NativeEvaluati
   return customTargets(margin.callback, plan.problem.labels, angles);
 }
 
-function newRows(rows: number): RowResults {
+/** Memory for the results of a plan's rows. */
+export function newRows({ rows, hardest }: Plan): NativeRows {
   return {
     rowLoss: new Float32Array(rows),
     logSumExp: new Float32Array(rows),
     targetCosine: new Float32Array(rows),
+    ...(hardest && { hardestCosine: new Float32Array(rows) }),
   };
 }

@@ -66,6 +66,7 @@ export function* gatherPlan(share: Share, plan: Plan): Twin<Plan> {
     ? { rowWeights: column(new Float32Array(rows)) }
     : {};
   return {
+    ...plan,
     rows,
     margin: withPerRow(margin, () => column(new Float32Array(rows))),
     problem: { ...problem, ...weighted, features: whole, labels },

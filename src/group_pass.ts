@@ -8,7 +8,7 @@ import { watchAbort } from './abort.js';
 import { agree, attempt, attemptTwin } from './agreement.js';
 import { customTargets } from './custom_margin.js';
 import { MarginFcError, publicError } from './errors.js';
-import type { Plan, RowResults, SkippedMass } from './evaluation.js';
+import { newRows, type Plan, type SkippedMass } from './evaluation.js';
 import { gatherPlan, type Share } from './group_batch.js';
 import type { HeadSettings } from './head_options.js';
 import type { CustomMargin } from './margins.js';
@@ -19,6 +19,7 @@ import {
   type NativeForwardResult,
   type NativeGradients,
   type NativeMargin,
+  type NativeRows,
   type NativeStatistics,
 } from './native.js';
 import { settled, type Twin } from './twin.js';
@@ -31,7 +32,9 @@ export interface GroupGradients extends Omit<NativeGradients, 'dFeatures'> {
 
 export interface GroupPassed {
   /** Of the own rows. */
-  readonly rows: RowResults;
+  readonly rows: NativeRows;
+  /** Of all rows. */
+  readonly whole: { readonly labels: Int32Array; readonly rows: NativeRows };
   /** Of all rows. */
   readonly result: NativeForwardResult;
   readonly dFeatures?: Float32Array;
@@ -65,20 +68,22 @@ export function* groupPass(
           dFeatures: addon().allocate(share.rows * plan.problem.dim),
         },
         dFeatures: wanted?.dFeatures(),
-        rows: newRows(share.rows),
-        statistics: newStatistics(share.rows),
+        rows: newRows(whole),
+        statistics: newStatistics(whole),
       })),
     );
     evaluation = made.evaluation;
     const { gradients, rows, statistics } = made;
     const margin = yield* resolveMargin(share, whole, plan.problem.labels, evaluation);
+    if (statistics.targetCosine) yield* shareTargets(share, evaluation, statistics.targetCosine);
     yield* agree(group, yield* attemptTwin(settled(evaluation.negatives('async', statistics, gradients))));
     yield* addUp(share, statistics, plan.problem.scale);
     const own = yield* agree(group, yield* attemptTwin(end(evaluation, margin, rows, statistics, gradients)));
     const classes = Float64Array.of(own.classes);
     if (plan.problem.sampled && sampling.sampleRate < 1) yield* settled(group.allReduce(classes, 'sum'));
     const result = { ...own, classes: classes[0] as number };
-    const passed = { rows: ownRows(rows, share), result, skipped: {} };
+    const { labels } = whole.problem;
+    const passed = { rows: ownRows(rows, share), whole: { labels, rows }, result, skipped: {} };
     if (!gradients || !made.dFeatures) return passed;
 
     const { dFeatures, weightGradient, ...outer } = gradients;
@@ -129,7 +134,7 @@ function checkFiniteRows({ problem, rows }: Plan): void {
 function* end(
   evaluation: NativeEvaluation,
   margin: NativeMargin,
-  rows: RowResults,
+  rows: NativeRows,
   statistics: NativeStatistics,
   gradients: NativeGradients | undefined,
 ): Twin<NativeForwardResult> {
@@ -140,14 +145,16 @@ function* end(
 
 /** Makes what each process's classes say what all classes say. */
 function* addUp({ group, rows }: Share, statistics: NativeStatistics, scale: number): Twin<void> {
-  const { cosine, sine, logNegatives, hardest } = statistics;
+  const { cosine, sine, logNegatives, hardest, cosineSum, above } = statistics;
   // Of logits up to 64 the sums of exponentials need no offset.
   const offset = new Float64Array(rows);
   if (scale > 64) {
     offset.set(logNegatives);
     yield* settled(group.allReduce(offset, 'max'));
   }
-  const sums = new Float64Array(3 * rows);
+  const others = [cosineSum, above].filter((values) => values !== undefined);
+  const sums = new Float64Array((3 + others.length) * rows);
+  for (const [n, values] of others.entries()) sums.set(values, (3 + n) * rows);
   for (let i = 0; i < rows; i++) {
     sums[i] = cosine[i] as number;
     sums[rows + i] = sine[i] as number;
@@ -160,6 +167,18 @@ function* addUp({ group, rows }: Share, statistics: NativeStatistics, scale: num
     sine[i] = sums[rows + i] as number;
     logNegatives[i] = (offset[i] as number) + Math.log(sums[2 * rows + i] as number);
   }
+  for (const [n, values] of others.entries()) values.set(sums.subarray((3 + n) * rows, (4 + n) * rows));
+}
+
+/** Cosines to the rows' own classes, which negatives of all processes are compared with. */
+function* shareTargets(
+  { group, rows }: Share,
+  evaluation: NativeEvaluation,
+  cosine: Float64Array,
+): Twin<void> {
+  const angles = { cosine, featureNorm: new Float64Array(rows) };
+  yield* agree(group, yield* attemptTwin(settled(evaluation.targets('async', angles))));
+  yield* settled(group.allReduce(cosine, 'sum'));
 }
 
 /** A margin's callback sees the own rows of each process. */
@@ -207,24 +226,18 @@ function answersOf(
   return answers as Extract<NativeMargin, { kind: 'custom' }>;
 }
 
-function newRows(rows: number): RowResults {
-  return {
-    rowLoss: new Float32Array(rows),
-    logSumExp: new Float32Array(rows),
-    targetCosine: new Float32Array(rows),
-  };
-}
-
-function newStatistics(rows: number): NativeStatistics {
+function newStatistics({ rows, problem }: Plan): NativeStatistics {
   return {
     cosine: new Float64Array(rows),
     sine: new Float64Array(rows),
     logNegatives: new Float64Array(rows),
     hardest: new Float32Array(rows),
+    ...(problem.labelSmoothing > 0 && { cosineSum: new Float64Array(rows) }),
+    ...(problem.topFive && { above: new Float64Array(rows), targetCosine: new Float64Array(rows) }),
   };
 }
 
-function ownRows({ rowLoss, logSumExp, targetCosine }: RowResults, { start, count }: Share): RowResults {
+function ownRows({ rowLoss, logSumExp, targetCosine }: NativeRows, { start, count }: Share): NativeRows {
   const own = (values: Float32Array) => values.slice(start, start + count);
   return { rowLoss: own(rowLoss), logSumExp: own(logSumExp), targetCosine: own(targetCosine) };
 }

@@ -7,6 +7,7 @@ import {
   removeClassesCall,
 } from './class_changes.js';
 import type { ClassRange } from './class_ranges.js';
+import type { GradientClip } from './clipping.js';
 import { publicError } from './errors.js';
 import { forwardPass } from './evaluation.js';
 import type { HostOutputs } from './gradients.js';
@@ -48,6 +49,7 @@ import type { Optimizer } from './optimizers.js';
 import type { GradientMode, OverflowPolicy } from './options.js';
 import { CallQueue } from './queue.js';
 import type { SampledUpdate } from './sampling.js';
+import type { Schedule } from './schedule.js';
 import { runAsync, runSync } from './twin.js';
 import { checkInteger, checkOptions, checkSignal, mustBe } from './validate.js';
 
@@ -55,6 +57,10 @@ import { checkInteger, checkOptions, checkSignal, mustBe } from './validate.js';
  * Class weights W [classes, dim] with their optimiser, split into shards. Calls on one head happen one after
  * the other in the order they are made; a call that changes weights does so wholly or not at all, also when it
  * fails or is aborted. Sync calls block, and throw ERR_BUSY while others are pending.
+ *
+ * Margin parameters, scale and learning rate may be schedules ({@link linear}, {@link cosine}, {@link piecewise}) over
+ * `stepCount`: a call uses the values after as many updates as there have been when its turn comes, so `evaluate` uses those of
+ * the next step. The first step uses the values at 0; {@link valueAt} says what they are.
  *
  * Every call rejects (its Sync twin throws) with MarginFcError: ERR_TYPE, ERR_SHAPE, ERR_DETACHED,
  * ERR_LABEL_RANGE, ERR_OPTION or ERR_MARGIN for arguments, ERR_NOT_FINITE, ERR_OUT_OF_MEMORY, ERR_ABORTED,
@@ -127,7 +133,7 @@ export class MarginHead {
   }
 
   /** The scale of calls that give none. */
-  get scale(): number {
+  get scale(): number | Schedule {
     return this.#state.settings.loss.scale;
   }
 
@@ -141,8 +147,17 @@ export class MarginHead {
     return this.#state.settings.loss.onOverflow;
   }
 
+  /** The label smoothing of calls that give none. */
+  get labelSmoothing(): number {
+    return this.#state.settings.loss.labelSmoothing;
+  }
+
   get optimizer(): Optimizer {
     return this.#state.settings.optimizer;
+  }
+
+  get clipWeightGradient(): GradientClip | undefined {
+    return this.#state.settings.clipWeightGradient;
   }
 
   /** Ranges the classes of this process are split into. */
@@ -242,7 +257,7 @@ export class MarginHead {
     const { plan, signal } = planEvaluationOn(this.#state, batch, checkOptions(options, evaluateNames), true);
     return this.#state.queue.runSync(() => {
       const forwarded = runSync(forwardPass('sync', plan, signal));
-      const result = headResult(forwarded.rows, forwarded.result, this.#state.settings, true);
+      const result = headResult(plan, forwarded, this.#state.settings);
       return new HeadForwardPass(result, forwarded, plan.problem, this.#state);
     }, 'forwardSync');
   }

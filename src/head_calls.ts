@@ -2,9 +2,9 @@
 
 import { throwIfAborted, watchAbort } from './abort.js';
 import { agree, attemptTwin } from './agreement.js';
+import { checkBins } from './angles.js';
 import { saveCheckpoint } from './checkpoint.js';
 import { publicError } from './errors.js';
-
 import { forwardPass, gradientPass, type Plan, planEvaluation } from './evaluation.js';
 import { checkPath } from './files.js';
 import type { HostOutputs, OutputArray } from './gradients.js';
@@ -14,17 +14,21 @@ import { groupPass } from './group_pass.js';
 import {
   type FeatureGradientOutput,
   featureGradientOutput,
+  type HeadPlan,
   type HeadResult,
   type HeadState,
   headResult,
   type StepResult,
+  type WeightGradient,
   weightUpdate,
 } from './head_state.js';
-import { addon, type NativeGradients, type NativeMode } from './native.js';
-import { checkLoss, type LossOptions, lossNames } from './options.js';
+import { addon, type NativeMode } from './native.js';
+import { checkLoss, isScheduled, type LossOptions, lossAt, lossNames } from './options.js';
 import type { Rows } from './rows.js';
+import { checkSmoothing } from './sampling.js';
 import { settled, type Twin } from './twin.js';
 import {
+  checkBoolean,
   checkFloat32Array,
   checkInteger,
   checkNumber,
@@ -45,6 +49,16 @@ export interface HeadBatch {
 
 /** Options of every call that looks at a batch. Those of the loss replace the head's own for this call. */
 export interface EvaluateOptions extends LossOptions {
+  /**
+   * Whether the result has `accuracyTop5`. Costs next to nothing: negatives above the target are counted up to five. GPUs have
+   * none. Default false.
+   */
+  readonly accuracyTop5?: boolean | undefined;
+  /**
+   * Whether the result has `angles`: true for 180 bins of a degree each, or a number of bins in [1, 65536] that share 180 degrees.
+   * Default false.
+   */
+  readonly histograms?: boolean | number | undefined;
   /** [B], >= 0. The mean is divided by the sum of the weights of the rows that are not ignored. */
   readonly rowWeights?: Float32Array | undefined;
   /** Ends the call with ERR_ABORTED, in the queue or at work. A Sync call looks at it only when it starts. */
@@ -95,7 +109,13 @@ export interface Nearest {
   readonly cosines: Float32Array;
 }
 
-export const evaluateNames = { ...lossNames, rowWeights: true, signal: true } as const;
+export const evaluateNames = {
+  ...lossNames,
+  accuracyTop5: true,
+  histograms: true,
+  rowWeights: true,
+  signal: true,
+} as const;
 const stepNames = { ...evaluateNames, learningRate: true, out: true } as const;
 const accumulateNames = { ...evaluateNames, gradientScale: true, out: true } as const;
 
@@ -111,34 +131,48 @@ export interface HeadCall<T> {
 }
 
 /** What a batch's evaluation has in common on all processes. */
-function termsOf({ problem, margin }: Plan): unknown {
-  const { featuresType, scale, straightThrough, onOverflow, rowWeights } = problem;
-  return { featuresType, scale, straightThrough, onOverflow, rowWeights, margin };
+function termsOf({ problem, margin, hardest }: Plan): unknown {
+  const { featuresType, scale, straightThrough, onOverflow, rowWeights, labelSmoothing, topFive } = problem;
+  const formula = { scale, straightThrough, onOverflow, labelSmoothing };
+  return { featuresType, ...formula, rowWeights, margin, topFive, hardest };
 }
 
-/** A batch checked against the head. `sampled`: of a step, where the head may look at some classes only. */
+/**
+ * A batch checked against the head. `sampled`: of a step, where the head may look at some classes only. `planNow`: the plan at the
+ * head's step count, for a call whose turn has come.
+ */
 export function planEvaluationOn(
   state: HeadState,
   batch: HeadBatch,
   options: EvaluateOptions,
   sampled: boolean,
-): { plan: Plan; signal: AbortSignal | undefined } {
+): { plan: HeadPlan; planNow: () => HeadPlan; terms: unknown; signal: AbortSignal | undefined } {
   checkObject(batch, 'batch');
   const { native, settings } = state;
   const signal = checkSignal(options.signal);
-  const plan = planEvaluation({
-    features: batch.features,
-    labels: batch.labels,
-    dim: settings.dim,
-    classes: settings.classes,
-    weights: native,
-    loss: checkLoss(options, settings.loss),
-    compute: settings.compute,
-    reduction: 'mean',
-    rowWeights: options.rowWeights,
-    diagnostics: true,
-    sampled,
+  const loss = checkLoss(options, settings.loss);
+  if (sampled) checkSmoothing(loss, settings.sampling);
+  const { accuracyTop5: topFive = false, histograms = false } = options;
+  checkBoolean(topFive, 'accuracyTop5');
+  const bins = checkBins(histograms);
+  const planAt = (step: number) => ({
+    ...planEvaluation({
+      features: batch.features,
+      labels: batch.labels,
+      dim: settings.dim,
+      classes: settings.classes,
+      weights: native,
+      loss: lossAt(loss, step),
+      compute: settings.compute,
+      reduction: 'mean',
+      rowWeights: options.rowWeights,
+      diagnostics: { topFive, hardest: bins > 0 },
+      sampled,
+    }),
+    bins,
   });
+  // What is checked, and compared between processes, is the same wherever they are in their steps.
+  const plan = planAt(0);
   if (settings.group && !ArrayBuffer.isView(plan.problem.features))
     throw mustBe(
       'ERR_OPTION',
@@ -146,7 +180,13 @@ export function planEvaluationOn(
       `in the host's memory where processes share the classes`,
       `a GPU's`,
     );
-  return { plan, signal };
+  const scheduled = isScheduled(loss);
+  return {
+    plan,
+    planNow: scheduled ? () => planAt(native.stepCount) : () => plan,
+    terms: [termsOf(plan), scheduled && [loss.scale, loss.margin]],
+    signal,
+  };
 }
 
 export function stepCall<O extends FeatureGradientOutput>(
@@ -167,23 +207,24 @@ export function accumulateCall<O extends FeatureGradientOutput>(
   const checked = checkOptions(options, accumulateNames);
   const { gradientScale = 1 } = checked;
   const dLoss = checkNumber(gradientScale, 'gradientScale', { magnitude: largestFactor });
-  return gradientCall(state, batch, checked, { dLoss, weightGradient: { kind: 'accumulate' } });
+  const weightGradient: WeightGradient = { terms: 'accumulate', now: () => ({ kind: 'accumulate' }) };
+  return gradientCall(state, batch, checked, { dLoss, weightGradient });
 }
 
 function gradientCall<O extends FeatureGradientOutput>(
   state: HeadState,
   batch: HeadBatch,
   options: EvaluateOptions & { readonly out?: O | undefined },
-  gradients: Omit<NativeGradients, 'dFeatures'>,
+  { dLoss, weightGradient }: { readonly dLoss: number; readonly weightGradient: WeightGradient },
 ): HeadCall<StepResult<O>> {
-  const { plan, signal } = planEvaluationOn(state, batch, options, true);
+  const { plan, planNow, terms, signal } = planEvaluationOn(state, batch, options, true);
   const { settings } = state;
   const { features, featuresType } = plan.problem;
   const output = featureGradientOutput(options.out, settings, { array: features, type: featuresType });
   const { group } = settings;
   return {
     signal,
-    terms: [termsOf(plan), gradients],
+    terms: [terms, dLoss, weightGradient.terms],
     rows: plan.rows,
     *twin(mode, counts) {
       let dFeatures = output;
@@ -191,15 +232,21 @@ function gradientCall<O extends FeatureGradientOutput>(
         dFeatures ??= addon().allocate(features.length);
         return dFeatures;
       };
+      const now = planNow();
       const done =
         group && counts
-          ? yield* groupPass(shareOf(group, counts), plan, settings, signal, {
-              ...gradients,
+          ? yield* groupPass(shareOf(group, counts), now, settings, signal, {
+              dLoss,
+              weightGradient: weightGradient.now(),
               dFeatures: array as () => Float32Array,
             })
-          : yield* gradientPass(mode, plan, signal, () => ({ ...gradients, dFeatures: array() }));
+          : yield* gradientPass(mode, now, signal, () => ({
+              dLoss,
+              weightGradient: weightGradient.now(),
+              dFeatures: array(),
+            }));
       return {
-        ...headResult(done.rows, done.result, settings, true),
+        ...headResult(now, done, settings),
         dFeatures: dFeatures as OutputArray<O, 'dFeatures'>,
         ...done.skipped,
       };
@@ -210,17 +257,19 @@ function gradientCall<O extends FeatureGradientOutput>(
 export function applyCall(state: HeadState, options: ApplyOptions | undefined): HeadCall<boolean> {
   const checked = checkOptions(options, { learningRate: true, signal: true });
   const signal = checkSignal(checked.signal);
-  const update = weightUpdate(checked.learningRate, state);
+  const { terms, now } = weightUpdate(checked.learningRate, state);
   const { native, settings } = state;
   return {
     signal,
-    terms: update,
+    terms,
     rows: 0,
     *twin(mode) {
       throwIfAborted(signal);
+      const update = now();
       if (update.kind !== 'update') return false;
       try {
-        const applied = yield* attemptTwin(settled(native.apply(mode, update.learningRate)));
+        const { learningRate, clip } = update;
+        const applied = yield* attemptTwin(settled(native.apply(mode, learningRate, clip)));
         return yield* agree(settings.group, applied);
       } catch (error) {
         throw publicError(error, signal);
@@ -234,23 +283,29 @@ export function evaluateCall(
   batch: HeadBatch,
   options: EvaluateOptions | undefined,
 ): HeadCall<HeadResult> {
-  const { plan, signal } = planEvaluationOn(state, batch, checkOptions(options, evaluateNames), false);
+  const { plan, planNow, terms, signal } = planEvaluationOn(
+    state,
+    batch,
+    checkOptions(options, evaluateNames),
+    false,
+  );
   const { settings } = state;
   const { group } = settings;
   return {
     signal,
-    terms: termsOf(plan),
+    terms,
     rows: plan.rows,
     *twin(mode, counts) {
+      const now = planNow();
       // No gradients will be asked for, so there is nothing to keep.
-      const forgetful = { ...plan, problem: { ...plan.problem, workspace: 'recompute' } } as const;
+      const forgetful = { ...now, problem: { ...now.problem, workspace: 'recompute' } } as const;
       if (group && counts) {
-        const { rows, result } = yield* groupPass(shareOf(group, counts), forgetful, settings, signal);
-        return headResult(rows, result, settings, false);
+        const passed = yield* groupPass(shareOf(group, counts), forgetful, settings, signal);
+        return headResult(now, passed, settings);
       }
-      const { rows, result, evaluation } = yield* forwardPass(mode, forgetful, signal);
+      const { evaluation, ...passed } = yield* forwardPass(mode, forgetful, signal);
       evaluation.dispose();
-      return headResult(rows, result, settings, false);
+      return headResult(now, passed, settings);
     },
   };
 }

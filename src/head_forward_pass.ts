@@ -1,5 +1,6 @@
 /** What {@link MarginHead.forwardSync} returns: for trainers that learn of the backward pass later, such as tfjs. */
 
+import type { AngleHistograms } from './angles.js';
 import { backwardPass, type Forwarded } from './evaluation.js';
 import type { HostOutputs, OutputArray } from './gradients.js';
 import {
@@ -36,6 +37,8 @@ const names = {
 export class HeadForwardPass implements HeadResult {
   readonly loss: number;
   readonly accuracy: number;
+  readonly accuracyTop5?: number;
+  readonly angles?: AngleHistograms;
   readonly rowLoss: Float32Array;
   readonly logSumExp: Float32Array;
   readonly targetCosine: Float32Array;
@@ -61,6 +64,8 @@ export class HeadForwardPass implements HeadResult {
   ) {
     this.loss = result.loss;
     this.accuracy = result.accuracy;
+    if (result.accuracyTop5 !== undefined) this.accuracyTop5 = result.accuracyTop5;
+    if (result.angles) this.angles = result.angles;
     this.rowLoss = result.rowLoss;
     this.logSumExp = result.logSumExp;
     this.targetCosine = result.targetCosine;
@@ -105,7 +110,8 @@ export class HeadForwardPass implements HeadResult {
           `one ${updates} updates old`,
         );
       const dFeatures = output ?? addon().allocate(this.#features.array.length);
-      runSync(backwardPass('sync', this.#forwarded, undefined, () => ({ dLoss, dFeatures, weightGradient })));
+      const gradients = () => ({ dLoss, dFeatures, weightGradient: weightGradient.now() });
+      runSync(backwardPass('sync', this.#forwarded, undefined, gradients));
       return dFeatures as OutputArray<O, 'dFeatures'>;
     }, 'backwardSync');
   }

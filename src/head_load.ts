@@ -3,6 +3,7 @@
 import { agree, attempt, attemptTwin, checkGroup, sameCall } from './agreement.js';
 import { checkShardFiles, isMissing, readIndex, readShardFiles } from './checkpoint.js';
 import { type CheckpointIndex, shardArrays } from './checkpoint_index.js';
+import type { GradientClip } from './clipping.js';
 import { publicError } from './errors.js';
 import { checkPath } from './files.js';
 import type { ProcessGroup } from './group.js';
@@ -37,6 +38,8 @@ export interface LoadOptions extends LossOptions, ComputeOptions, SamplingOption
   readonly storage?: WeightStorage | undefined;
   /** One of the same kind, with momentum if there was one before. */
   readonly optimizer?: Optimizer | undefined;
+  /** Default: as it was saved. */
+  readonly clipWeightGradient?: GradientClip | undefined;
   /** As of {@link MarginHeadOptions}; of any size, whatever the head was saved from. All processes must see the folder. */
   readonly group?: ProcessGroup | undefined;
   /** As of {@link MarginHeadOptions}. */
@@ -52,6 +55,7 @@ const names = {
   devices: true,
   storage: true,
   optimizer: true,
+  clipWeightGradient: true,
   group: true,
   featureGradientScale: true,
   signal: true,
@@ -117,7 +121,8 @@ function* readHead(
 }
 
 function settingsOf(index: CheckpointIndex, given: Omit<LoadOptions, 'signal'>): HeadSettings {
-  const { dim, classes, margin, loss, compute, optimizer, storage, sampling, normal } = index;
+  const { dim, classes, margin, loss, compute, optimizer, clipWeightGradient, storage, sampling, normal } =
+    index;
   if (margin === null && given.margin === undefined)
     throw mustBe(
       'ERR_OPTION',
@@ -131,6 +136,7 @@ function settingsOf(index: CheckpointIndex, given: Omit<LoadOptions, 'signal'>):
     ...sampling,
     ...(margin !== null && { margin }),
     optimizer,
+    ...(clipWeightGradient && { clipWeightGradient }),
     storage,
     ...Object.fromEntries(Object.entries(given).filter(([, value]) => value !== undefined)),
     dim,

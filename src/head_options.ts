@@ -2,6 +2,7 @@
 
 import { checkGroup } from './agreement.js';
 import { type ClassRange, overlap, partOf } from './class_ranges.js';
+import { checkClip, type GradientClip } from './clipping.js';
 import { checkDevices } from './engines.js';
 import type { ProcessGroup } from './group.js';
 import {
@@ -17,6 +18,7 @@ import {
   type ComputeOptions,
   checkCompute,
   checkLoss,
+  checkLossOn,
   computeNames,
   type DeviceName,
   type Loss,
@@ -24,7 +26,14 @@ import {
   lossNames,
   type Precision,
 } from './options.js';
-import { checkDraw, checkSampling, checkSeed, type SamplingOptions, samplingNames } from './sampling.js';
+import {
+  checkDraw,
+  checkSampling,
+  checkSeed,
+  checkSmoothing,
+  type SamplingOptions,
+  samplingNames,
+} from './sampling.js';
 import { settled, type Twin } from './twin.js';
 import { checkCount, checkFloats, checkNumber, checkOneOf, checkOptions, mustBe, show } from './validate.js';
 
@@ -52,6 +61,8 @@ export interface MarginHeadOptions extends LossOptions, ComputeOptions, Sampling
   readonly classes: number;
   /** Default `sgd()`. */
   readonly optimizer?: Optimizer | undefined;
+  /** Scales gradients of the weights that are too long before the optimiser has them. GPUs clip none. Default: as they are. */
+  readonly clipWeightGradient?: GradientClip | undefined;
   /**
    * The first weights: normal deviates; an array [C, dim], which is copied; or a function that is called with
    * one range of at most 65536 classes after the other, for weights that do not fit in one array. Default
@@ -93,6 +104,7 @@ export interface HeadSettings {
   readonly optimizer: Optimizer;
   readonly nativeOptimizer: NativeOptimizer;
   readonly sampling: NativeSampling;
+  readonly clipWeightGradient: GradientClip | undefined;
   readonly group: ProcessGroup | undefined;
   readonly featureGradientScale: FeatureGradientScale;
   /** The classes of this process: all, without a group. */
@@ -128,6 +140,7 @@ const names = {
   dim: true,
   classes: true,
   optimizer: true,
+  clipWeightGradient: true,
   init: true,
   devices: true,
   storage: true,
@@ -165,12 +178,22 @@ export function checkHeadOptions(options: MarginHeadOptions): {
       '1 on GPUs, where classes are not sampled yet',
       show(sampling.sampleRate),
     );
+  checkLossOn(loss, devices);
+  checkSmoothing(loss, sampling);
   checkStorage(storage, devices);
   const { seed } = sampling;
   const native = { ...nativeOptimizer(optimizer), storage, seed };
   const first = checkInit(init, { classes, dim, std: 0.01, seed });
   const { std, seed: drawn } = 'std' in first ? first : { std: 0.01, seed };
   const group = checkGroup(checked.group, 'group');
+  const clipWeightGradient = checkClip(checked.clipWeightGradient, devices);
+  if (group && clipWeightGradient?.global !== undefined)
+    throw mustBe(
+      'ERR_OPTION',
+      'clipWeightGradient',
+      'of each class where processes share them',
+      show(clipWeightGradient),
+    );
   const { featureGradientScale = 'mean' } = checked;
   checkOneOf(featureGradientScale, ['mean', 'worldSize'], 'featureGradientScale');
   const settings: HeadSettings = {
@@ -180,6 +203,7 @@ export function checkHeadOptions(options: MarginHeadOptions): {
     compute,
     optimizer,
     nativeOptimizer: native,
+    clipWeightGradient,
     storage,
     sampling,
     group,
@@ -198,10 +222,10 @@ export function rangeOf(classes: number, group: ProcessGroup | undefined): Class
 
 /** What the processes of a group must have in common. */
 export function commonTerms(settings: HeadSettings): unknown {
-  const { dim, classes, loss, compute, optimizer, storage, sampling, featureGradientScale, normal } =
-    settings;
+  const { dim, classes, loss, compute, optimizer, clipWeightGradient: clip } = settings;
+  const { storage, sampling, featureGradientScale, normal } = settings;
   const { devices: _, shards: __, workspace: ___, workspaceBytes: ____, ...numerics } = compute;
-  return { dim, classes, loss, numerics, optimizer, storage, sampling, featureGradientScale, normal };
+  return { dim, classes, loss, numerics, optimizer, clip, storage, sampling, featureGradientScale, normal };
 }
 
 /** A head of these settings in native memory, its weights zero. */

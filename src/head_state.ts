@@ -1,15 +1,17 @@
 /** What a {@link MarginHead} and the forward passes made on it share, and the types of their results. */
 
+import { type AngleHistograms, angleHistograms } from './angles.js';
 import type { DeviceArray } from './device_array.js';
 import { engineName } from './engines.js';
-import type { RowResults, SkippedMass } from './evaluation.js';
+import type { Plan, RowResults, SkippedMass } from './evaluation.js';
 import { checkOutput, type HostOutputs, type OutputArray } from './gradients.js';
 import type { HeadSettings } from './head_options.js';
-import type { NativeForwardResult, NativeHead, NativeWeightGradient } from './native.js';
+import type { NativeForwardResult, NativeHead, NativeRows, NativeWeightGradient } from './native.js';
 import { checkLearningRate } from './optimizers.js';
 import type { EngineName, Precision } from './options.js';
 import type { CallQueue } from './queue.js';
 import type { CheckedRows } from './rows.js';
+import { valueAt } from './schedule.js';
 import { checkOptions, mustBe } from './validate.js';
 
 export interface HeadState {
@@ -29,6 +31,10 @@ export interface HeadResult extends RowResults, SampledClasses {
   readonly loss: number;
   /** Share of the rows not ignored whose own class has the largest cosine, without margin; NaN if there are none. */
   readonly accuracy: number;
+  /** Only with `accuracyTop5: true`: share of those rows whose own class has one of the five largest. */
+  readonly accuracyTop5?: number;
+  /** Only with `histograms`. */
+  readonly angles?: AngleHistograms;
   readonly engine: EngineName;
   readonly precision: Precision;
   readonly workspace: 'keep' | 'recompute';
@@ -52,38 +58,67 @@ export interface FeatureGradientOutput {
   readonly dFeatures?: Float32Array | DeviceArray | undefined;
 }
 
+/** What a pass leaves. `whole`: of the rows of all processes, where they share the classes; else the rows are all. */
+interface Passed {
+  readonly rows: NativeRows;
+  readonly result: NativeForwardResult;
+  readonly whole?: { readonly labels: Int32Array; readonly rows: NativeRows };
+}
+
 export function headResult(
-  rows: RowResults,
-  { loss, accuracy, workspace, classes }: NativeForwardResult,
+  { bins, problem }: HeadPlan,
+  { rows: own, result, whole = { labels: problem.labels, rows: own } }: Passed,
   { compute, sampling }: HeadSettings,
-  sampled: boolean,
 ): HeadResult {
   const engine = engineName(compute.devices, compute.shards);
+  const { loss, accuracy, accuracyTop5, workspace, classes } = result;
+  const { hardestCosine: _, ...rows } = own;
+  const { targetCosine, hardestCosine } = whole.rows;
   return {
     loss,
     ...rows,
     accuracy,
+    ...(problem.topFive && { accuracyTop5 }),
+    ...(hardestCosine && { angles: angleHistograms(whole.labels, targetCosine, hardestCosine, bins) }),
     engine,
     precision: compute.precision,
     workspace,
-    ...(sampled && sampling.sampleRate < 1 && { sampledClasses: classes }),
+    ...(problem.sampled && sampling.sampleRate < 1 && { sampledClasses: classes }),
   };
+}
+
+/** A batch checked against a head. */
+export interface HeadPlan extends Plan {
+  /** Of the histograms of angles; 0 for none. */
+  readonly bins: number;
 }
 
 export function assertOpen({ disposed }: HeadState): void {
   if (disposed) throw mustBe('ERR_DISPOSED', 'head', 'open', 'one that has been disposed');
 }
 
-/** The update a call makes. A learning rate of 0 leaves weights and optimiser state as they are. */
-export function weightUpdate(
-  learningRate: number | undefined,
-  { settings }: HeadState,
-): NativeWeightGradient {
+/** What a call does with the weights' gradient, known in its turn; and what processes that share the head agree on before. */
+export interface WeightGradient {
+  readonly terms: unknown;
+  readonly now: () => NativeWeightGradient;
+}
+
+/**
+ * The update a call makes. A learning rate of 0 leaves weights and optimiser state as they are; a schedule that
+ * is at 0 does not, or its step would never come to an end.
+ */
+export function weightUpdate(learningRate: number | undefined, state: HeadState): WeightGradient {
   const rate =
     learningRate === undefined
-      ? settings.optimizer.learningRate
+      ? state.settings.optimizer.learningRate
       : checkLearningRate(learningRate, 'learningRate');
-  return rate === 0 ? { kind: 'none' } : { kind: 'update', learningRate: rate };
+  if (rate === 0) return { terms: rate, now: () => ({ kind: 'none' }) };
+  const now = (): NativeWeightGradient => {
+    const clip = state.settings.clipWeightGradient;
+    const learningRate = valueAt(rate, state.native.stepCount);
+    return { kind: 'update', learningRate, ...(clip && { clip }) };
+  };
+  return { terms: rate, now };
 }
 
 /** The caller's array for dFeatures, checked, if there is one. */

@@ -6,8 +6,10 @@
  * @packageDocumentation
  */
 
+export type { AngleHistograms } from './angles.js';
 export type { AddClassesOptions, RemoveClassesOptions } from './class_changes.js';
 export type { ClassRange } from './class_ranges.js';
+export type { GradientClip } from './clipping.js';
 export type { DeviceArray } from './device_array.js';
 export { type EngineStatus, listEngines } from './engines.js';
 export { MarginFcError, type MarginFcErrorCode } from './errors.js';
@@ -91,4 +93,15 @@ export type {
 export { presets } from './presets.js';
 export type { Float16ArrayLike, HalfArray, Rows } from './rows.js';
 export type { SampledUpdate, SamplingOptions } from './sampling.js';
+export {
+  type CosineSchedule,
+  cosine,
+  type LinearSchedule,
+  linear,
+  type PiecewiseSchedule,
+  piecewise,
+  type Ramp,
+  type Schedule,
+  valueAt,
+} from './schedule.js';
 export { type WeightFile, type WeightFileOptions, weightsFrom } from './weight_file.js';

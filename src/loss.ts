@@ -30,6 +30,7 @@ import {
   type LossOptions,
   lossNames,
   type Precision,
+  plainLoss,
 } from './options.js';
 import { checkRows, type Rows } from './rows.js';
 import { runAsync, runSync, type Twin } from './twin.js';
@@ -221,7 +222,7 @@ function checkCall(batch: Batch, options: ForwardOptions): Call {
     'engine',
     options.shards,
   );
-  const loss = checkLoss(options);
+  const loss = plainLoss(checkLoss(options));
   const compute = checkCompute(options, devices);
   const signal = checkSignal(options.signal);
   const dim = checkCount(batch.dim, 'dim');
@@ -239,7 +240,7 @@ function checkCall(batch: Batch, options: ForwardOptions): Call {
     compute,
     reduction,
     rowWeights,
-    diagnostics: false,
+    diagnostics: undefined,
     sampled: false,
   });
   const engine = engineName(devices, Math.min(compute.shards, length / dim));

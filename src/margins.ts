@@ -7,6 +7,7 @@
  */
 
 import type { NativeMargin, NativeParameter } from './native.js';
+import { checkSchedule, isSchedule, type Schedule, valueAt } from './schedule.js';
 import {
   checkFloat32Array,
   checkFloats,
@@ -20,9 +21,13 @@ import {
   show,
 } from './validate.js';
 
-/** A margin's parameter: one value for all, one per row of the batch [B], or one per class [C]. */
+/**
+ * A margin's parameter: one value for all, one per row of the batch [B], or one per class [C]; on a `MarginHead` also a
+ * schedule over its step count.
+ */
 export type MarginParameter =
   | number
+  | Schedule
   | { readonly perRow: Float32Array; readonly perClass?: undefined }
   | { readonly perClass: Float32Array; readonly perRow?: undefined };
 
@@ -217,7 +222,11 @@ export function checkMargin(margin: Margin): Margin {
     if (typeof margin.callback !== 'function')
       throw mustBe('ERR_TYPE', 'margin.callback', 'a function', show(margin.callback));
   } else {
-    for (const name of names) checkParameter(Reflect.get(margin, name), `margin.${name}`);
+    for (const name of names) {
+      const parameter: unknown = Reflect.get(margin, name);
+      if (isSchedule(parameter)) checkSchedule(parameter, `margin.${name}`, parameterRange);
+      else checkParameter(parameter, `margin.${name}`);
+    }
   }
   return margin;
 }
@@ -227,9 +236,10 @@ function checked<M extends BuiltInMargin>(margin: M): M {
   return margin;
 }
 
+const parameterRange = { magnitude: largestFactor, code: 'ERR_MARGIN' } as const;
+
 function checkParameter(value: unknown, argument: string): NativeParameter {
-  if (typeof value === 'number')
-    return checkNumber(value, argument, { magnitude: largestFactor, code: 'ERR_MARGIN' });
+  if (typeof value === 'number') return checkNumber(value, argument, parameterRange);
   const names = typeof value === 'object' && value !== null ? Object.keys(value) : [];
   const name = names.length === 1 ? names[0] : undefined;
   if (name !== 'perRow' && name !== 'perClass')
@@ -238,11 +248,24 @@ function checkParameter(value: unknown, argument: string): NativeParameter {
   return name === 'perRow' ? { perRow: array } : { perClass: array };
 }
 
-/** A margin of plain numbers; undefined for one with arrays or a callback. */
+/** A margin of numbers and schedules; undefined for one with arrays or a callback. */
 export function storedMargin(margin: Margin): BuiltInMargin | undefined {
   if (margin.kind === 'custom') return undefined;
-  const plain = parameterNames[margin.kind].every((name) => typeof Reflect.get(margin, name) === 'number');
+  const plain = parameterNames[margin.kind].every((name) => {
+    const parameter: unknown = Reflect.get(margin, name);
+    return typeof parameter === 'number' || isSchedule(parameter);
+  });
   return plain ? margin : undefined;
+}
+
+/** The margin after `step` updates, without schedules. */
+export function marginAt(margin: Margin, step: number): Margin {
+  if (!Object.values(margin).some(isSchedule)) return margin;
+  const entries = Object.entries(margin).map(([name, value]) => [
+    name,
+    isSchedule(value) ? valueAt(value, step) : value,
+  ]);
+  return Object.fromEntries(entries);
 }
 
 /** Whether a margin has a parameter for each class. */
@@ -260,7 +283,7 @@ export function marginOfClasses(margin: Margin, map: Int32Array): Margin {
   return Object.fromEntries(entries);
 }
 
-/** A built-in margin as native code reads it, its arrays checked against a batch of `rows` and `classes`. */
+/** A built-in margin without schedules as native code reads it, its arrays checked against a batch of `rows` and `classes`. */
 export function nativeMargin(margin: BuiltInMargin, rows: number, classes: number): NativeMargin {
   const parameters = parameterNames[margin.kind].map((name) => {
     const argument = `margin.${name}`;

@@ -70,8 +70,12 @@ export interface NativeProblem {
   readonly checkFinite: boolean;
   /** Whether a head's sampling applies, rather than all its classes take part. */
   readonly sampled: boolean;
+  /** In [0, 1]: part of the target distribution that all classes share. */
+  readonly labelSmoothing: number;
   /** Also find each row's largest negative cosine and the accuracy. */
   readonly diagnostics: boolean;
+  /** With diagnostics: also accuracyTop5. */
+  readonly topFive: boolean;
   /** A shared int32: the work stops soon after it becomes non-zero. */
   readonly cancel?: Int32Array;
 }
@@ -84,6 +88,8 @@ export interface NativeRows {
   readonly logSumExp: Float32Array;
   /** [B] */
   readonly targetCosine: Float32Array;
+  /** [B], the largest cosine to another class, -2 where there is none; with diagnostics. */
+  readonly hardestCosine?: Float32Array;
 }
 
 /** What becomes of the weights' gradient: written out, added to the head's sum, or used up by its optimiser. */
@@ -91,7 +97,10 @@ export type NativeWeightGradient =
   | { readonly kind: 'none' }
   | { readonly kind: 'write'; readonly dWeights: Float32Array | NativeDeviceArray }
   | { readonly kind: 'accumulate' }
-  | { readonly kind: 'update'; readonly learningRate: number };
+  | { readonly kind: 'update'; readonly learningRate: number; readonly clip?: NativeClip };
+
+/** Largest norm of each class's gradient, or of the whole; undefined: any. */
+export type NativeClip = { readonly perClass: number } | { readonly global: number } | undefined;
 
 /** What classes say of each row, [B] each: those of this process, or of all that share them. */
 export interface NativeStatistics {
@@ -103,6 +112,12 @@ export interface NativeStatistics {
   readonly logNegatives: Float64Array;
   /** Largest cosine of another class, -2 without any. Only with `diagnostics`. */
   readonly hardest: Float32Array;
+  /** Sum of the cosines of all classes. Only with `labelSmoothing`. */
+  readonly cosineSum?: Float64Array;
+  /** Other classes with a larger cosine than the own one, from 5 on any number that is not smaller. Only with `topFive`. */
+  readonly above?: Float64Array;
+  /** In, for phase 2: to the row's own class, whosever that is. Only with `topFive`. */
+  readonly targetCosine?: Float64Array;
 }
 
 export interface NativeGradients {
@@ -126,6 +141,8 @@ export interface NativeForwardResult {
   readonly accuracy: number;
   /** Classes that took part. */
   readonly classes: number;
+  /** Likewise one of the five largest; NaN unless `topFive`. */
+  readonly accuracyTop5: number;
 }
 
 export type NativeMode = 'sync' | 'async';
@@ -297,7 +314,7 @@ export interface NativeHead {
     cancel?: Int32Array,
   ): NativeReturn<undefined>;
   /** One optimiser update with the accumulated gradient, which is then zero again. False if nothing was accumulated. */
-  apply(mode: NativeMode, learningRate: number): NativeReturn<boolean>;
+  apply(mode: NativeMode, learningRate: number, clip: NativeClip): NativeReturn<boolean>;
   /** Updates made so far. */
   readonly stepCount: number;
   /** Frees the weights after the calls in flight. Idempotent. */

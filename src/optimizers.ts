@@ -4,12 +4,13 @@
  */
 
 import type { NativeOptimizerRule } from './native.js';
+import { checkScheduled, type Schedule } from './schedule.js';
 import { checkBoolean, checkNumber, checkObject, checkOneOf, checkOptions, mustBe } from './validate.js';
 
 /** Stochastic gradient descent. Made by {@link sgd}. */
 export interface SgdOptimizer {
   readonly kind: 'sgd';
-  readonly learningRate: number;
+  readonly learningRate: number | Schedule;
   readonly momentum: number;
   readonly weightDecay: number;
   readonly nesterov: boolean;
@@ -18,7 +19,7 @@ export interface SgdOptimizer {
 /** Adam with decoupled weight decay. Made by {@link adamw}. */
 export interface AdamWOptimizer {
   readonly kind: 'adamw';
-  readonly learningRate: number;
+  readonly learningRate: number | Schedule;
   readonly beta1: number;
   readonly beta2: number;
   readonly epsilon: number;
@@ -47,7 +48,7 @@ const adamwNames = {
  *     b = g on the first update, afterwards momentum b + g
  *     w = w - lr b                  (nesterov: w - lr (g + momentum b))
  *
- * @param parameters `learningRate` default 1e-3 (a step may give its own), `momentum` 0, `weightDecay` 0,
+ * @param parameters `learningRate` default 1e-3 (a number, or a schedule; a step may give its own), `momentum` 0, `weightDecay` 0,
  * `nesterov` false, which needs a momentum.
  * @throws MarginFcError ERR_TYPE, or ERR_OPTION for an unknown name, a negative value or nesterov without momentum.
  */
@@ -71,7 +72,7 @@ export function sgd(parameters: ParametersOf<SgdOptimizer> = {}): SgdOptimizer {
  *     m = beta1 m + (1 - beta1) g;   v = beta2 v + (1 - beta2) g^2
  *     w = w - lr (m / (1 - beta1^t)) / (sqrt(v / (1 - beta2^t)) + epsilon)
  *
- * @param parameters `learningRate` default 1e-3 (a step may give its own), `beta1` 0.9, `beta2` 0.999,
+ * @param parameters `learningRate` default 1e-3 (a number, or a schedule; a step may give its own), `beta1` 0.9, `beta2` 0.999,
  * `epsilon` 1e-8, `weightDecay` 1e-2.
  * @throws MarginFcError ERR_TYPE, or ERR_OPTION for an unknown name, a negative value or a beta outside [0, 1).
  */
@@ -88,7 +89,7 @@ export function adamw(parameters: ParametersOf<AdamWOptimizer> = {}): AdamWOptim
   return optimizer;
 }
 
-/** A learning rate may be 0: then an update changes nothing. */
+/** A call's learning rate may be 0: then nothing changes. */
 export function checkLearningRate(value: unknown, argument: string): number {
   return checkNumber(value, argument, { least: 0 });
 }
@@ -97,7 +98,7 @@ export function checkLearningRate(value: unknown, argument: string): number {
 export function nativeOptimizer(optimizer: Optimizer): NativeOptimizerRule {
   checkObject(optimizer, 'optimizer');
   checkOneOf(optimizer.kind, ['sgd', 'adamw'], 'optimizer.kind');
-  checkLearningRate(optimizer.learningRate, 'optimizer.learningRate');
+  checkScheduled(optimizer.learningRate, 'optimizer.learningRate', { least: 0 });
   const weightDecay = checkNumber(optimizer.weightDecay, 'optimizer.weightDecay', { least: 0 });
   switch (optimizer.kind) {
     case 'sgd': {

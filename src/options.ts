@@ -1,7 +1,8 @@
 /** Options that more than one call takes: their types, defaults and checks. */
 
 import { checkPrecision } from './engines.js';
-import { arcface, checkMargin, type Margin } from './margins.js';
+import { arcface, checkMargin, type Margin, marginAt } from './margins.js';
+import { checkScheduled, isSchedule, type Schedule, valueAt } from './schedule.js';
 import {
   checkBoolean,
   checkInteger,
@@ -40,8 +41,8 @@ export type Precision = 'float32' | 'bfloat16' | 'float16';
 export interface LossOptions {
   /** Default `arcface()`. */
   readonly margin?: Margin | undefined;
-  /** Factor s on every cosine, > 0. Default 64. */
-  readonly scale?: number | undefined;
+  /** Factor s on every cosine, > 0; on a `MarginHead` also a schedule over its step count. Default 64. */
+  readonly scale?: number | Schedule | undefined;
   /** Default `exact`: what papers and Paddle do; InsightFace's ArcFace is `straightThrough`. */
   readonly gradient?: GradientMode | undefined;
   /**
@@ -50,6 +51,15 @@ export interface LossOptions {
    * `cos(m1 theta)` and m3 is always subtracted. Default `none`.
    */
   readonly onOverflow?: OverflowPolicy | undefined;
+  /**
+   * eps in [0, 1], as of `torch.nn.CrossEntropyLoss`: the target distribution is 1 - eps on the row's own class plus eps / C on
+   * each of the C classes, of the logits with their margin:
+   *
+   *     rowLoss_i = logSumExp_i - (1 - eps) z_iy - (eps / C) sum_j z_ij
+   *
+   * Costs O(C dim) a call. GPUs have none. Default 0.
+   */
+  readonly labelSmoothing?: number | undefined;
 }
 
 /** How it is computed. */
@@ -87,6 +97,11 @@ export interface ComputeOptions {
 /** LossOptions with every default filled in. */
 export type Loss = { readonly [K in keyof LossOptions]-?: Exclude<LossOptions[K], undefined> };
 
+/** A Loss at one step: no schedules. */
+export interface PlainLoss extends Loss {
+  readonly scale: number;
+}
+
 /** ComputeOptions with every default filled in. */
 export type Compute = { readonly [K in keyof ComputeOptions]-?: Exclude<ComputeOptions[K], undefined> } & {
   readonly devices: readonly DeviceName[];
@@ -97,6 +112,7 @@ export const lossNames = {
   scale: true,
   gradient: true,
   onOverflow: true,
+  labelSmoothing: true,
 } as const satisfies Record<keyof LossOptions, true>;
 
 export const computeNames = {
@@ -108,7 +124,13 @@ export const computeNames = {
   gradientTolerance: true,
 } as const satisfies Record<keyof ComputeOptions, true>;
 
-const defaultLoss: Loss = { margin: arcface(), scale: 64, gradient: 'exact', onOverflow: 'none' };
+const defaultLoss: Loss = {
+  margin: arcface(),
+  scale: 64,
+  gradient: 'exact',
+  onOverflow: 'none',
+  labelSmoothing: 0,
+};
 
 export function checkLoss(options: LossOptions, defaults: Loss = defaultLoss): Loss {
   const {
@@ -116,14 +138,58 @@ export function checkLoss(options: LossOptions, defaults: Loss = defaultLoss): L
     scale = defaults.scale,
     gradient = defaults.gradient,
     onOverflow = defaults.onOverflow,
+    labelSmoothing = defaults.labelSmoothing,
   } = options;
   checkMargin(margin);
-  checkNumber(scale, 'scale', { least: 0, exclusive: true, magnitude: largestFactor });
+  checkScheduled(scale, 'scale', { least: 0, exclusive: true, magnitude: largestFactor });
   checkOneOf(gradient, ['exact', 'straightThrough'], 'gradient');
   checkOneOf(onOverflow, ['none', 'fallback', 'easy'], 'onOverflow');
   if (onOverflow !== 'none' && margin.kind !== 'arcface' && margin.kind !== 'combined')
     throw mustBe('ERR_OPTION', 'onOverflow', `'none' with margin ${margin.kind}`, show(onOverflow));
-  return { margin, scale, gradient, onOverflow };
+  checkNumber(labelSmoothing, 'labelSmoothing', { least: 0, magnitude: 1 });
+  return { margin, scale, gradient, onOverflow, labelSmoothing };
+}
+
+/** What GPUs do not compute: `wanted`, which is not the default, must be `instead` there. */
+export function refuseOnGpus(
+  argument: string,
+  wanted: unknown,
+  instead: string,
+  devices: readonly DeviceName[],
+): void {
+  const gpu = devices.find((name) => name !== 'cpu');
+  if (gpu !== undefined)
+    throw mustBe('ERR_ENGINE_UNAVAILABLE', argument, `${instead} on ${gpu}, as on all GPUs`, show(wanted));
+}
+
+/** A loss that these devices compute. */
+export function checkLossOn(loss: Loss, devices: readonly DeviceName[]): void {
+  const { labelSmoothing } = loss;
+  if (labelSmoothing > 0) refuseOnGpus('labelSmoothing', labelSmoothing, '0', devices);
+}
+
+/** The loss after `step` updates of a head. */
+export function lossAt(loss: Loss, step: number): PlainLoss {
+  return { ...loss, margin: marginAt(loss.margin, step), scale: valueAt(loss.scale, step) };
+}
+
+/** Whether a loss is another one at another step. */
+export function isScheduled({ margin, scale }: Loss): boolean {
+  return [...Object.values(margin), scale].some(isSchedule);
+}
+
+/** The loss of a call that has no steps. */
+export function plainLoss(loss: Loss): PlainLoss {
+  const { margin, scale } = loss;
+  for (const [name, value] of Object.entries({ scale, ...margin }))
+    if (isSchedule(value))
+      throw mustBe(
+        'ERR_OPTION',
+        name === 'scale' ? name : `margin.${name}`,
+        'without a schedule, for which only a MarginHead has a step count',
+        `a ${value.kind} one`,
+      );
+  return lossAt(loss, 0);
 }
 
 export function checkCompute(options: ComputeOptions, devices: readonly DeviceName[]): Compute {

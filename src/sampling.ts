@@ -1,7 +1,8 @@
 /** Partial FC: the options that say which classes take part in a step. */
 
 import type { NativeSampling } from './native.js';
-import { checkInteger, checkNumber, checkOneOf, mustBe } from './validate.js';
+import type { Loss } from './options.js';
+import { checkInteger, checkNumber, checkOneOf, mustBe, show } from './validate.js';
 
 /** What becomes of classes that take no part in a step. */
 export type SampledUpdate = 'sampled' | 'all';
@@ -68,5 +69,16 @@ export function checkDraw({ sampleRate }: NativeSampling, classes: number): void
       'sampleRate',
       `at least 0.5 / ${size}, which draws a class`,
       String(sampleRate),
+    );
+}
+
+/** Smoothing shares out among all classes, of which a sampled step knows some. */
+export function checkSmoothing({ labelSmoothing }: Loss, { sampleRate }: NativeSampling): void {
+  if (labelSmoothing > 0 && sampleRate < 1)
+    throw mustBe(
+      'ERR_OPTION',
+      'labelSmoothing',
+      '0 where a sampleRate leaves classes out',
+      show(labelSmoothing),
     );
 }

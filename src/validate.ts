@@ -91,6 +91,15 @@ export function checkBoolean(value: unknown, argument: string): boolean {
   return value;
 }
 
+/** Numbers that an argument may have, and the code for others. */
+export interface NumberRange {
+  readonly least?: number;
+  readonly exclusive?: boolean;
+  readonly below?: number;
+  readonly magnitude?: number;
+  readonly code?: MarginFcErrorCode;
+}
+
 /** A finite number, `least` <= value (`least` < value if `exclusive`), value < `below` and |value| <= `magnitude`. */
 export function checkNumber(
   value: unknown,
@@ -101,13 +110,7 @@ export function checkNumber(
     below = Number.POSITIVE_INFINITY,
     magnitude = Number.POSITIVE_INFINITY,
     code = 'ERR_OPTION',
-  }: {
-    least?: number;
-    exclusive?: boolean;
-    below?: number;
-    magnitude?: number;
-    code?: MarginFcErrorCode;
-  } = {},
+  }: NumberRange = {},
 ): number {
   const bounds = [];
   if (least > Number.NEGATIVE_INFINITY) bounds.push(exclusive ? `> ${least}` : `>= ${least}`);

@@ -119,7 +119,7 @@ describe('results', () => {
 
   test.each(Object.entries(presets))('preset %s is what its options say', (_, preset) => {
     const out = valueAndGradSync(batch, preset);
-    expectWithinLimits(out, reference(batch, { ...preset, reduction: 'mean' }), limits);
+    expectWithinLimits(out, reference(batch, { ...preset, reduction: 'mean' } as ReferenceOptions), limits);
   });
 });
 

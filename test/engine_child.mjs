@@ -5,7 +5,7 @@
 import process from 'node:process';
 import { customMargin, forward, listEngines, MarginHead, valueAndGrad, valueAndGradSync } from 'marginfc';
 
-/** @import { Request, Evaluated, CustomAnswer, CustomRow, TrainedStep } from './engines.js' */
+/** @import { Request, Evaluated, CustomAnswer, CustomRow, HeadRun, TrainedStep } from './engines.js' */
 
 /** NaN floats (or impossible labels) before and after an array that lies inside a larger buffer. */
 const PADDING = 37;
@@ -112,15 +112,43 @@ async function train({ options, batches, call }) {
   return steps;
 }
 
+/**
+ * @param {Extract<Request, { kind: 'head' }>} request
+ * @returns {Promise<HeadRun>}
+ */
+async function runHead({ options, calls }) {
+  const head = await MarginHead.create(options);
+  const results = [];
+  for (const { call, batch, options: given } of calls) {
+    if (call === 'step') {
+      results.push(await head.step(batch, given));
+      continue;
+    }
+    results.push(await head.accumulate(batch, given));
+    await head.apply();
+  }
+  const run = { results, weights: head.weights() };
+  head.dispose();
+  return run;
+}
+
+/** @param {Request} request */
+function answer(request) {
+  switch (request.kind) {
+    case 'engines':
+      return listEngines();
+    case 'head':
+      return runHead(request);
+    case 'train':
+      return train(request);
+    case 'evaluate':
+      return evaluate(request);
+  }
+}
+
 process.on('message', async (/** @type {Request} */ request) => {
   try {
-    const answer =
-      request.kind === 'engines'
-        ? listEngines()
-        : request.kind === 'train'
-          ? await train(request)
-          : await evaluate(request);
-    process.send?.({ answer });
+    process.send?.({ answer: await answer(request) });
   } catch (error) {
     process.send?.({ failure: error instanceof Error ? (error.stack ?? error.message) : String(error) });
   }

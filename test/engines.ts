@@ -5,7 +5,15 @@
 import { type ChildProcess, fork } from 'node:child_process';
 import { once } from 'node:events';
 import { inspect } from 'node:util';
-import type { EngineName, HeadBatch, MarginHeadOptions, Precision, StepResult } from '../src/index.js';
+import type {
+  AccumulateOptions,
+  EngineName,
+  HeadBatch,
+  MarginHeadOptions,
+  Precision,
+  StepOptions,
+  StepResult,
+} from '../src/index.js';
 import type { Execution } from './cases.js';
 import type { Problem } from './problems.js';
 import { type ReferenceMargin, type ReferenceOptions, reference } from './reference.js';
@@ -42,7 +50,21 @@ export type Request =
       readonly batches: readonly HeadBatch[];
       /** `accumulate`: and `apply`. */
       readonly call: 'step' | 'accumulate';
-    };
+    }
+  | { readonly kind: 'head'; readonly options: MarginHeadOptions; readonly calls: readonly HeadStep[] };
+
+/** A step of a head; 'accumulate' is one with `apply` behind it. */
+export interface HeadStep {
+  readonly call: 'step' | 'accumulate';
+  readonly batch: HeadBatch;
+  readonly options?: StepOptions & AccumulateOptions;
+}
+
+export interface HeadRun {
+  readonly results: readonly StepResult[];
+  /** [C, D], after the last step. */
+  readonly weights: Float32Array;
+}
 
 /** One step of a head, and its weights then. */
 export interface TrainedStep {
@@ -232,6 +254,20 @@ export function train(
   return processFor(
     engine.choice === 'cpu' ? { ...environment, MARGINFC_THREADS: String(threads) } : { ...environment },
   ).ask<TrainedStep[]>({ kind: 'train', ...request });
+}
+
+/** Makes steps with a new head on an engine. */
+export function runHead(
+  engine: Engine,
+  options: MarginHeadOptions,
+  calls: readonly HeadStep[],
+): Promise<HeadRun> {
+  const devices = [engine.choice];
+  return processFor({ ...engine.environment }).ask<HeadRun>({
+    kind: 'head',
+    options: { precision: 'float32', ...options, devices },
+    calls,
+  });
 }
 
 /** What a custom margin is told and answers when the reference asks it. */

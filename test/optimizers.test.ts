@@ -44,7 +44,7 @@ describe.each(Object.entries(optimizers))('%s', (_, optimizer) => {
     const head = await MarginHead.create({ dim, classes, init, optimizer, shards, ...loss });
     const state = untrained(init);
     for (const [n, batch] of batches.entries()) {
-      const learningRate = optimizer.learningRate / (n + 1);
+      const learningRate = (optimizer.learningRate as number) / (n + 1);
       const before = head.weights();
       const { dWeights } = valueAndGradSync({ ...batch, weights: before }, loss);
       // From the head's own weights, so that each update is judged apart.

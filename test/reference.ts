@@ -3,6 +3,8 @@
  * with. It holds all B x C cosines, uses no blocking and no trick but those that keep float64 digits.
  *
  *   z_ij = s c_ij,  z_iy = s F(theta_iy),  lse_i = log sum_j exp z_ij,  rowLoss_i = lse_i - z_iy
+ *
+ * and with label smoothing eps  rowLoss_i = lse_i - sum_j q_ij z_ij,  q_ij = eps / C, and 1 - eps more for the own class.
  */
 
 /** A margin parameter: one value, one a row of the batch, or one a class. */
@@ -40,6 +42,8 @@ export interface ReferenceOptions {
   readonly gradient: 'exact' | 'straightThrough';
   readonly onOverflow: 'none' | 'fallback' | 'easy';
   readonly reduction: 'mean' | 'sum' | 'none';
+  /** Default 0. */
+  readonly labelSmoothing?: number;
   /** [B], for mean and sum. */
   readonly rowWeights?: Float32Array;
   /** Multiplies the loss whose gradient is taken: a number, or with reduction 'none' one a row [B]. */
@@ -64,6 +68,10 @@ export interface ReferenceResult {
   readonly dWeights: Float64Array;
   /** Share of the counted rows whose own class has the largest cosine; NaN if none is counted. */
   readonly accuracy: number;
+  /** Share of the counted rows with fewer than five classes whose cosine is larger than the own one's; NaN likewise. */
+  readonly accuracyTop5: number;
+  /** [B], the largest cosine to another class, -2 where there is none or the row is ignored. */
+  readonly hardestCosine: Float64Array;
   /** [B], |x| */
   readonly featureNorm: Float64Array;
   /** [C], |w| */
@@ -219,7 +227,7 @@ function logSumExp(logits: Float64Array): number {
 
 export function reference(problem: ReferenceProblem, options: ReferenceOptions): ReferenceResult {
   const { labels, dim } = problem;
-  const { scale } = options;
+  const { scale, labelSmoothing = 0 } = options;
   const features = rowsOf(problem.features, dim);
   const weights = rowsOf(problem.weights, dim);
   const rows = features.length;
@@ -232,6 +240,7 @@ export function reference(problem: ReferenceProblem, options: ReferenceOptions):
   const lse = new Float64Array(rows);
   const ownLogit = new Float64Array(rows).fill(NaN);
   const targetCosine = new Float64Array(rows);
+  const hardestCosine = new Float64Array(rows).fill(-2);
   const dFeatures = new Float64Array(rows * dim);
   const dWeights = new Float64Array(classes * dim);
   // Gradients with respect to unit weight rows, from negatives; the target's own terms are added to
@@ -243,6 +252,7 @@ export function reference(problem: ReferenceProblem, options: ReferenceOptions):
   let dFeaturesUnprojected = 0;
   let counted = 0;
   let correct = 0;
+  let correctInFive = 0;
 
   features.forEach((x, i) => {
     const label = labels[i]!;
@@ -265,30 +275,39 @@ export function reference(problem: ReferenceProblem, options: ReferenceOptions):
     const negatives = logits.map((z, j) => (j === label ? 0 : Math.exp(z - lse[i]!)));
     const shortfall = negatives.reduce((sum, p) => sum + p, 0);
     rowLoss[i] = shortfall < 0.5 ? -Math.log1p(-shortfall) : lse[i]! - logits[label]!;
+    const each = labelSmoothing / classes;
+    logits.forEach((z) => {
+      rowLoss[i] = rowLoss[i]! + each * (logits[label]! - z);
+    });
     const factor = factors[i]!;
     loss += factor * rowLoss[i]!;
     lossMagnitude += Math.abs(factor * rowLoss[i]!);
     counted += 1;
     if (cosines.every((other) => other <= cosine)) correct += 1;
+    if (cosines.filter((other) => other > cosine).length < 5) correctInFive += 1;
+    hardestCosine[i] = cosines.reduce((most, other, j) => (j === label ? most : Math.max(most, other)), -2);
 
     const reach = upstream * factor * scale;
     const dUnitFeature = new Float64Array(dim);
     negatives.forEach((p, j) => {
       if (j === label) return;
-      addScaled(dUnitFeature, reach * p, weights[j]!.unit);
-      addScaled(dUnitWeights[j]!, reach * p, x.unit);
-      weightUnprojected[j] = weightUnprojected[j]! + Math.abs(reach * p);
+      addScaled(dUnitFeature, reach * (p - each), weights[j]!.unit);
+      addScaled(dUnitWeights[j]!, reach * (p - each), x.unit);
+      weightUnprojected[j] = weightUnprojected[j]! + Math.abs(reach * (p + each));
     });
-    const gamma = -reach * shortfall * own.derivative;
+    // 1 - p_y, less what smoothing takes from the own class and gives to the others.
+    const missing = shortfall - each * (classes - 1);
+    const gamma = -reach * missing * own.derivative;
     const dRow = throughNormalisation(dUnitFeature, x);
     addScaled(dRow, gamma, throughNormalisation(w.unit, x));
     // d|x|/dx = x/|x|; a row without direction has none.
-    if (x.norm >= NORM_FLOOR) addScaled(dRow, -reach * shortfall * own.normDerivative, x.unit);
+    if (x.norm >= NORM_FLOOR) addScaled(dRow, -reach * missing * own.normDerivative, x.unit);
     dFeatures.set(dRow, i * dim);
     addScaled(dWeights.subarray(label * dim, (label + 1) * dim), gamma, throughNormalisation(x.unit, w));
     // A target's direction shrinks with its sine, so its unprojected size is not what rounding follows.
-    weightUnprojected[label] = weightUnprojected[label]! + Math.abs(reach * shortfall);
-    dFeaturesUnprojected = Math.max(dFeaturesUnprojected, 2 * Math.abs(reach * shortfall));
+    const moved = Math.abs(reach) * (shortfall + labelSmoothing);
+    weightUnprojected[label] = weightUnprojected[label]! + moved;
+    dFeaturesUnprojected = Math.max(dFeaturesUnprojected, 2 * moved);
   });
 
   weights.forEach((w, j) => {
@@ -305,6 +324,8 @@ export function reference(problem: ReferenceProblem, options: ReferenceOptions):
     dFeatures,
     dWeights,
     accuracy: counted === 0 ? NaN : correct / counted,
+    accuracyTop5: counted === 0 ? NaN : correctInFive / counted,
+    hardestCosine,
     featureNorm: Float64Array.from(features, (x) => x.norm),
     weightNorm: Float64Array.from(weights, (w) => w.norm),
     dFeaturesUnprojected,

@@ -78,8 +78,10 @@ const calls = {
       shards: 1,
       engines: ['cpu'],
       checkFinite: true,
+      labelSmoothing: 0,
       diagnostics: false,
       sampled: false,
+      topFive: false,
       gradientTolerance: 0,
     });
     const margin = /** @type {NativeMargin} */ ({
