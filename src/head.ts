@@ -254,8 +254,14 @@ export class MarginHead {
   forwardSync(batch: HeadBatch, options?: EvaluateOptions): HeadForwardPass {
     assertOpen(this.#state);
     this.#assertAlone('forwardSync');
-    const { plan, signal } = planEvaluationOn(this.#state, batch, checkOptions(options, evaluateNames), true);
+    const { planNow, signal } = planEvaluationOn(
+      this.#state,
+      batch,
+      checkOptions(options, evaluateNames),
+      true,
+    );
     return this.#state.queue.runSync(() => {
+      const plan = planNow();
       const forwarded = runSync(forwardPass('sync', plan, signal));
       const result = headResult(plan, forwarded, this.#state.settings);
       return new HeadForwardPass(result, forwarded, plan.problem, this.#state);

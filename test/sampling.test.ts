@@ -225,7 +225,7 @@ async function expectStepsAsReference(
     for (const [id, n] of place) off[id] = off[id]! + (limits.gradient * size) / expected.weightNorm[n]!;
     state.weights.set(before);
     const everyone = sampledUpdate === 'all';
-    const { learningRate } = optimizer;
+    const learningRate = optimizer.learningRate as number;
     update(state, gradient, optimizer, learningRate, (i) => everyone || place.has(Math.floor(i / dim)));
     // Nesterov's momentum and the correction of adamw's bias make up to 4 of it, adamw divides it by its epsilon.
     const factor = (4 * learningRate) / (optimizer.kind === 'adamw' ? optimizer.epsilon : 1);
