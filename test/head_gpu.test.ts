@@ -8,8 +8,10 @@ import {
   arcface,
   type DeviceName,
   forwardSync,
+  linear,
   MarginHead,
   type MarginHeadOptions,
+  type StepOptions,
   sgd,
   valueAndGrad,
   valueAndGradSync,
@@ -49,6 +51,34 @@ function expectGradientsAlike(got: Float32Array, expected: Float32Array, rows: F
 }
 
 describe.skipIf(gpus.length === 0)('a head on engine cuda', () => {
+  test.each<[string, Partial<MarginHeadOptions>, StepOptions]>([
+    ['labelSmoothing', { labelSmoothing: 0.1 }, { labelSmoothing: 0.1 }],
+    ['clipWeightGradient', { clipWeightGradient: { perClass: 1 } }, {}],
+    ['accuracyTop5', {}, { accuracyTop5: true }],
+  ])('refuses %s, which only the cpu has', async (name, options, call) => {
+    const message = new RegExp(`^${name} must be .* on ${first}, as on all GPUs`);
+    for (const devices of [[first], ['cpu', first]]) {
+      if (Object.keys(options).length > 0)
+        await expectFailure(() => makeHead({ devices, ...options }), 'ERR_ENGINE_UNAVAILABLE', message);
+      const head = await makeHead({ devices });
+      const step = () => head.step(batches[0]!, call);
+      if (Object.keys(call).length > 0) await expectFailure(step, 'ERR_ENGINE_UNAVAILABLE', message);
+    }
+  });
+
+  test('counts angles, and follows schedules, as the cpu', async () => {
+    const schedules = { scale: linear({ from: 32, to: 64, steps: 2 }) };
+    const [got, expected] = [await makeHead({ devices: [first], ...schedules }), await makeHead(schedules)];
+    for (const batch of batches) {
+      const [a, b] = [
+        await got.step(batch, { histograms: 6 }),
+        await expected.step(batch, { histograms: 6 }),
+      ];
+      expect(Math.abs(a.loss - b.loss)).toBeLessThan(1e-4 * Math.max(1, b.loss));
+      expect(a.angles).toEqual(b.angles);
+    }
+  });
+
   const places: [string, DeviceName[]][] = [
     ['one GPU', [first]],
     ['all GPUs', gpus],

@@ -173,3 +173,14 @@ test('a head smooths as it was told, or as a call tells it', async () => {
   expect((await head.evaluate(problem, { labelSmoothing: 0 })).loss).toBe(valueAndGradSync(problem).loss);
   head.dispose();
 });
+
+test('a head that samples its classes refuses it, but where it looks at all of them', async () => {
+  const message = /^labelSmoothing must be 0 where a sampleRate leaves classes out, received 0\.1$/;
+  const options = { dim: problem.dim, classes: 131, init: problem.weights, sampleRate: 0.5 };
+  await expectFailure(() => MarginHead.create({ ...options, labelSmoothing: 0.1 }), 'ERR_OPTION', message);
+  const head = await MarginHead.create(options);
+  await expectFailure(() => head.step(problem, { labelSmoothing: 0.1 }), 'ERR_OPTION', message);
+  const { loss } = await head.evaluate(problem, { labelSmoothing: 0.1 });
+  expect(loss).toBe(valueAndGradSync(problem, { labelSmoothing: 0.1 }).loss);
+  head.dispose();
+});
