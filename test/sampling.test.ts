@@ -327,6 +327,20 @@ describe('a head that samples', () => {
     expect(sampledClasses).toBe(takingPart(draw, problems[2]!.labels).length);
   });
 
+  test('gathers rows of bfloat16 too', async () => {
+    const half = await make({ storage: 'bfloat16', sampleRate: 0.2 });
+    const rounded = half.weights();
+    const full = await make({ init: rounded, sampleRate: 0.2 });
+    const [a, b] = [await half.step(problems[0]!), await full.step(problems[0]!)];
+    expect(a.loss).toBeCloseTo(b.loss, 5);
+    expect(a.sampledClasses).toBe(b.sampledClasses);
+    // An update that is small enough may round to what was there before.
+    const took = new Set(changed(rounded, full.weights(), dim));
+    const moved = changed(rounded, half.weights(), dim);
+    expect(moved.every((id) => took.has(id))).toBe(true);
+    expect(moved.length).toBeGreaterThan(0.9 * took.size);
+  });
+
   test.each<[number, SampledUpdate, 'step' | 'accumulate']>([
     [2, 'all', 'step'],
     [4, 'sampled', 'step'],

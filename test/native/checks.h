@@ -10,6 +10,7 @@
 #include "engine/evaluation.h"
 #include "engine/head.h"
 #include "engine/random.h"
+#include "engine/sampling.h"
 
 namespace marginfc {
 
@@ -220,6 +221,7 @@ inline Status take_step(Head& head, const Size& size, const Problem& problem, We
                         double learning_rate, double* step_loss = nullptr, Precision operands = Precision::float32) {
   Batch batch = make_batch(size, problem, Workspace::recompute);
   batch.operands = operands;
+  batch.sampling = head.sampling();
   Evaluation evaluation(head.shards(), batch, {});
   std::vector<float> loss(size.rows), lse(size.rows), cosine(size.rows), dx(size.rows * size.dim);
   ForwardResult result;
@@ -234,6 +236,38 @@ inline Status take_step(Head& head, const Size& size, const Problem& problem, We
   if (kind == WeightSink::Kind::accumulate) return head.apply(learning_rate);
   head.count_step();
   return {};
+}
+
+// Steps on some of the classes, in more than one block of the draw; the others stay or decay.
+inline void sampled_heads_work(const std::vector<Engine*>& engines, bool updates_all) {
+  const Size size{33, 13, 4200, 3, 64};
+  const Problem problem = make_problem(size, 5);
+  Optimizer optimizer;
+  optimizer.momentum = 0.9;
+  optimizer.weight_decay = 5e-4;
+  std::unique_ptr<Head> head;
+  check(Head::create(engines, size.classes, {0, size.classes}, size.dim, size.shards, optimizer, &head).ok(), "create");
+  check(head->initialize(0.01, 3, {0, size.classes}).ok(), "initialize");
+  Sampling sampling;
+  sampling.rate = 0.1;
+  sampling.updates_all = updates_all;
+  head->sample(sampling);
+  for (const auto sink : {WeightSink::Kind::update, WeightSink::Kind::accumulate}) {
+    Batch batch = make_batch(size, problem, Workspace::recompute);
+    batch.sampling = head->sampling();
+    const auto inline_run = [](int64_t count, const std::function<void(int64_t)>& body) {
+      for (int64_t b = 0; b < count; b++) body(b);
+    };
+    const std::vector<int32_t> sampled = sample_classes(batch, {0, size.classes}, inline_run);
+    std::vector<float> before(size.classes * size.dim), after(before.size());
+    check(head->read(0, size.classes, before.data()).ok(), "read");
+    check(take_step(*head, size, problem, sink, 0.01).ok(), "step");
+    check(head->read(0, size.classes, after.data()).ok(), "read");
+    int64_t moved = 0;
+    for (int64_t j = 0; j < size.classes; j++)
+      moved += !std::equal(&before[j * size.dim], &before[j * size.dim] + size.dim, &after[j * size.dim]);
+    check(moved == (updates_all ? size.classes : static_cast<int64_t>(sampled.size())), "classes that move");
+  }
 }
 
 // Steps of both optimisers on owned weights, with accumulation and the nearest classes.

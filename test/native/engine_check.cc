@@ -33,6 +33,7 @@ int main() {
         heads_work({&engine}, Optimizer::Kind::sgd, storage);
         heads_work({&engine}, Optimizer::Kind::adamw, storage);
       }
+      for (const bool updates_all : {false, true}) sampled_heads_work({&engine}, updates_all);
       failures_are_values({&engine});
     }
     // Several callers share one engine, as synchronous and asynchronous calls do.
