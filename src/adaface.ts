@@ -1,5 +1,6 @@
 /** AdaFace: a margin that follows from how a feature's norm lies among those seen so far. */
 
+import { checkScheduled, type Schedule } from './schedule.js';
 import {
   angleOf,
   type BatchRows,
@@ -14,9 +15,9 @@ import { checkNumber, checkOptions, largestFactor, mustBe } from './validate.js'
 export interface AdaFaceMargin {
   readonly kind: 'adaface';
   /** Radians and cosine units. */
-  readonly m: number;
+  readonly m: number | Schedule;
   /** Of z by the number of deviations. */
-  readonly h: number;
+  readonly h: number | Schedule;
   /** t_alpha: a batch's weight in the running mean and deviation, in [0, 1]. */
   readonly rate: number;
   /** Mean of the norms at first. */
@@ -66,8 +67,8 @@ const [shortest, longest] = [1e-3, 100];
 
 export const adafaceRule: BatchRule<AdaFaceMargin> = {
   parameters: {
-    m: (value, argument) => checkNumber(value, argument, range),
-    h: (value, argument) => checkNumber(value, argument, { ...range, least: 0 }),
+    m: (value, argument) => checkScheduled(value, argument, range),
+    h: (value, argument) => checkScheduled(value, argument, { ...range, least: 0 }),
     rate(value, argument) {
       if (checkNumber(value, argument, { least: 0, code }) > 1)
         throw mustBe(code, argument, 'a number in [0, 1]', String(value));

@@ -3,28 +3,39 @@
  * and the step. Native code gets each row's target and derivatives, so they cost nothing per class and run on every engine. In a
  * group each process computes them over the rows of all, to the same result.
  *
- * To add one: a file with its data, its function and its rule, as sphereface.ts, and an entry here. docs/adding-a-loss.md.
+ * To add one: a file with its data, its function and its rule, as sphereface.ts, and an entry in union and table. docs/adding-a-loss.md.
  */
 
-import { adafaceRule } from './adaface.js';
-import { elasticArcFaceRule, elasticCosFaceRule } from './elasticface.js';
-import { magfaceRule } from './magface.js';
+import { type AdaFaceMargin, adafaceRule } from './adaface.js';
+import {
+  type ElasticArcFaceMargin,
+  type ElasticCosFaceMargin,
+  elasticArcFaceRule,
+  elasticCosFaceRule,
+} from './elasticface.js';
+import { type MagFaceMargin, magfaceRule } from './magface.js';
 import type { OverflowPolicy } from './options.js';
-import { randomSoftmaxRule } from './random_softmax.js';
-import { spherefaceRule } from './sphereface.js';
-import { type BatchRows, type BatchRule, checkedBy, type Targets } from './target_rows.js';
+import { type RandomSoftmaxMargin, randomSoftmaxRule } from './random_softmax.js';
+import { type SphereFaceMargin, spherefaceRule } from './sphereface.js';
+import { type AtStep, type BatchRows, type BatchRule, checkedBy, type Targets } from './target_rows.js';
 
-const rules = {
-  adaface: adafaceRule,
+/** A margin that is computed over a whole batch; plain data, told apart by `kind`. */
+export type BatchMargin =
+  | MagFaceMargin
+  | AdaFaceMargin
+  | ElasticArcFaceMargin
+  | ElasticCosFaceMargin
+  | SphereFaceMargin
+  | RandomSoftmaxMargin;
+
+const rules: { readonly [K in BatchMargin['kind']]: BatchRule<Extract<BatchMargin, { kind: K }>> } = {
   magface: magfaceRule,
+  adaface: adafaceRule,
   elasticArcFace: elasticArcFaceRule,
   elasticCosFace: elasticCosFaceRule,
   sphereface: spherefaceRule,
   randomSoftmax: randomSoftmaxRule,
-} as const;
-
-/** A margin that is computed over a whole batch; plain data, told apart by `kind`. */
-export type BatchMargin = Parameters<(typeof rules)[keyof typeof rules]['resolve']>[0];
+};
 
 export const batchKinds = Object.keys(rules) as BatchMargin['kind'][];
 
@@ -47,6 +58,7 @@ export function batchOverflow(margin: BatchMargin): readonly OverflowPolicy[] {
   return ruleOf(margin).overflow;
 }
 
+/** Its schedules have been evaluated: heads plan a call at their step, and other calls refuse them. */
 export function batchTargets(margin: BatchMargin, rows: BatchRows): Targets {
-  return ruleOf(margin).resolve(margin, rows);
+  return ruleOf(margin).resolve(margin as AtStep<BatchMargin>, rows);
 }

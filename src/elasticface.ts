@@ -2,7 +2,9 @@
 
 import { normalOf } from './counter_random.js';
 import { checkSeed } from './sampling.js';
+import { checkScheduled, type Schedule } from './schedule.js';
 import {
+  type AtStep,
   additiveAngle,
   type BatchRows,
   type BatchRule,
@@ -10,7 +12,7 @@ import {
   type RowTarget,
   targetsOf,
 } from './target_rows.js';
-import { checkBoolean, checkInteger, checkNumber, checkOptions, largestFactor, mustBe } from './validate.js';
+import { checkBoolean, checkInteger, checkOptions, largestFactor, mustBe } from './validate.js';
 
 /** What a margin's draws follow from. */
 export interface DrawnMargin {
@@ -22,9 +24,9 @@ export interface DrawnMargin {
 
 interface ElasticMargin extends DrawnMargin {
   /** Mean of the margins. */
-  readonly m: number;
+  readonly m: number | Schedule;
   /** Their standard deviation. */
-  readonly sigma: number;
+  readonly sigma: number | Schedule;
   /** Whether larger margins go to rows of smaller cosine. */
   readonly plus: boolean;
   /** Whether `plus` is that of the released code. */
@@ -119,8 +121,8 @@ function elasticRule<M extends ElasticMargin & { readonly kind: string }>(
 ): BatchRule<ElasticMargin & { readonly kind: M['kind'] }> {
   return {
     parameters: {
-      m: (value, argument) => checkNumber(value, argument, range),
-      sigma: (value, argument) => checkNumber(value, argument, { ...range, least: 0 }),
+      m: (value, argument) => checkScheduled(value, argument, range),
+      sigma: (value, argument) => checkScheduled(value, argument, { ...range, least: 0 }),
       plus: checkBoolean,
       released: checkBoolean,
       ...drawParameters,
@@ -146,7 +148,10 @@ function elasticRule<M extends ElasticMargin & { readonly kind: string }>(
 }
 
 /** [B] */
-function marginsOf({ m, sigma, plus, released, ...draw }: ElasticMargin, rows: BatchRows): Float64Array {
+function marginsOf(
+  { m, sigma, plus, released, ...draw }: AtStep<ElasticMargin>,
+  rows: BatchRows,
+): Float64Array {
   const { seed = rows.seed, step = rows.step } = draw;
   const margins = Float64Array.from(rows.labels, (_, row) => m + sigma * normalOf(seed, step, row));
   if (!plus) return margins;

@@ -1,5 +1,6 @@
 /** MagFace: a margin that follows from the feature's norm, and is trained through it. */
 
+import { checkScheduled, type Schedule } from './schedule.js';
 import { additiveAngle, type BatchRule, checkedBy, targetsOf } from './target_rows.js';
 import { checkNumber, checkOptions, largestFactor, mustBe } from './validate.js';
 
@@ -11,9 +12,9 @@ export interface MagFaceMargin {
   /** u_a: norms above it count as it. */
   readonly upperNorm: number;
   /** l_m, radians, of the lower norm. */
-  readonly lowerMargin: number;
+  readonly lowerMargin: number | Schedule;
   /** u_m, radians, of the upper norm. */
-  readonly upperMargin: number;
+  readonly upperMargin: number | Schedule;
 }
 
 /**
@@ -55,8 +56,8 @@ export const magfaceRule: BatchRule<MagFaceMargin> = {
   parameters: {
     lowerNorm: (value, argument) => checkNumber(value, argument, norm),
     upperNorm: (value, argument) => checkNumber(value, argument, norm),
-    lowerMargin: (value, argument) => checkNumber(value, argument, angle),
-    upperMargin: (value, argument) => checkNumber(value, argument, angle),
+    lowerMargin: (value, argument) => checkScheduled(value, argument, angle),
+    upperMargin: (value, argument) => checkScheduled(value, argument, angle),
   },
   together({ lowerNorm, upperNorm }) {
     if (!(lowerNorm < upperNorm))

@@ -2,7 +2,8 @@
 
 import { normalOf } from './counter_random.js';
 import { type DrawnMargin, drawParameters } from './elasticface.js';
-import { type BatchRows, type BatchRule, checkedBy, targetsOf } from './target_rows.js';
+import { checkScheduled, type Schedule } from './schedule.js';
+import { type AtStep, type BatchRows, type BatchRule, checkedBy, targetsOf } from './target_rows.js';
 import { checkInteger, checkNumber, checkOptions, largestFactor, mustBe } from './validate.js';
 
 /** `F = cos(theta) - ln(1 - a) / s`. Made by {@link randomSoftmax}. */
@@ -11,9 +12,9 @@ export interface RandomSoftmaxMargin extends DrawnMargin {
   /** The factor, <= 0. Without it one is drawn. */
   readonly a?: number;
   /** Standard deviation of the draw. */
-  readonly sigma: number;
+  readonly sigma: number | Schedule;
   /** What the draw is multiplied with is exp(exponent * scale). */
-  readonly exponent: number;
+  readonly exponent: number | Schedule;
   /** Steps that a draw lasts. */
   readonly every: number;
 }
@@ -67,8 +68,8 @@ export const randomSoftmaxRule: BatchRule<RandomSoftmaxMargin> = {
       if (checkNumber(value, argument, { code: 'ERR_MARGIN' }) > 0)
         throw mustBe('ERR_MARGIN', argument, 'a finite number <= 0', String(value));
     },
-    sigma: (value, argument) => checkNumber(value, argument, range),
-    exponent: (value, argument) => checkNumber(value, argument, range),
+    sigma: (value, argument) => checkScheduled(value, argument, range),
+    exponent: (value, argument) => checkScheduled(value, argument, range),
     every: (value, argument) =>
       checkInteger(value, argument, { least: 1, most: Number.MAX_SAFE_INTEGER, code: 'ERR_MARGIN' }),
     ...drawParameters,
@@ -81,7 +82,7 @@ export const randomSoftmaxRule: BatchRule<RandomSoftmaxMargin> = {
 };
 
 /** ln(1 - a), also where a itself leaves float64. */
-function logOfOneMinus(margin: RandomSoftmaxMargin, rows: BatchRows): number {
+function logOfOneMinus(margin: AtStep<RandomSoftmaxMargin>, rows: BatchRows): number {
   const { a, sigma, exponent, every, seed = rows.seed, step = rows.step } = margin;
   if (a !== undefined) return Math.log1p(-a);
   const drawn = sigma * Math.abs(normalOf(seed, Math.floor(step / every), 0));

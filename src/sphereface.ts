@@ -1,15 +1,16 @@
 /** SphereFace: a multiplicative angular margin that keeps falling up to pi. */
 
+import { checkScheduled, type Schedule } from './schedule.js';
 import { angleOf, type BatchRule, checkedBy, targetsOf } from './target_rows.js';
-import { checkNumber, checkOptions, largestFactor } from './validate.js';
+import { checkOptions, largestFactor } from './validate.js';
 
 /** `F = (lambda cos(theta) + psi(theta)) / (1 + lambda)`. Made by {@link sphereface}. */
 export interface SphereFaceMargin {
   readonly kind: 'sphereface';
   /** A factor on the angle, >= 1. */
-  readonly m: number;
+  readonly m: number | Schedule;
   /** Weight of the plain cosine, >= 0. */
-  readonly lambda: number;
+  readonly lambda: number | Schedule;
 }
 
 /**
@@ -19,7 +20,7 @@ export interface SphereFaceMargin {
  *     dF/dc = (lambda + (-1)^k m sin(m theta) / sin(theta)) / (1 + lambda)
  *
  * psi falls without a break, so there is nothing for `onOverflow`. m need not be an integer. lambda anneals the margin: the authors'
- * network starts with 1000 and lets it fall to 5; give each step a margin of its own, `head.step(batch, { margin })`.
+ * network starts with 1000 and lets it fall to 5: on a head, `sphereface({ lambda: linear({ from: 1000, to: 5, steps: 10000 }) })`.
  *
  * Source: Liu et al., arXiv 1704.08063. The authors' code (wy1iu/sphereface) multiplies all logits of a row by |x|; here, as in
  * later work, features are normalised and `scale` takes its place. opensphere's SphereFace is m 1.5, lambda 0 with
@@ -35,9 +36,10 @@ export function sphereface(parameters: Partial<Omit<SphereFaceMargin, 'kind'>> =
 
 export const spherefaceRule: BatchRule<SphereFaceMargin> = {
   parameters: {
-    m: (value, argument) => checkNumber(value, argument, { least: 1, magnitude: 1000, code: 'ERR_MARGIN' }),
+    m: (value, argument) =>
+      checkScheduled(value, argument, { least: 1, magnitude: 1000, code: 'ERR_MARGIN' }),
     lambda: (value, argument) =>
-      checkNumber(value, argument, { least: 0, magnitude: largestFactor, code: 'ERR_MARGIN' }),
+      checkScheduled(value, argument, { least: 0, magnitude: largestFactor, code: 'ERR_MARGIN' }),
   },
   overflow: [],
   resolve: ({ m, lambda }, rows) =>

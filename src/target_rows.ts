@@ -1,6 +1,7 @@
 /** What a batch margin is told of the rows of a batch, what it answers, and the formulas that several of them share. */
 
 import type { OverflowPolicy } from './options.js';
+import type { Schedule } from './schedule.js';
 import { checkOptions } from './validate.js';
 
 /** Running statistics of features' norms. */
@@ -48,6 +49,9 @@ export interface Targets {
   readonly norms?: NormStatistics;
 }
 
+/** A margin at one step, its schedules evaluated. */
+export type AtStep<M> = { readonly [K in keyof M]: Exclude<M[K], Schedule> };
+
 /** A kind of batch margin: its checks and its formula. */
 export interface BatchRule<M extends { readonly kind: string }> {
   /** How each parameter is checked; one that may be left out allows undefined. */
@@ -58,7 +62,7 @@ export interface BatchRule<M extends { readonly kind: string }> {
   readonly together?: (margin: M) => void;
   /** Policies it knows besides `none`. */
   readonly overflow: readonly OverflowPolicy[];
-  readonly resolve: (margin: M, rows: BatchRows) => Targets;
+  readonly resolve: (margin: AtStep<M>, rows: BatchRows) => Targets;
 }
 
 /** Names and values; they need no batch. */

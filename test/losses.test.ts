@@ -13,6 +13,7 @@ import {
   elasticArcFace,
   elasticCosFace,
   forward,
+  linear,
   type Margin,
   MarginHead,
   magface,
@@ -283,6 +284,27 @@ describe('draws', () => {
   });
 });
 
+test('a parameter may follow a schedule over the steps of a head, in a checkpoint too', async () => {
+  const { dim, classes } = size;
+  const margin = sphereface({ lambda: linear({ from: 1000, to: 5, steps: 2 }) });
+  let head = await MarginHead.create({ dim, classes, margin, init: spread.weights });
+  const folder = await mkdtemp(join(tmpdir(), 'marginfc-annealing-'));
+  try {
+    for (const lambda of [1000, 502.5, 5, 5]) {
+      const batch = { ...clustered, weights: head.weights() };
+      const { loss } = valueAndGradSync(batch, { margin: sphereface({ lambda }), gradients: 'features' });
+      expect((await head.step(clustered)).loss).toBeCloseTo(loss, 4);
+      await head.save(folder);
+      head.dispose();
+      head = await MarginHead.load(folder);
+      expect(head.margin).toEqual(margin);
+    }
+  } finally {
+    await rm(folder, { recursive: true });
+    head.dispose();
+  }
+});
+
 test.each<[string, () => unknown, string, RegExp]>([
   [
     'a rate above 1',
@@ -361,6 +383,19 @@ test.each<[string, () => unknown, string, RegExp]>([
     () => sphereface({ lambda: -5 }),
     'ERR_MARGIN',
     /^margin\.lambda must be a finite number >= 0, received -5$/,
+  ],
+  [
+    'a schedule that leaves the range',
+    () => sphereface({ lambda: linear({ from: 5, to: -5, steps: 2 }) }),
+    'ERR_MARGIN',
+    /^margin\.lambda\.to must be a finite number >= 0, received -5$/,
+  ],
+  [
+    'a schedule without a head',
+    () =>
+      valueAndGrad(spread, { margin: magface({ upperMargin: linear({ from: 0.5, to: 0.8, steps: 2 }) }) }),
+    'ERR_OPTION',
+    /^margin\.upperMargin must be without a schedule, .* received a linear one$/,
   ],
   [
     'a positive a',
