@@ -178,6 +178,19 @@ export const cases: readonly Case[] = [
   },
 ];
 
+/** What presets of these margins compute. */
+export const presetFormulas = {
+  magFace: magfaceFormula('easy'),
+  adaFace: adafaceFormula(0.4, 0.333, 0.01),
+  elasticFaceArc: (c, _, row) => arc('none')(c, 0.5 + 0.05 * normalOf(0, 0, row)),
+  elasticFaceArcPlus: (c, _, row, batch) => arc('none')(c, released(0.5, 0.0175, 0, 0, row, batch)),
+  elasticFaceCos: (c, _, row) => c - 0.35 - 0.05 * normalOf(0, 0, row),
+  elasticFaceCosPlus: (c, _, row, batch) => c - released(0.35, 0.02, 0, 0, row, batch),
+  openSphereFace: (c) => psi(c, 1.5),
+  randomSoftmax: (c, norm, row, batch) =>
+    searched(-0.2 * abs(normalOf(0, 0, 0)) * exp(batch.scale / 3))(c, norm, row, batch),
+} satisfies Record<string, Formula>;
+
 const step = 1e-6;
 
 /** The reference of a formula, whose derivatives are central differences. */

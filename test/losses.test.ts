@@ -18,6 +18,7 @@ import {
   MarginHead,
   magface,
   type OverflowPolicy,
+  presets,
   randomSoftmax,
   sgd,
   sphereface,
@@ -25,7 +26,7 @@ import {
   valueAndGradSync,
 } from '../src/index.js';
 import { expectFailure } from './failures.js';
-import { cases, clustered, expected, size, spread, withNorms } from './loss_cases.js';
+import { cases, clustered, expected, presetFormulas, size, spread, withNorms } from './loss_cases.js';
 import { expectWithinLimits, float32Limits } from './metrics.js';
 import { makeProblem } from './problems.js';
 import { processGroup } from './process_group.js';
@@ -179,6 +180,12 @@ test('more processes than classes know the norms of all rows', async () => {
   expect(outs.map((out) => out.loss)).toEqual([loss, loss, loss].map((value) => expect.closeTo(value, 5)));
   expect([...outs[2]!.rowLoss]).toEqual([...rowLoss].map((value) => expect.closeTo(value, 5)));
   for (const head of [alone, ...heads]) head.dispose();
+});
+
+test.each(Object.entries(presetFormulas))('preset %s is what its options say', (name, formula) => {
+  const { margin, scale, gradient, onOverflow } = presets[name as keyof typeof presetFormulas];
+  const out = valueAndGradSync(spread, { margin, scale, gradient, onOverflow });
+  expectWithinLimits(out, expected(spread, { formula, scale, gradient }), float32Limits(scale));
 });
 
 describe('identities', () => {
