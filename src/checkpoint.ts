@@ -44,6 +44,7 @@ const busy = new Set<string>();
 interface Saved {
   readonly native: NativeHead;
   readonly settings: HeadSettings;
+  readonly norms: CheckpointIndex['norms'] | undefined;
 }
 
 /**
@@ -51,14 +52,14 @@ interface Saved {
  * when all of them are on the disk.
  */
 export function* saveCheckpoint(
-  { native, settings }: Saved,
+  { native, settings, norms = null }: Saved,
   folder: string,
   signal: AbortSignal | undefined,
 ): Twin<void> {
   const { group, range, compute } = settings;
   const leads = !group || group.rank === 0;
   const { stepCount, accumulated } = native;
-  const steps = { stepCount, accumulated };
+  const steps = { stepCount, accumulated, norms };
   const claimed = yield* attemptTwin(settled(leads ? claim(folder) : undefined));
   const real = yield* agree(group, claimed, release);
   try {

@@ -4,7 +4,7 @@ import { createHash } from 'node:crypto';
 import { checkClip, type GradientClip } from './clipping.js';
 import { fileMust } from './files.js';
 import { type HeadSettings, mostAdditions, type WeightStorage } from './head_options.js';
-import { type BuiltInMargin, storedMargin } from './margins.js';
+import { type StoredMargin, storedMargin } from './margins.js';
 import type { NativeClassArray } from './native.js';
 import { nativeOptimizer, type Optimizer } from './optimizers.js';
 import {
@@ -18,6 +18,7 @@ import {
 } from './options.js';
 import { isRecord } from './safetensors.js';
 import { checkSampling, checkSeed, type SamplingOptions, samplingNames } from './sampling.js';
+import type { NormStatistics } from './target_rows.js';
 import {
   checkBoolean,
   checkCount,
@@ -53,8 +54,10 @@ export interface CheckpointIndex {
   readonly stepCount: number;
   /** Whether there is an accumulated gradient. */
   readonly accumulated: boolean;
+  /** Of the features' norms, null where no margin has needed them. */
+  readonly norms: NormStatistics | null;
   /** Null for one with arrays or a callback, which only the program has. */
-  readonly margin: BuiltInMargin | null;
+  readonly margin: StoredMargin | null;
   readonly loss: Omit<Loss, 'margin'>;
   readonly optimizer: Optimizer;
   readonly clipWeightGradient?: GradientClip;
@@ -70,13 +73,13 @@ export interface CheckpointIndex {
 
 export function makeIndex(
   settings: HeadSettings,
-  steps: { readonly stepCount: number; readonly accumulated: boolean },
+  steps: Pick<CheckpointIndex, 'stepCount' | 'accumulated' | 'norms'>,
   files: readonly ShardFile[],
 ): CheckpointIndex {
   const { dim, classes, loss, compute, optimizer, clipWeightGradient, storage, sampling, normal } = settings;
   const { margin, ...formula } = loss;
   const { devices: _, shards: __, ...numerics } = compute;
-  const { stepCount, accumulated } = steps;
+  const { stepCount, accumulated, norms } = steps;
   return {
     format,
     version,
@@ -84,6 +87,7 @@ export function makeIndex(
     classes,
     stepCount,
     accumulated,
+    norms,
     margin: storedMargin(margin) ?? null,
     loss: formula,
     optimizer,
@@ -198,6 +202,11 @@ function checkIndex(index: CheckpointIndex): CheckpointIndex {
   checkCount(classes, 'classes');
   checkInteger(stepCount, 'stepCount', { least: 0, most: Number.MAX_SAFE_INTEGER });
   checkBoolean(accumulated, 'accumulated');
+  if (index.norms !== null) {
+    const { mean, deviation } = checkOptions(index.norms, { mean: true, deviation: true }, 'norms');
+    checkNumber(mean, 'norms.mean', { least: 0 });
+    checkNumber(deviation, 'norms.deviation', { least: 0 });
+  }
   checkLoss({ ...checkOptions<Partial<Loss>>(loss, lossNames, 'loss'), margin: margin ?? undefined });
   nativeOptimizer(optimizer);
   checkClip(clipWeightGradient, ['cpu']);

@@ -4,6 +4,7 @@
  */
 
 import { watchAbort } from './abort.js';
+import { type BatchMargin, batchTargets, isBatchMargin } from './batch_margins.js';
 import { customTargets } from './custom_margin.js';
 import { publicError } from './errors.js';
 import { type CustomMargin, nativeMargin } from './margins.js';
@@ -21,6 +22,7 @@ import {
 } from './native.js';
 import { type Compute, checkLossOn, type PlainLoss, type Reduction, refuseOnGpus } from './options.js';
 import { type CheckedRows, checkRowsOf, type Rows } from './rows.js';
+import type { NormStatistics } from './target_rows.js';
 import { settled, type Twin } from './twin.js';
 import { checkFloats, checkInt32Array, checkLabels, checkValues, mustBe, show } from './validate.js';
 
@@ -43,10 +45,21 @@ export interface SkippedMass {
   readonly skippedMass?: number;
 }
 
+/** The statistics of norms in one call: what they are when its turn comes, and what its batch makes of them. */
+export interface NormTrack {
+  readonly before: () => NormStatistics | undefined;
+  /** Whether the batch moves them. */
+  readonly training: boolean;
+  after?: NormStatistics;
+}
+
 /** One batch against one set of classes, checked. */
 export interface Plan {
   readonly problem: NativeProblem;
-  readonly margin: NativeMargin | CustomMargin;
+  readonly margin: NativeMargin | CustomMargin | BatchMargin;
+  /** Of a head's draws; 0 without one. */
+  readonly seed: number;
+  readonly norms: NormTrack;
   readonly rows: number;
   /** Whether each row's largest negative cosine is wanted. */
   readonly hardest: boolean;
@@ -80,6 +93,9 @@ export interface PlanInput {
   readonly diagnostics: Diagnostics | undefined;
   /** Whether a head's sampling applies. */
   readonly sampled: boolean;
+  /** Of the head, if there is one. */
+  readonly seed?: number;
+  readonly norms?: NormTrack;
 }
 
 /** Checks what depends on the batch: lengths, labels, and arrays with one entry per row or class. */
@@ -102,7 +118,9 @@ export function planEvaluation(input: PlanInput): Plan {
   checkLabels(labels, classes);
   const { margin } = loss;
   return {
-    margin: margin.kind === 'custom' ? margin : nativeMargin(margin, rows, classes),
+    margin: margin.kind === 'custom' || isBatchMargin(margin) ? margin : nativeMargin(margin, rows, classes),
+    seed: input.seed ?? 0,
+    norms: input.norms ?? { before: () => undefined, training: true },
     rows,
     hardest: diagnostics?.hardest === true,
     problem: {
@@ -217,10 +235,28 @@ export function* gradientPass(
 
 function* resolveMargin(mode: NativeMode, plan: Plan, evaluation: NativeEvaluation): Twin<NativeMargin> {
   const { margin, rows } = plan;
-  if (!('callback' in margin)) return margin;
+  const batch = isBatchMargin(margin);
+  if (!('callback' in margin || batch)) return margin;
   const angles = { cosine: new Float64Array(rows), featureNorm: new Float64Array(rows) };
   yield* settled(evaluation.targets(mode, angles));
-  return customTargets(margin.callback, plan.problem.labels, angles);
+  return batch
+    ? resolveBatch(margin, plan, angles)
+    : customTargets(margin.callback, plan.problem.labels, angles);
+}
+
+/** A batch margin over the rows of a batch, now that it is the batch's turn. */
+export function resolveBatch(
+  margin: BatchMargin,
+  { problem, seed, norms: track }: Plan,
+  angles: { readonly cosine: Float64Array; readonly featureNorm: Float64Array },
+): NativeMargin {
+  const { labels, scale, onOverflow, weights } = problem;
+  const step = 'stepCount' in weights ? weights.stepCount : 0;
+  const { training } = track;
+  const rows = { ...angles, labels, scale, onOverflow, seed, step, norms: track.before(), training };
+  const { norms, ...targets } = batchTargets(margin, rows);
+  if (norms && training) track.after = norms;
+  return targets;
 }
 
 /** Memory for the results of a plan's rows. */

@@ -2,8 +2,7 @@
 
 import type { Plan } from './evaluation.js';
 import type { GroupArray, ProcessGroup } from './group.js';
-import type { CustomMargin } from './margins.js';
-import { addon, type NativeMargin, type NativeProblem } from './native.js';
+import { addon, type NativeProblem } from './native.js';
 import { settled, type Twin } from './twin.js';
 
 /** Which rows of the whole batch are this process's. */
@@ -73,17 +72,14 @@ export function* gatherPlan(share: Share, plan: Plan): Twin<Plan> {
   };
 }
 
-function perRow(margin: NativeMargin | CustomMargin): Float32Array[] {
+function perRow(margin: Plan['margin']): Float32Array[] {
   if (!('parameters' in margin)) return [];
   return margin.parameters.flatMap((value) =>
     typeof value === 'object' && 'perRow' in value ? [value.perRow] : [],
   );
 }
 
-function withPerRow(
-  margin: NativeMargin | CustomMargin,
-  column: () => Float32Array,
-): NativeMargin | CustomMargin {
+function withPerRow(margin: Plan['margin'], column: () => Float32Array): Plan['margin'] {
   if (!('parameters' in margin)) return margin;
   const parameters = margin.parameters.map((value) =>
     typeof value === 'object' && 'perRow' in value ? { perRow: column() } : value,

@@ -6,9 +6,10 @@
 
 import { watchAbort } from './abort.js';
 import { agree, attempt, attemptTwin } from './agreement.js';
+import { isBatchMargin } from './batch_margins.js';
 import { customTargets } from './custom_margin.js';
 import { MarginFcError, publicError } from './errors.js';
-import { newRows, type Plan, type SkippedMass } from './evaluation.js';
+import { newRows, type Plan, resolveBatch, type SkippedMass } from './evaluation.js';
 import { gatherPlan, type Share } from './group_batch.js';
 import type { HeadSettings } from './head_options.js';
 import type { CustomMargin } from './margins.js';
@@ -181,18 +182,28 @@ function* shareTargets(
   yield* settled(group.allReduce(cosine, 'sum'));
 }
 
-/** A margin's callback sees the own rows of each process. */
+/** A margin's callback sees the own rows of each process; a batch margin sees all rows on each. */
 function* resolveMargin(
   share: Share,
-  { margin }: Plan,
+  plan: Plan,
   labels: Int32Array,
   evaluation: NativeEvaluation,
 ): Twin<NativeMargin> {
-  if (!('callback' in margin)) return margin;
+  const { margin } = plan;
+  const batch = isBatchMargin(margin);
+  if (!('callback' in margin || batch)) return margin;
   const { group, rows, count } = share;
   const angles = { cosine: new Float64Array(rows), featureNorm: new Float64Array(rows) };
   yield* agree(group, yield* attemptTwin(settled(evaluation.targets('async', angles))));
-  yield* settled(group.allReduce(angles.cosine, 'sum'));
+  // Engines differ in the last bits of a norm, and what processes keep of them must not.
+  yield* settled(
+    Promise.all([group.allReduce(angles.cosine, 'sum'), group.allReduce(angles.featureNorm, 'max')]),
+  );
+  if (batch)
+    return yield* agree(
+      group,
+      attempt(() => resolveBatch(margin, plan, angles)),
+    );
   const answers = yield* agree(
     group,
     attempt(() => answersOf(margin, labels, angles, share)),

@@ -31,10 +31,10 @@ import {
   saveCall,
   stepCall,
 } from './head_calls.js';
-import { createHead } from './head_create.js';
+import { createHead, type MadeHead } from './head_create.js';
 import { HeadForwardPass } from './head_forward_pass.js';
 import { type LoadOptions, loadHead } from './head_load.js';
-import type { HeadSettings, MarginHeadOptions, WeightStorage } from './head_options.js';
+import type { MarginHeadOptions, WeightStorage } from './head_options.js';
 import {
   assertOpen,
   type FeatureGradientOutput,
@@ -44,12 +44,13 @@ import {
   type StepResult,
 } from './head_state.js';
 import type { Margin } from './margins.js';
-import { addon, type NativeHead } from './native.js';
+import { addon } from './native.js';
 import type { Optimizer } from './optimizers.js';
 import type { GradientMode, OverflowPolicy } from './options.js';
 import { CallQueue } from './queue.js';
 import type { SampledUpdate } from './sampling.js';
 import type { Schedule } from './schedule.js';
+import type { NormStatistics } from './target_rows.js';
 import { runAsync, runSync } from './twin.js';
 import { checkInteger, checkOptions, checkSignal, mustBe } from './validate.js';
 
@@ -84,8 +85,9 @@ import { checkInteger, checkOptions, checkSignal, mustBe } from './validate.js';
 export class MarginHead {
   readonly #state: HeadState;
 
-  private constructor(native: NativeHead, settings: HeadSettings) {
-    this.#state = { native, settings, queue: new CallQueue('head'), reshaping: 0, disposed: false };
+  private constructor({ native, settings, norms }: MadeHead) {
+    const queue = new CallQueue('head');
+    this.#state = { native, settings, queue, norms, reshaping: 0, disposed: false };
   }
 
   /**
@@ -96,8 +98,7 @@ export class MarginHead {
    * function throws.
    */
   static async create(options: MarginHeadOptions): Promise<MarginHead> {
-    const { native, settings } = await runAsync(createHead(options));
-    return new MarginHead(native, settings);
+    return new MarginHead(await runAsync(createHead(options)));
   }
 
   /**
@@ -108,8 +109,7 @@ export class MarginHead {
    * incomplete, damaged or of something else.
    */
   static async load(folder: string | URL, options?: LoadOptions): Promise<MarginHead> {
-    const { native, settings } = await runAsync(loadHead(folder, options));
-    return new MarginHead(native, settings);
+    return new MarginHead(await runAsync(loadHead(folder, options)));
   }
 
   /** Length of an embedding, D. */
@@ -178,6 +178,11 @@ export class MarginHead {
   /** What updates do to the other classes. */
   get sampledUpdate(): SampledUpdate {
     return this.#state.settings.sampling.sampledUpdate;
+  }
+
+  /** Running statistics of the features' norms, where a margin has needed them ({@link adaface}). */
+  get normStatistics(): NormStatistics | undefined {
+    return this.#state.norms;
   }
 
   /** Updates made so far. Throws ERR_DISPOSED after `dispose`. */
@@ -264,7 +269,7 @@ export class MarginHead {
       const plan = planNow();
       const forwarded = runSync(forwardPass('sync', plan, signal));
       const result = headResult(plan, forwarded, this.#state.settings);
-      return new HeadForwardPass(result, forwarded, plan.problem, this.#state);
+      return new HeadForwardPass(result, forwarded, plan, this.#state);
     }, 'forwardSync');
   }
 

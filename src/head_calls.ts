@@ -18,6 +18,7 @@ import {
   type HeadResult,
   type HeadState,
   headResult,
+  keepNorms,
   type StepResult,
   type WeightGradient,
   weightUpdate,
@@ -168,6 +169,8 @@ export function planEvaluationOn(
       rowWeights: options.rowWeights,
       diagnostics: { topFive, hardest: bins > 0 },
       sampled,
+      seed: settings.sampling.seed,
+      norms: { before: () => state.norms, training: sampled },
     }),
     bins,
   });
@@ -233,18 +236,20 @@ function gradientCall<O extends FeatureGradientOutput>(
         return dFeatures;
       };
       const now = planNow();
+      const update = weightGradient.now();
       const done =
         group && counts
           ? yield* groupPass(shareOf(group, counts), now, settings, signal, {
               dLoss,
-              weightGradient: weightGradient.now(),
+              weightGradient: update,
               dFeatures: array as () => Float32Array,
             })
           : yield* gradientPass(mode, now, signal, () => ({
               dLoss,
-              weightGradient: weightGradient.now(),
+              weightGradient: update,
               dFeatures: array(),
             }));
+      keepNorms(state, now.norms, update);
       return {
         ...headResult(now, done, settings),
         dFeatures: dFeatures as OutputArray<O, 'dFeatures'>,

@@ -1,7 +1,7 @@
 /** What {@link MarginHead.forwardSync} returns: for trainers that learn of the backward pass later, such as tfjs. */
 
 import type { AngleHistograms } from './angles.js';
-import { backwardPass, type Forwarded } from './evaluation.js';
+import { backwardPass, type Forwarded, type Plan } from './evaluation.js';
 import type { HostOutputs, OutputArray } from './gradients.js';
 import {
   assertOpen,
@@ -9,9 +9,10 @@ import {
   featureGradientOutput,
   type HeadResult,
   type HeadState,
+  keepNorms,
   weightUpdate,
 } from './head_state.js';
-import { addon, type NativeHead, type NativeProblem } from './native.js';
+import { addon, type NativeHead } from './native.js';
 import type { EngineName, Precision } from './options.js';
 import type { CheckedRows } from './rows.js';
 import { runSync } from './twin.js';
@@ -48,6 +49,7 @@ export class HeadForwardPass implements HeadResult {
   readonly sampledClasses?: number;
   readonly #state: HeadState;
   readonly #forwarded: Forwarded;
+  readonly #norms: Plan['norms'];
   readonly #features: CheckedRows;
   /** Updates the head had made: after another one, what this pass remembers is of other weights. */
   readonly #stepCount: number;
@@ -59,7 +61,7 @@ export class HeadForwardPass implements HeadResult {
   constructor(
     result: HeadResult,
     forwarded: Forwarded,
-    { features, featuresType }: NativeProblem,
+    { problem: { features, featuresType }, norms }: Plan,
     state: HeadState,
   ) {
     this.loss = result.loss;
@@ -75,6 +77,7 @@ export class HeadForwardPass implements HeadResult {
     if (result.sampledClasses !== undefined) this.sampledClasses = result.sampledClasses;
     this.#state = state;
     this.#forwarded = forwarded;
+    this.#norms = norms;
     this.#features = { array: features, type: featuresType };
     this.#native = state.native;
     this.#stepCount = state.native.stepCount;
@@ -110,8 +113,10 @@ export class HeadForwardPass implements HeadResult {
           `one ${updates} updates old`,
         );
       const dFeatures = output ?? addon().allocate(this.#features.array.length);
-      const gradients = () => ({ dLoss, dFeatures, weightGradient: weightGradient.now() });
+      const update = weightGradient.now();
+      const gradients = () => ({ dLoss, dFeatures, weightGradient: update });
       runSync(backwardPass('sync', this.#forwarded, undefined, gradients));
+      keepNorms(this.#state, this.#norms, update);
       return dFeatures as OutputArray<O, 'dFeatures'>;
     }, 'backwardSync');
   }

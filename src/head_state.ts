@@ -3,7 +3,7 @@
 import { type AngleHistograms, angleHistograms } from './angles.js';
 import type { DeviceArray } from './device_array.js';
 import { engineName } from './engines.js';
-import type { Plan, RowResults, SkippedMass } from './evaluation.js';
+import type { NormTrack, Plan, RowResults, SkippedMass } from './evaluation.js';
 import { checkOutput, type HostOutputs, type OutputArray } from './gradients.js';
 import type { HeadSettings } from './head_options.js';
 import type { NativeForwardResult, NativeHead, NativeRows, NativeWeightGradient } from './native.js';
@@ -12,6 +12,7 @@ import type { EngineName, Precision } from './options.js';
 import type { CallQueue } from './queue.js';
 import type { CheckedRows } from './rows.js';
 import { valueAt } from './schedule.js';
+import type { NormStatistics } from './target_rows.js';
 import { checkOptions, mustBe } from './validate.js';
 
 export interface HeadState {
@@ -20,6 +21,8 @@ export interface HeadState {
   settings: HeadSettings;
   /** Every call on the head goes through it, so that none sees the weights of a half-made update. */
   readonly queue: CallQueue;
+  /** Of the features' norms, where a margin has asked for them. */
+  norms: NormStatistics | undefined;
   /** Calls that add or remove classes and have not ended. */
   reshaping: number;
   disposed: boolean;
@@ -119,6 +122,11 @@ export function weightUpdate(learningRate: number | undefined, state: HeadState)
     return { kind: 'update', learningRate, ...(clip && { clip }) };
   };
   return { terms: rate, now };
+}
+
+/** Keeps what a call has made of the statistics, once it has succeeded; not where it changes nothing else. */
+export function keepNorms(state: HeadState, { after }: NormTrack, { kind }: NativeWeightGradient): void {
+  if (after && kind !== 'none') state.norms = after;
 }
 
 /** The caller's array for dFeatures, checked, if there is one. */

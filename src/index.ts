@@ -6,11 +6,20 @@
  * @packageDocumentation
  */
 
+export { type AdaFaceMargin, adaface } from './adaface.js';
 export type { AngleHistograms } from './angles.js';
+export type { BatchMargin } from './batch_margins.js';
 export type { AddClassesOptions, RemoveClassesOptions } from './class_changes.js';
 export type { ClassRange } from './class_ranges.js';
 export type { GradientClip } from './clipping.js';
 export type { DeviceArray } from './device_array.js';
+export {
+  type DrawnMargin,
+  type ElasticArcFaceMargin,
+  type ElasticCosFaceMargin,
+  elasticArcFace,
+  elasticCosFace,
+} from './elasticface.js';
 export { type EngineStatus, listEngines } from './engines.js';
 export { MarginFcError, type MarginFcErrorCode } from './errors.js';
 export type { RowResults, SkippedMass } from './evaluation.js';
@@ -55,6 +64,7 @@ export {
   valueAndGrad,
   valueAndGradSync,
 } from './loss.js';
+export { type MagFaceMargin, magface } from './magface.js';
 export {
   type ArcFaceMargin,
   arcface,
@@ -91,6 +101,7 @@ export type {
   Workspace,
 } from './options.js';
 export { presets } from './presets.js';
+export { type RandomSoftmaxMargin, randomSoftmax } from './random_softmax.js';
 export type { Float16ArrayLike, HalfArray, Rows } from './rows.js';
 export type { SampledUpdate, SamplingOptions } from './sampling.js';
 export {
@@ -104,4 +115,6 @@ export {
   type Schedule,
   valueAt,
 } from './schedule.js';
+export { type SphereFaceMargin, sphereface } from './sphereface.js';
+export type { NormStatistics } from './target_rows.js';
 export { type WeightFile, type WeightFileOptions, weightsFrom } from './weight_file.js';

@@ -3,10 +3,18 @@
  * the functions here only fill in defaults and check. theta is the angle between a row's feature and its own
  * class, c = cos(theta); the target logit is scale * F(theta), every other logit scale * cos(theta_j).
  *
- * To add a margin, touch engine/margin.h, this file and test/reference.ts.
+ * To add a margin, touch engine/margin.h, this file and test/reference.ts; one that needs no native code, batch_margins.ts.
  */
 
+import {
+  type BatchMargin,
+  batchKinds,
+  batchOverflow,
+  checkBatchMargin,
+  isBatchMargin,
+} from './batch_margins.js';
 import type { NativeMargin, NativeParameter } from './native.js';
+import type { OverflowPolicy } from './options.js';
 import { checkSchedule, isSchedule, type Schedule, valueAt } from './schedule.js';
 import {
   checkFloat32Array,
@@ -105,7 +113,10 @@ export interface CustomMargin {
 export type BuiltInMargin = ArcFaceMargin | CosFaceMargin | X2SoftmaxMargin | CombinedMargin | SoftmaxMargin;
 
 /** Any margin; plain data, told apart by `kind`. */
-export type Margin = BuiltInMargin | CustomMargin;
+export type Margin = BuiltInMargin | BatchMargin | CustomMargin;
+
+/** A margin that checkpoints keep. */
+export type StoredMargin = BuiltInMargin | BatchMargin;
 
 /** The parameters of a built-in margin, in the order of engine/margin.h. */
 const parameterNames = {
@@ -116,7 +127,7 @@ const parameterNames = {
   softmax: [],
 } as const satisfies Record<BuiltInMargin['kind'], readonly string[]>;
 
-const kinds = [...(Object.keys(parameterNames) as BuiltInMargin['kind'][]), 'custom'] as const;
+const kinds = [...(Object.keys(parameterNames) as BuiltInMargin['kind'][]), ...batchKinds, 'custom'] as const;
 
 /** Optional parameters of a margin's function. */
 type ParametersOf<M extends BuiltInMargin> = {
@@ -213,7 +224,9 @@ export function customMargin(callback: CustomMarginCallback): CustomMargin {
 /** A margin's kind, names and values, as far as they can be checked without a batch. */
 export function checkMargin(margin: Margin): Margin {
   checkObject(margin, 'margin');
-  const kind = checkOneOf(margin.kind, kinds, 'margin.kind');
+  checkOneOf(margin.kind, kinds, 'margin.kind');
+  if (isBatchMargin(margin)) return checkBatchMargin(margin);
+  const { kind } = margin;
   const names = kind === 'custom' ? ['callback'] : parameterNames[kind];
   const known: Record<string, true> = { kind: true };
   for (const name of names) known[name] = true;
@@ -249,8 +262,9 @@ function checkParameter(value: unknown, argument: string): NativeParameter {
 }
 
 /** A margin of numbers and schedules; undefined for one with arrays or a callback. */
-export function storedMargin(margin: Margin): BuiltInMargin | undefined {
+export function storedMargin(margin: Margin): StoredMargin | undefined {
   if (margin.kind === 'custom') return undefined;
+  if (isBatchMargin(margin)) return margin;
   const plain = parameterNames[margin.kind].every((name) => {
     const parameter: unknown = Reflect.get(margin, name);
     return typeof parameter === 'number' || isSchedule(parameter);
@@ -268,8 +282,15 @@ export function marginAt(margin: Margin, step: number): Margin {
   return Object.fromEntries(entries);
 }
 
+/** Overflow policies that a margin knows besides `none`. */
+export function overflowOf(margin: Margin): readonly OverflowPolicy[] {
+  if (isBatchMargin(margin)) return batchOverflow(margin);
+  return margin.kind === 'arcface' || margin.kind === 'combined' ? ['fallback', 'easy'] : [];
+}
+
 /** Whether a margin has a parameter for each class. */
 export function isPerClass(margin: Margin): boolean {
+  if (isBatchMargin(margin)) return false;
   return Object.values(margin).some(({ perClass }) => perClass !== undefined);
 }
 

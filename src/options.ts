@@ -1,7 +1,7 @@
 /** Options that more than one call takes: their types, defaults and checks. */
 
 import { checkPrecision } from './engines.js';
-import { arcface, checkMargin, type Margin, marginAt } from './margins.js';
+import { arcface, checkMargin, type Margin, marginAt, overflowOf } from './margins.js';
 import { checkScheduled, isSchedule, type Schedule, valueAt } from './schedule.js';
 import {
   checkBoolean,
@@ -46,7 +46,7 @@ export interface LossOptions {
   /** Default `exact`: what papers and Paddle do; InsightFace's ArcFace is `straightThrough`. */
   readonly gradient?: GradientMode | undefined;
   /**
-   * Margins arcface and combined only, where m (m2 of combined) takes the angle past pi. `none`: nothing;
+   * Margins arcface, combined, magface and elasticArcFace only, where m (m2 of combined) takes the angle past pi. `none`: nothing;
    * `fallback`: `c - m sin(m)` beyond `pi - m`; `easy`: the margin only where c > 0. For combined, c is
    * `cos(m1 theta)` and m3 is always subtracted. Default `none`.
    */
@@ -144,7 +144,7 @@ export function checkLoss(options: LossOptions, defaults: Loss = defaultLoss): L
   checkScheduled(scale, 'scale', { least: 0, exclusive: true, magnitude: largestFactor });
   checkOneOf(gradient, ['exact', 'straightThrough'], 'gradient');
   checkOneOf(onOverflow, ['none', 'fallback', 'easy'], 'onOverflow');
-  if (onOverflow !== 'none' && margin.kind !== 'arcface' && margin.kind !== 'combined')
+  if (onOverflow !== 'none' && !overflowOf(margin).includes(onOverflow))
     throw mustBe('ERR_OPTION', 'onOverflow', `'none' with margin ${margin.kind}`, show(onOverflow));
   checkNumber(labelSmoothing, 'labelSmoothing', { least: 0, magnitude: 1 });
   return { margin, scale, gradient, onOverflow, labelSmoothing };

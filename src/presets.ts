@@ -3,8 +3,13 @@
  * `valueAndGrad(batch, { ...presets.insightFaceArcFace })`.
  */
 
+import { adaface } from './adaface.js';
+import { elasticArcFace, elasticCosFace } from './elasticface.js';
+import { magface } from './magface.js';
 import { arcface, combined, cosface, x2softmax } from './margins.js';
 import type { LossOptions } from './options.js';
+import { randomSoftmax } from './random_softmax.js';
+import { sphereface } from './sphereface.js';
 
 const degrees = Math.PI / 180;
 
@@ -19,6 +24,12 @@ const degrees = Math.PI / 180;
  * - `metricLearningArcFace`: pytorch-metric-learning's `ArcFaceLoss` with its defaults (28.6 degrees); true
  *   derivative, and `c - m sin(m)` beyond `pi - m`.
  * - `metricLearningCosFace`: pytorch-metric-learning's `CosFaceLoss` with its defaults.
+ * - `magFace`: IrvingMeng/MagFace's script, but for its regulariser ({@link magface}).
+ * - `adaFace`: mk-minchul/AdaFace's script ({@link adaface} says what differs).
+ * - `elasticFaceArc`, `elasticFaceArcPlus`, `elasticFaceCos`, `elasticFaceCosPlus`: fdbtrs/ElasticFace's config.py, `plus` as that code
+ *   does it, with other random numbers.
+ * - `openSphereFace`: opensphere's `SphereFace`: the margin is a constant to autograd.
+ * - `randomSoftmax`: Search-Softmax's released agent in mode `global` with a mean of 0, a draw for each step.
  */
 export const presets = {
   insightFaceArcFace: {
@@ -47,4 +58,27 @@ export const presets = {
     onOverflow: 'fallback',
   },
   metricLearningCosFace: { margin: cosface({ m: 0.35 }), scale: 64, gradient: 'exact', onOverflow: 'none' },
+  magFace: { margin: magface(), scale: 64, gradient: 'exact', onOverflow: 'easy' },
+  adaFace: { margin: adaface(), scale: 64, gradient: 'exact', onOverflow: 'none' },
+  elasticFaceArc: { margin: elasticArcFace(), scale: 64, gradient: 'exact', onOverflow: 'none' },
+  elasticFaceArcPlus: {
+    margin: elasticArcFace({ plus: true, released: true }),
+    scale: 64,
+    gradient: 'exact',
+    onOverflow: 'none',
+  },
+  elasticFaceCos: { margin: elasticCosFace(), scale: 64, gradient: 'exact', onOverflow: 'none' },
+  elasticFaceCosPlus: {
+    margin: elasticCosFace({ plus: true, released: true }),
+    scale: 64,
+    gradient: 'exact',
+    onOverflow: 'none',
+  },
+  openSphereFace: {
+    margin: sphereface({ m: 1.5, lambda: 0 }),
+    scale: 30,
+    gradient: 'straightThrough',
+    onOverflow: 'none',
+  },
+  randomSoftmax: { margin: randomSoftmax(), scale: 32, gradient: 'exact', onOverflow: 'none' },
 } as const satisfies Record<string, LossOptions>;

@@ -179,9 +179,9 @@ const badOptions: BadOptions[] = [
   ],
   [
     'margin of unknown kind',
-    () => ({ margin: { kind: 'sphereface', m: 4 } }),
+    () => ({ margin: { kind: 'circle', m: 4 } }),
     'ERR_OPTION',
-    /^margin\.kind must be 'arcface', .* or 'custom', received 'sphereface'$/,
+    /^margin\.kind must be 'arcface', .* or 'custom', received 'circle'$/,
   ],
   ['margin without kind', () => ({ margin: {} }), 'ERR_TYPE', /^margin\.kind must be .*received undefined$/],
   [

@@ -1,0 +1,64 @@
+/**
+ * Margins that are computed here, over a whole batch at once, between phases 1 and 2: from cosines, feature norms, labels, a seed
+ * and the step. Native code gets each row's target and derivatives, so they cost nothing per class and run on every engine. In a
+ * group each process computes them over the rows of all, to the same result.
+ *
+ * To add one: a file with its data, its function and its rule, as sphereface.ts, and an entry in union and table. docs/adding-a-loss.md.
+ */
+
+import { type AdaFaceMargin, adafaceRule } from './adaface.js';
+import {
+  type ElasticArcFaceMargin,
+  type ElasticCosFaceMargin,
+  elasticArcFaceRule,
+  elasticCosFaceRule,
+} from './elasticface.js';
+import { type MagFaceMargin, magfaceRule } from './magface.js';
+import type { OverflowPolicy } from './options.js';
+import { type RandomSoftmaxMargin, randomSoftmaxRule } from './random_softmax.js';
+import { type SphereFaceMargin, spherefaceRule } from './sphereface.js';
+import { type AtStep, type BatchRows, type BatchRule, checkedBy, type Targets } from './target_rows.js';
+
+/** A margin that is computed over a whole batch; plain data, told apart by `kind`. */
+export type BatchMargin =
+  | MagFaceMargin
+  | AdaFaceMargin
+  | ElasticArcFaceMargin
+  | ElasticCosFaceMargin
+  | SphereFaceMargin
+  | RandomSoftmaxMargin;
+
+const rules: { readonly [K in BatchMargin['kind']]: BatchRule<Extract<BatchMargin, { kind: K }>> } = {
+  magface: magfaceRule,
+  adaface: adafaceRule,
+  elasticArcFace: elasticArcFaceRule,
+  elasticCosFace: elasticCosFaceRule,
+  sphereface: spherefaceRule,
+  randomSoftmax: randomSoftmaxRule,
+};
+
+export const batchKinds = Object.keys(rules) as BatchMargin['kind'][];
+
+export function isBatchMargin(margin: { readonly kind: string }): margin is BatchMargin {
+  return Object.hasOwn(rules, margin.kind);
+}
+
+/** The types of the table's columns are lost where a kind is looked up. */
+function ruleOf({ kind }: BatchMargin): BatchRule<BatchMargin> {
+  return rules[kind] as unknown as BatchRule<BatchMargin>;
+}
+
+/** Names and values; they need no batch. */
+export function checkBatchMargin(margin: BatchMargin): BatchMargin {
+  return checkedBy(ruleOf(margin), margin);
+}
+
+/** Policies it knows besides `none`. */
+export function batchOverflow(margin: BatchMargin): readonly OverflowPolicy[] {
+  return ruleOf(margin).overflow;
+}
+
+/** Its schedules have been evaluated: heads plan a call at their step, and other calls refuse them. */
+export function batchTargets(margin: BatchMargin, rows: BatchRows): Targets {
+  return ruleOf(margin).resolve(margin as AtStep<BatchMargin>, rows);
+}

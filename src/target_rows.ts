@@ -1,0 +1,117 @@
+/** What a batch margin is told of the rows of a batch, what it answers, and the formulas that several of them share. */
+
+import type { OverflowPolicy } from './options.js';
+import type { Schedule } from './schedule.js';
+import { checkOptions } from './validate.js';
+
+/** Running statistics of features' norms. */
+export interface NormStatistics {
+  readonly mean: number;
+  readonly deviation: number;
+}
+
+/** All rows of a batch: in a group those of all processes, and on each of them the same. */
+export interface BatchRows {
+  /** [B], cosine between a row and its class, in [-1, 1], without margin. */
+  readonly cosine: Float64Array;
+  /** [B], |x|. */
+  readonly featureNorm: Float64Array;
+  /** [B], -1 where a row is ignored; its target is not used. */
+  readonly labels: Int32Array;
+  readonly scale: number;
+  readonly onOverflow: OverflowPolicy;
+  /** Of the head, or 0. */
+  readonly seed: number;
+  /** Updates the head has made, or 0. */
+  readonly step: number;
+  /** What the head's batches so far have made of the norms' statistics, if anything. */
+  readonly norms: NormStatistics | undefined;
+  /** Whether the batch moves statistics: not that of an `evaluate`. */
+  readonly training: boolean;
+}
+
+/** F of a row and its derivatives, in cosine units. */
+export interface RowTarget {
+  readonly target: number;
+  /** dF / dcosine. */
+  readonly dTarget: number;
+  /** dF / d|x|. Default 0. */
+  readonly dFeatureNorm?: number;
+}
+
+/** [B] each. */
+export interface Targets {
+  readonly kind: 'custom';
+  readonly target: Float64Array;
+  readonly dTarget: Float64Array;
+  readonly dFeatureNorm?: Float64Array;
+  /** Statistics with this batch, if it has a part in them. */
+  readonly norms?: NormStatistics;
+}
+
+/** A margin at one step, its schedules evaluated. */
+export type AtStep<M> = { readonly [K in keyof M]: Exclude<M[K], Schedule> };
+
+/** A kind of batch margin: its checks and its formula. */
+export interface BatchRule<M extends { readonly kind: string }> {
+  /** How each parameter is checked; one that may be left out allows undefined. */
+  readonly parameters: {
+    readonly [K in Exclude<keyof M, 'kind'> & string]-?: (value: unknown, argument: string) => unknown;
+  };
+  /** What the parameters must be together. */
+  readonly together?: (margin: M) => void;
+  /** Policies it knows besides `none`. */
+  readonly overflow: readonly OverflowPolicy[];
+  readonly resolve: (margin: AtStep<M>, rows: BatchRows) => Targets;
+}
+
+/** Names and values; they need no batch. */
+export function checkedBy<M extends { readonly kind: string }>(rule: BatchRule<M>, margin: M): M {
+  const checks = Object.entries<(value: unknown, argument: string) => unknown>(rule.parameters);
+  const known = Object.fromEntries([['kind', true], ...checks.map(([name]) => [name, true])]);
+  checkOptions<object>(margin, known, 'margin');
+  for (const [name, check] of checks) check(Reflect.get(margin, name), `margin.${name}`);
+  rule.together?.(margin);
+  return margin;
+}
+
+/** The targets of the rows that are not ignored, each by `of`. */
+export function targetsOf(rows: BatchRows, of: (cosine: number, row: number) => RowTarget): Targets {
+  const count = rows.labels.length;
+  const target = new Float64Array(count);
+  const dTarget = new Float64Array(count);
+  let dFeatureNorm: Float64Array | undefined;
+  for (let row = 0; row < count; row++) {
+    if (rows.labels[row] === -1) continue;
+    const own = of(rows.cosine[row] as number, row);
+    target[row] = own.target;
+    dTarget[row] = own.dTarget;
+    if (own.dFeatureNorm === undefined) continue;
+    dFeatureNorm ??= new Float64Array(count);
+    dFeatureNorm[row] = own.dFeatureNorm;
+  }
+  return { kind: 'custom', target, dTarget, ...(dFeatureNorm && { dFeatureNorm }) };
+}
+
+/** Of engine/margin.h: sin(theta) is not taken smaller than this in the quotient of dF/dc. */
+const sineFloor = 1e-6;
+
+/** theta, and sin(theta) as quotients take it. */
+export function angleOf(cosine: number): { readonly theta: number; readonly divisor: number } {
+  const sine = Math.sqrt((1 - cosine) * (1 + cosine));
+  return { theta: Math.atan2(sine, cosine), divisor: Math.max(sine, sineFloor) };
+}
+
+/** ArcFace's `F = cos(theta + m)` with its policies, as engine/margin.h, and its derivative by the margin. */
+export function additiveAngle(
+  cosine: number,
+  m: number,
+  onOverflow: OverflowPolicy,
+): RowTarget & { readonly dMargin: number } {
+  const { theta, divisor } = angleOf(cosine);
+  if (onOverflow === 'fallback' && theta > Math.PI - m)
+    return { target: cosine - m * Math.sin(m), dTarget: 1, dMargin: -Math.sin(m) - m * Math.cos(m) };
+  if (onOverflow === 'easy' && !(cosine > 0)) return { target: cosine, dTarget: 1, dMargin: 0 };
+  const sine = Math.sin(theta + m);
+  return { target: Math.cos(theta + m), dTarget: sine / divisor, dMargin: -sine };
+}

@@ -1,0 +1,217 @@
+/** Losses that are margins over a whole batch, with their formulas in float64: what their tests go through. */
+
+import { normalOf } from '../src/counter_random.js';
+import {
+  adaface,
+  type BatchMargin,
+  elasticArcFace,
+  elasticCosFace,
+  type GradientMode,
+  magface,
+  type OverflowPolicy,
+  randomSoftmax,
+  sphereface,
+} from '../src/index.js';
+import { makeProblem, type Problem } from './problems.js';
+import { type ReferenceOptions, reference } from './reference.js';
+
+export const size = { rows: 31, dim: 33, classes: 131 };
+
+/** With norms from 0.5 to 129.5, on both sides of where MagFace cuts off, at 10 and 110. */
+export function withNorms(problem: Problem): Problem {
+  const { dim } = problem;
+  const features = problem.features.slice();
+  for (let i = 0; i < features.length / dim; i++) {
+    const row = features.subarray(i * dim, (i + 1) * dim);
+    const factor = (0.5 + ((i * 37) % 130)) / Math.hypot(...row);
+    for (let d = 0; d < dim; d++) row[d]! *= factor;
+  }
+  return { ...problem, features };
+}
+
+export const spread = withNorms(makeProblem(size, 'spread', 'ignored', 1));
+export const clustered = withNorms(makeProblem(size, 'clustered', 'ignored', 2));
+
+/** F of one row, and what the rows of its batch are. */
+export type Formula = (c: number, norm: number, row: number, batch: Rows) => number;
+
+export interface Rows {
+  /** Target cosines; of ignored rows 0. */
+  readonly cosine: Float64Array;
+  readonly norms: Float64Array;
+  readonly labels: Int32Array;
+  readonly scale: number;
+}
+
+const { acos, cos, sin, exp, log, abs, min, max, floor, PI } = Math;
+
+const arc =
+  (policy: OverflowPolicy) =>
+  (c: number, m: number): number => {
+    const theta = acos(c);
+    if (policy === 'fallback' && theta + m > PI) return c - m * sin(m);
+    if (policy === 'easy' && c <= 0) return c;
+    return cos(theta + m);
+  };
+
+const magfaceFormula =
+  (policy: OverflowPolicy): Formula =>
+  (c, norm) =>
+    arc(policy)(c, 0.45 + ((0.8 - 0.45) / (110 - 10)) * (max(10, min(110, norm)) - 10));
+
+/** What row i's margin is among those drawn, as `plus` has it: by the number of rows that are nearer to their class. */
+function sorted(m: number, sigma: number, seed: number, step: number, row: number, batch: Rows): number {
+  const { labels, cosine } = batch;
+  const counted = [...labels.keys()].filter((i) => labels[i] !== -1);
+  const drawn = counted.map((i) => m + sigma * normalOf(seed, step, i)).sort((a, b) => a - b);
+  return drawn[counted.filter((i) => cosine[i]! > cosine[row]!).length]!;
+}
+
+/** As the released code has it: the place, among all, of the row that is as near as this row is late. */
+function released(m: number, sigma: number, seed: number, step: number, row: number, batch: Rows): number {
+  const { labels, cosine } = batch;
+  const counted = [...labels.keys()].filter((i) => labels[i] !== -1);
+  const drawn = counted.map((i) => m + sigma * normalOf(seed, step, i)).sort((a, b) => a - b);
+  const places = counted.map((i) => cosine[i]!);
+  const descending = [...places].sort((a, b) => b - a);
+  return drawn[places.indexOf(descending[counted.indexOf(row)]!)]!;
+}
+
+const psi = (c: number, m: number) => {
+  const k = floor((m * acos(c)) / PI);
+  return (-1) ** k * cos(m * acos(c)) - 2 * k;
+};
+
+/** Statistics of the rows that count, after a batch has moved them. */
+export function moved(
+  norms: Float64Array,
+  labels: Int32Array,
+  { rate = 0.01, mean = 20, deviation = 100 } = {},
+) {
+  const counted = [...norms].filter((_, i) => labels[i] !== -1).map((norm) => max(1e-3, min(100, norm)));
+  const average = counted.reduce((sum, norm) => sum + norm / counted.length, 0);
+  const variance = counted.reduce((sum, norm) => sum + (norm - average) ** 2 / (counted.length - 1), 0);
+  return {
+    mean: rate * average + (1 - rate) * mean,
+    deviation: rate * Math.sqrt(variance) + (1 - rate) * deviation,
+  };
+}
+
+/** Norms are detached: those of the batch, not the one that is varied. */
+const adafaceFormula =
+  (m: number, h: number, rate: number): Formula =>
+  (c, _, row, { norms, labels }) => {
+    const { mean, deviation } = moved(norms, labels, { rate });
+    const z = max(-1, min(1, (h * (max(1e-3, min(100, norms[row]!)) - mean)) / (deviation + 1e-3)));
+    return cos(max(1e-3, min(PI - 1e-3, acos(c) - m * z))) - (m + m * z);
+  };
+
+const searched: (a: number) => Formula =
+  (a) =>
+  (c, _, __, { scale }) =>
+    c - log(1 - a) / scale;
+
+export interface Case {
+  readonly name: string;
+  readonly margin: BatchMargin;
+  readonly formula: Formula;
+  readonly onOverflow?: OverflowPolicy;
+}
+
+export const cases: readonly Case[] = [
+  { name: 'adaface', margin: adaface(), formula: adafaceFormula(0.4, 0.333, 0.01) },
+  {
+    name: 'adaface, of the batch alone, cut off',
+    margin: adaface({ m: 0.9, h: 2, rate: 1 }),
+    formula: adafaceFormula(0.9, 2, 1),
+  },
+  { name: 'magface', margin: magface(), formula: magfaceFormula('none') },
+  ...(['fallback', 'easy'] as const).map((onOverflow) => ({
+    name: `magface, ${onOverflow}`,
+    margin: magface(),
+    formula: magfaceFormula(onOverflow),
+    onOverflow,
+  })),
+  {
+    name: 'elasticArcFace',
+    margin: elasticArcFace({ seed: 3, step: 4 }),
+    formula: (c, _, row) => arc('none')(c, 0.5 + 0.05 * normalOf(3, 4, row)),
+  },
+  {
+    name: 'elasticArcFace, fallback',
+    margin: elasticArcFace({ m: 1.5, sigma: 0.3 }),
+    formula: (c, _, row) => arc('fallback')(c, 1.5 + 0.3 * normalOf(0, 0, row)),
+    onOverflow: 'fallback',
+  },
+  {
+    name: 'elasticArcFace plus',
+    margin: elasticArcFace({ plus: true, seed: 3 }),
+    formula: (c, _, row, batch) => arc('none')(c, sorted(0.5, 0.0175, 3, 0, row, batch)),
+  },
+  {
+    name: 'elasticArcFace plus as released',
+    margin: elasticArcFace({ plus: true, released: true, sigma: 0.1 }),
+    formula: (c, _, row, batch) => arc('none')(c, released(0.5, 0.1, 0, 0, row, batch)),
+  },
+  {
+    name: 'elasticCosFace',
+    margin: elasticCosFace(),
+    formula: (c, _, row) => c - 0.35 - 0.05 * normalOf(0, 0, row),
+  },
+  {
+    name: 'elasticCosFace plus',
+    margin: elasticCosFace({ plus: true }),
+    formula: (c, _, row, batch) => c - sorted(0.35, 0.02, 0, 0, row, batch),
+  },
+  { name: 'sphereface', margin: sphereface(), formula: (c) => (5 * c + psi(c, 4)) / 6 },
+  {
+    name: 'sphereface, psi alone, m no integer',
+    margin: sphereface({ m: 1.7, lambda: 0 }),
+    formula: (c) => psi(c, 1.7),
+  },
+  { name: 'randomSoftmax, a given', margin: randomSoftmax({ a: -42900 }), formula: searched(-42900) },
+  {
+    name: 'randomSoftmax, a drawn',
+    margin: randomSoftmax({ seed: 9, step: 25, every: 10 }),
+    formula: (c, norm, row, batch) =>
+      searched(-0.2 * abs(normalOf(9, 2, 0)) * exp(batch.scale / 3))(c, norm, row, batch),
+  },
+];
+
+/** What presets of these margins compute. */
+export const presetFormulas = {
+  magFace: magfaceFormula('easy'),
+  adaFace: adafaceFormula(0.4, 0.333, 0.01),
+  elasticFaceArc: (c, _, row) => arc('none')(c, 0.5 + 0.05 * normalOf(0, 0, row)),
+  elasticFaceArcPlus: (c, _, row, batch) => arc('none')(c, released(0.5, 0.0175, 0, 0, row, batch)),
+  elasticFaceCos: (c, _, row) => c - 0.35 - 0.05 * normalOf(0, 0, row),
+  elasticFaceCosPlus: (c, _, row, batch) => c - released(0.35, 0.02, 0, 0, row, batch),
+  openSphereFace: (c) => psi(c, 1.5),
+  randomSoftmax: (c, norm, row, batch) =>
+    searched(-0.2 * abs(normalOf(0, 0, 0)) * exp(batch.scale / 3))(c, norm, row, batch),
+} satisfies Record<string, Formula>;
+
+const step = 1e-6;
+
+/** The reference of a formula, whose derivatives are central differences. */
+export function expected(
+  problem: Problem,
+  { formula, gradient = 'exact', scale = 64 }: { formula: Formula; gradient?: GradientMode; scale?: number },
+) {
+  const options = { scale, gradient, onOverflow: 'none', reduction: 'mean' } as const;
+  const { labels } = problem;
+  const plain = reference(problem, { ...options, margin: { kind: 'softmax' } });
+  const batch = { cosine: plain.targetCosine, norms: plain.featureNorm, labels, scale };
+  const margin: ReferenceOptions['margin'] = {
+    kind: 'custom',
+    callback: ({ cosine: c, featureNorm: norm, row }) => {
+      const slope = (f: (by: number) => number) => (f(step) - f(-step)) / (2 * step);
+      return {
+        target: formula(c, norm, row, batch),
+        dTarget: slope((by) => formula(c + by, norm, row, batch)),
+        dFeatureNorm: slope((by) => formula(c, norm + by, row, batch)),
+      };
+    },
+  };
+  return reference(problem, { ...options, margin });
+}
