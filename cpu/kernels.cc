@@ -31,10 +31,11 @@ constexpr bool kPairs = true;
 constexpr bool kPairs = false;
 #endif
 #if defined(__AMX_BF16__)
-constexpr int kStep = 16, kBlockClasses = 256;
+constexpr int kStep = 16, kBlockClasses = 256, kWeightTiles = 1;
 #else
-// 112 rows of 512 floats and the features of a row block share a second-level cache of 1 MiB.
-constexpr int kStep = 1, kBlockClasses = 112 / kHeight * kHeight;
+// 112 rows of 512 floats and the features of a row block share a second-level cache of 1 MiB; so do half as many rows of E
+// and dW, and a panel of the weighted features of 1024 rows.
+constexpr int kStep = 1, kBlockClasses = 112 / kHeight * kHeight, kWeightTiles = 56 / kHeight;
 #endif
 
 #define MARGINFC_INLINE inline __attribute__((always_inline))
@@ -185,6 +186,7 @@ constexpr Kernels kTable = {
     kPanel,
     kStep,
     kHeight,
+    kWeightTiles* kHeight,
     kBlockClasses,
     widen,
     round,

@@ -99,12 +99,14 @@ struct WeightGradientTask {
   int64_t stride;
   const float* tail;  // [classes, panel]: columns of `weights` from the last full panel on, zero padded; nullable
   int32_t dim;
-  int32_t classes;  // <= tile height
+  int32_t classes;  // <= weight_classes of the table
   float* gradient;  // [classes, ceil(dim / panel) * panel] out: sum over rows of E * kappa * xh
-  // To be fetched on the way: what the tile's rows are written to or added to, and the next tile's operands; null for none.
+  // To be fetched on the way: what the rows are written to or added to, and the operands of the classes behind; null for
+  // none.
   const float* destination;
   const float* next_exponentials;
   const void* next_weights;
+  int64_t next_row_bytes;
   float* dots;  // [classes rounded up to 4] out: gradient row . class row
 };
 
@@ -130,8 +132,11 @@ struct Kernels {
   const char* isa;
   bool pairs;
   int panel;
-  int step;           // words of k that a product takes at a time: operands have zeros up to a multiple of it
-  int tile_classes;   // height of a weight gradient tile
+  int step;          // words of k that a product takes at a time: operands have zeros up to a multiple of it
+  int tile_classes;  // height of a weight gradient tile
+  // Most classes of a WeightGradientTask. More than a tile of them share what they read of the features, which pays where
+  // these are too many for the second-level cache.
+  int weight_classes;
   int block_classes;  // most classes of a block: their operands stay in the second-level cache
 
   // 16-bit floats, bfloat16 or float16, to float32; and float32 rounded to the nearest of them.

@@ -20,6 +20,8 @@ constexpr int64_t kBlocksPerChunk = 5;
 constexpr int64_t kLeastBlockClasses = 64;
 // E of a block for the whole batch, when it is not kept, stays below this many floats.
 constexpr int64_t kMostBlockFloats = 192 * 1024;
+// Words of weighted features up to which each tile of dW may read all of them anew: half of a second-level cache of 1 MiB.
+constexpr int64_t kMostCachedFeatures = int64_t{1} << 17;
 // Fixed, so that sums are added in the same order on any number of threads.
 constexpr int64_t kChunks = 16;
 // kappa = weight * exp(-lse) is scaled so that the largest weight is about 2^20: then kappa * xh is far from both
@@ -282,16 +284,19 @@ Status CpuPass::reserve(const FeatureSink& features, const WeightSink& sink) try
   if (sink.kind == WeightSink::Kind::none) return {};
   if (sink.kind == WeightSink::Kind::accumulate) MARGINFC_TRY(shard_.reserve_accumulated());
   if (!weighted_features_.allocate(engine_.buffers(), width_ * weight_depth_)) return Status::no_workspace();
+  // Tiles are left out one by one.
+  const bool by_tile = width_ * weight_depth_ <= kMostCachedFeatures || !skipped_.empty();
+  weight_classes_ = by_tile ? kernels_.tile_classes : kernels_.weight_classes;
   const bool keep = batch_.workspace == Workspace::keep;
   for (Scratch& scratch : scratch_)
     if ((!keep && !scratch.exponentials.allocate(engine_.buffers(), floats_of(block_classes_ * stride_))) ||
-        !scratch.gradient.allocate(engine_.buffers(), (kernels_.tile_classes + 1) * width_) ||
-        !scratch.dots.allocate(engine_.buffers(), kernels_.tile_classes + 3))
+        !scratch.gradient.allocate(engine_.buffers(), (weight_classes_ + 1) * width_) ||
+        !scratch.dots.allocate(engine_.buffers(), weight_classes_ + 3))
       return Status::no_workspace();
   // Columns behind the last one are never written, but must be finite.
   if (width_ != dim_)
     for (Scratch& scratch : scratch_)
-      std::memset(scratch.gradient.data(), 0, (kernels_.tile_classes + 1) * width_ * sizeof(float));
+      std::memset(scratch.gradient.data(), 0, (weight_classes_ + 1) * width_ * sizeof(float));
   return {};
 } catch (const std::bad_alloc&) {
   return Status::no_workspace();

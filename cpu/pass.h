@@ -154,6 +154,7 @@ class CpuPass final : public ShardPass {
   const int64_t stride_;                // of a kept or whole-batch E, in elements
   int32_t block_classes_ = 0;
   int64_t blocks_ = 0;
+  int32_t weight_classes_ = 0;  // of a product of dW
   int64_t chunks_ = 0;
 
   std::vector<RowNorm> norms_;          // [rows]

@@ -215,62 +215,60 @@ struct FeatureGradientTile {
   }
 };
 
-// One panel of columns of H classes, summed over all rows of the batch.
+// One panel of columns of H classes from `first` on, summed over all rows of the batch. Columns of `gradient` behind a half
+// panel are left as they are, and finite.
 template <int H, int V>
-MARGINFC_INLINE void weight_gradient_panel(const WeightGradientTask& task, int32_t panel, int64_t width) {
-  // The first panels fetch the destination; then even ones fetch the next tile's E, odd ones its class rows.
-  const int64_t lines = static_cast<int64_t>(task.depth) * 64;
-  const bool early = task.destination && panel * lines < static_cast<int64_t>(task.classes) * task.dim * 4;
-  const void* later = panel % 2 == 0 ? static_cast<const void*>(task.next_exponentials) : task.next_weights;
-  const void* next = early ? task.destination : later;
-  const int64_t fetched = (early ? panel : panel / 2) * lines;
-  const Ahead ahead = next ? fetch_ahead(next, fetched) : nothing_ahead(task.exponentials);
-  Vector acc[H][V];
-  multiply<H, V, Layout::rows>(task.exponentials, task.row_stride,
-                               task.features + static_cast<int64_t>(panel) * task.depth * kPanel, kPanel, task.depth,
-                               ahead, acc);
-  float* out = task.gradient + static_cast<int64_t>(panel) * kPanel;
+struct WeightGradientTile {
+  static void run(const WeightGradientTask& task, int32_t first, int32_t panel) {
+    // The first panels fetch the destination; then even ones fetch the next classes' E, odd ones their rows.
+    const int64_t lines = static_cast<int64_t>(task.depth) * 64;
+    const bool early = task.destination && panel * lines < static_cast<int64_t>(H) * task.dim * 4;
+    const int64_t fetched = (early ? panel : panel / 2) * lines;
+    const float* exponentials = task.exponentials + first * task.row_stride;
+    Ahead ahead = nothing_ahead(exponentials);
+    if (early)
+      ahead = fetch_ahead(task.destination + static_cast<int64_t>(first) * task.dim, fetched);
+    else if (panel % 2 == 0 && task.next_exponentials)
+      ahead = fetch_ahead(task.next_exponentials + first * task.row_stride, fetched);
+    else if (panel % 2 == 1 && task.next_weights)
+      ahead = fetch_ahead(static_cast<const char*>(task.next_weights) + first * task.next_row_bytes, fetched);
+    Vector acc[H][V];
+    multiply<H, V, Layout::rows>(exponentials, task.row_stride,
+                                 task.features + static_cast<int64_t>(panel) * task.depth * kPanel, kPanel, task.depth,
+                                 ahead, acc);
+    const int64_t width = (static_cast<int64_t>(task.dim) + kPanel - 1) / kPanel * kPanel;
+    float* out = task.gradient + first * width + static_cast<int64_t>(panel) * kPanel;
 #pragma GCC unroll 16
-  for (int h = 0; h < H; h++)
+    for (int h = 0; h < H; h++)
 #pragma GCC unroll 2
-    for (int v = 0; v < V; v++) store(out + h * width + v * kLanes, acc[h][v]);
-}
+      for (int v = 0; v < V; v++) store(out + h * width + v * kLanes, acc[h][v]);
+  }
+};
 
 // The dots of a weight gradient's rows with their class rows. In a pass of its own: sums kept from panel to panel beside
 // the accumulators would live in memory.
-template <int H>
-MARGINFC_INLINE void class_dots(const WeightGradientTask& task) {
-  const int32_t panels = (task.dim + kPanel - 1) / kPanel;
-  const int64_t width = static_cast<int64_t>(panels) * kPanel;
-  for (int32_t h = 0; h < H; h += 4) {
-    Vector dots[4] = {};
-    for (int32_t n = 0; n < 4 && h + n < H; n++) {
-      const float* row = task.gradient + (h + n) * width;
-      const float* weights = task.weights + (h + n) * task.stride;
-      Vector dot[2] = {};
-      for (int32_t panel = 0; panel < panels; panel++) {
-        const bool tail = (panel + 1) * kPanel > task.dim;
-        const float* w = tail ? task.tail + (h + n) * kPanel : weights + static_cast<int64_t>(panel) * kPanel;
-#pragma GCC unroll 2
-        for (int v = 0; v < 2; v++)
-          dot[v] += load(row + static_cast<int64_t>(panel) * kPanel + v * kLanes) * load(w + v * kLanes);
-      }
-      dots[n] = dot[0] + dot[1];
-    }
-    four_sums(dots, task.dots + h);
-  }
-}
-
-// H classes against all columns. Columns of `gradient` behind a half panel are left as they are, and finite.
 template <int H, int>
-struct WeightGradientTile {
-  static void run(const WeightGradientTask& task, int32_t, int32_t) {
+struct ClassDots {
+  static void run(const WeightGradientTask& task, int32_t first, int32_t) {
     const int32_t panels = (task.dim + kPanel - 1) / kPanel;
     const int64_t width = static_cast<int64_t>(panels) * kPanel;
-    const bool half = half_full(task.dim, static_cast<int64_t>(panels - 1) * kPanel);
-    for (int32_t panel = 0; panel < panels - half; panel++) weight_gradient_panel<H, 2>(task, panel, width);
-    if (half) weight_gradient_panel<H, 1>(task, panels - 1, width);
-    class_dots<H>(task);
+    for (int32_t h = first; h < first + H; h += 4) {
+      Vector dots[4] = {};
+      for (int32_t n = 0; n < 4 && h + n < first + H; n++) {
+        const float* row = task.gradient + (h + n) * width;
+        const float* weights = task.weights + (h + n) * task.stride;
+        Vector dot[2] = {};
+        for (int32_t panel = 0; panel < panels; panel++) {
+          const bool tail = (panel + 1) * kPanel > task.dim;
+          const float* w = tail ? task.tail + (h + n) * kPanel : weights + static_cast<int64_t>(panel) * kPanel;
+#pragma GCC unroll 2
+          for (int v = 0; v < 2; v++)
+            dot[v] += load(row + static_cast<int64_t>(panel) * kPanel + v * kLanes) * load(w + v * kLanes);
+        }
+        dots[n] = dot[0] + dot[1];
+      }
+      four_sums(dots, task.dots + h);
+    }
   }
 };
 
@@ -303,8 +301,18 @@ void feature_gradient(const FeatureGradientTask& task) {
     });
 }
 
+// Column panel outside: its part of the features, all rows of the batch, is read once for all classes of the task.
 void weight_gradient(const WeightGradientTask& task) {
-  tile_function<WeightGradientTask, WeightGradientTile, 2>(task.classes)(task, 0, 0);
+  for (int32_t panel = 0; panel * kPanel < task.dim; panel++)
+    for_tiles<1>(task.classes, [&](int32_t first, int32_t height) {
+      const bool half = half_full(task.dim, static_cast<int64_t>(panel) * kPanel);
+      const auto tile = half ? tile_function<WeightGradientTask, WeightGradientTile, 1>(height)
+                             : tile_function<WeightGradientTask, WeightGradientTile, 2>(height);
+      tile(task, first, panel);
+    });
+  for_tiles<1>(task.classes, [&](int32_t first, int32_t height) {
+    tile_function<WeightGradientTask, ClassDots, 2>(height)(task, first, 0);
+  });
 }
 
 // Words (c / 2) * kRowBlock + i.

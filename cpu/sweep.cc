@@ -184,10 +184,10 @@ void CpuPass::add_unit_rows(const ClassBlock& block, int64_t chunk) {
   }
 }
 
-// dW of a block, tile by tile: sum over rows, projection, own rows' terms, then written, added or used up.
+// dW of a block, some classes at a time: sum over rows, projection, own rows' terms, then written, added or used up.
 void CpuPass::weight_tiles(const Sweep& sweep, Scratch& scratch, const float* exponentials, int64_t stride) {
   const ClassBlock& block = scratch.block;
-  const int32_t height = kernels_.tile_classes;
+  const int32_t height = weight_classes_;
   float* terms = scratch.gradient.data() + height * width_;
   // A result that fits the last-level cache is better left there.
   const bool streaming = sweep.sink.kind == WeightSink::Kind::write && classes_ * dim_ > kLargestCachedResult;
@@ -214,6 +214,7 @@ void CpuPass::weight_tiles(const Sweep& sweep, Scratch& scratch, const float* ex
     task.destination = streaming ? nullptr : destination(sweep.sink, block.first() + c);
     task.next_exponentials = kept_ && more ? element(exponentials, (c + count) * stride) : nullptr;
     task.next_weights = more && !samples() ? shard_.row(block.first() + c + count) : nullptr;
+    task.next_row_bytes = dim_ * static_cast<int64_t>(byte_size(shard_.storage()));
     while (owner < owners_.size() && owners_[owner].index < block.first() + c) owner++;
     const bool any_owned = owner < owners_.size() && owners_[owner].index < block.first() + c + count;
     const bool skipped = skip_tile(sweep, scratch, task.exponentials, stride, c, count, any_owned);

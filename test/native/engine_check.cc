@@ -27,7 +27,9 @@ int main() {
     for (int threads : {1, 3}) {
       CpuEngine engine(kernels, threads);
       for (const Size& size : {Size{1, 1, 1, 1, 64}, Size{2, 31, 33, 2, 30}, Size{33, 65, 131, 7, 64},
-                               Size{131, 33, 300, 1, 64}, Size{5, 40, 1009, 3, 128}, Size{0, 8, 16, 1, 64}})
+                               Size{131, 33, 300, 1, 64}, Size{5, 40, 1009, 3, 128}, Size{0, 8, 16, 1, 64},
+                               // More features than dW's tiles read one by one.
+                               Size{1030, 129, 131, 1, 64}})
         for (Workspace workspace : {Workspace::keep, Workspace::recompute}) gradients_match({&engine}, size, workspace);
       for (Precision storage : {Precision::float32, Precision::bfloat16}) {
         heads_work({&engine}, Optimizer::Kind::sgd, storage);
