@@ -1,4 +1,4 @@
-/** MarginHead over a group of processes, here members of one: the same results as without, and one end for all of them. */
+/** MarginHead over a group of processes, here members of one: the same results as without. test/head_group_failures.test.ts has the rest. */
 
 import { mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
@@ -11,94 +11,34 @@ import {
   combined,
   cosface,
   customMargin,
-  type HeadBatch,
   type Margin,
   MarginHead,
-  type MarginHeadOptions,
-  type ProcessGroup,
-  type StepOptions,
   sgd,
   softmax,
   x2softmax,
 } from '../src/index.js';
-import { expectFailure, failureOf } from './failures.js';
+import {
+  base,
+  batches,
+  classes,
+  dim,
+  disposeAll,
+  expectClose,
+  features,
+  firstStep,
+  joined,
+  labels,
+  makeHeads,
+  onAll,
+  partOf,
+  rows,
+  split,
+  step,
+  weightsOf,
+} from './group_heads.js';
 import { expectWithinLimits, float32Limits, halfLimits } from './metrics.js';
 import { makeProblem } from './problems.js';
 import { processGroup } from './process_group.js';
-import { reference } from './reference.js';
-
-const size = { rows: 31, dim: 33, classes: 131 };
-const { features, labels, weights, dim } = makeProblem(size, 'spread', 'ignored', 1);
-const { rows, classes } = size;
-const batches = [{ features, labels }, makeProblem(size, 'clustered', 'random', 2)] as const;
-
-const base: MarginHeadOptions = {
-  dim,
-  classes,
-  init: weights,
-  optimizer: sgd({ learningRate: 0.5, momentum: 0.9, weightDecay: 0.01 }),
-};
-
-/** Rows of each of so many processes: of different number, none for the second of four. */
-function split(ranks: number): number[] {
-  if (ranks === 1) return [0, rows];
-  return ranks === 2 ? [0, 20, rows] : [0, 9, 9, 30, rows];
-}
-
-const partOf = (batch: HeadBatch, start: number, end: number): HeadBatch => ({
-  features: (batch.features as Float32Array).slice(start * dim, end * dim),
-  labels: batch.labels.slice(start, end),
-});
-
-/** What every member of a group does, at the same time. */
-function onAll<T>(groups: readonly ProcessGroup[], body: (group: ProcessGroup) => Promise<T>): Promise<T[]> {
-  return Promise.all(groups.map(body));
-}
-
-const makeHeads = (ranks: number, options: Partial<MarginHeadOptions> = {}) =>
-  onAll(processGroup(ranks), (group) => MarginHead.create({ ...base, ...options, group }));
-
-const joined = (arrays: readonly Float32Array[]) =>
-  Float32Array.from(arrays.flatMap((array) => Array.from(array)));
-
-const weightsOf = (heads: readonly MarginHead[]) => joined(heads.map((head) => head.weights()));
-
-const disposeAll = (heads: readonly MarginHead[]) => {
-  for (const head of heads) head.dispose();
-};
-
-/** One step of every head with its own rows; row results and dFeatures in one piece, the rest of each. */
-async function step(
-  heads: readonly MarginHead[],
-  batch: HeadBatch,
-  options: (start: number, end: number) => StepOptions = () => ({}),
-) {
-  const bounds = split(heads.length);
-  const outs = await Promise.all(
-    heads.map((head, rank) => {
-      const [start, end] = [bounds[rank]!, bounds[rank + 1]!];
-      return head.step(partOf(batch, start, end), options(start, end));
-    }),
-  );
-  const [first] = outs;
-  for (const { loss, accuracy } of outs)
-    expect({ loss, accuracy }).toEqual({ loss: first!.loss, accuracy: first!.accuracy });
-  return {
-    loss: first!.loss,
-    accuracy: first!.accuracy,
-    rowLoss: joined(outs.map((out) => out.rowLoss)),
-    logSumExp: joined(outs.map((out) => out.logSumExp)),
-    targetCosine: joined(outs.map((out) => out.targetCosine)),
-    dFeatures: joined(outs.map((out) => out.dFeatures)),
-  };
-}
-
-function expectClose(actual: Float32Array, expected: Float32Array, tolerance: number): void {
-  expect(actual.length).toBe(expected.length);
-  const largest = expected.reduce((most, value) => Math.max(most, Math.abs(value)), 0);
-  const off = actual.reduce((most, value, i) => Math.max(most, Math.abs(value - expected[i]!)), 0);
-  expect(off / largest).toBeLessThan(tolerance);
-}
 
 const perClass = Float32Array.from({ length: classes }, (_, j) => 0.3 + (j % 7) * 0.05);
 const perRow = Float32Array.from({ length: rows }, (_, i) => 0.2 + (i % 5) * 0.1);
@@ -130,21 +70,7 @@ describe('step over a group', () => {
       const ends = heads.map(({ range }) => range.end);
       expect(heads.map(({ range }) => range.start)).toEqual([0, ...ends.slice(0, -1)]);
       expect(ends.at(-1)).toBe(classes);
-      const { dWeights: _, ...expected } = reference(
-        { ...batches[0], weights, dim },
-        {
-          margin: { kind: 'arcface', m: 0.5 },
-          scale: 64,
-          gradient: 'exact',
-          onOverflow: 'none',
-          reduction: 'mean',
-        },
-      );
-      expectWithinLimits(
-        await step(heads, batches[0]),
-        { ...expected, dWeights: new Float64Array(0) },
-        float32Limits(64),
-      );
+      expectWithinLimits(await step(heads, batches[0]), firstStep(), float32Limits(64));
       await alone.step(batches[0]);
       for (const batch of [batches[1], batches[0]]) {
         const [out, one] = [await step(heads, batch), await alone.step(batch)];
@@ -183,25 +109,25 @@ describe('step over a group', () => {
     }
   });
 
+  test.each(
+    counts.flatMap((count) => [
+      { ...count, precision: 'bfloat16' as const },
+      { ...count, precision: 'float16' as const },
+    ]),
+  )(
+    'of $ranks with $shards shards each keeps the limits of $precision',
+    async ({ ranks, shards, precision }) => {
+      const heads = await makeHeads(ranks, { shards, precision });
+      expectWithinLimits(await step(heads, batches[0]), firstStep(), halfLimits(precision));
+      disposeAll(heads);
+    },
+  );
+
   test.each(['bfloat16', 'float16'] as const)(
     'keeps the limits of %s, with features of 16 bits',
     async (precision) => {
       const heads = await makeHeads(2, { precision, workspace: 'recompute' });
-      const { dWeights: _, ...expected } = reference(
-        { ...batches[0], weights, dim },
-        {
-          margin: { kind: 'arcface', m: 0.5 },
-          scale: 64,
-          gradient: 'exact',
-          onOverflow: 'none',
-          reduction: 'mean',
-        },
-      );
-      expectWithinLimits(
-        await step(heads, batches[0]),
-        { ...expected, dWeights: new Float64Array(0) },
-        halfLimits(precision),
-      );
+      expectWithinLimits(await step(heads, batches[0]), firstStep(), halfLimits(precision));
       const bits = (start: number, end: number) => ({
         features: {
           data: new Uint16Array(features.slice(start * dim, end * dim).buffer).filter((_, i) => i % 2 === 1),
@@ -372,153 +298,4 @@ describe('the other calls over a group', () => {
       { numRuns: 20 },
     );
   });
-});
-
-describe('a call that one process cannot make ends on all, and changes nothing', () => {
-  const failing: [string, (head: MarginHead, batch: HeadBatch) => Promise<unknown>, string, RegExp][] = [
-    [
-      'a label',
-      (head, { features }) => head.step({ features, labels: new Int32Array(11).fill(131) }),
-      'ERR_LABEL_RANGE',
-      /labels\[0\]/,
-    ],
-    [
-      'a length',
-      (head, { labels }) => head.step({ features: new Float32Array(1), labels }),
-      'ERR_SHAPE',
-      /features.length/,
-    ],
-    [
-      'values that are not finite',
-      (head, { labels }) => head.step({ features: new Float32Array(11 * dim).fill(Number.NaN), labels }),
-      'ERR_NOT_FINITE',
-      /features/,
-    ],
-    [
-      'a callback that throws',
-      (head, batch) =>
-        head.step(batch, {
-          margin: customMargin(() => {
-            throw new Error('no');
-          }),
-        }),
-      'ERR_MARGIN',
-      /no/,
-    ],
-    [
-      'an abort',
-      (head, batch) => head.step(batch, { signal: AbortSignal.abort() }),
-      'ERR_ABORTED',
-      /aborted/,
-    ],
-  ];
-
-  test.each(failing)('%s', async (name, call, code, message) => {
-    const [heads, untouched] = [await makeHeads(2), await makeHeads(2)];
-    const bounds = split(2);
-    const margin = name.startsWith('a callback')
-      ? { margin: customMargin(({ cosine }) => ({ target: cosine, dTarget: 1 })) }
-      : {};
-    const [good, bad] = await Promise.all([
-      failureOf(() => heads[0]!.step(partOf(batches[0], 0, bounds[1]!), margin)),
-      failureOf(() => call(heads[1]!, partOf(batches[0], bounds[1]!, rows))),
-    ]);
-    expect(bad.code).toBe(code);
-    expect(good.code).toBe('ERR_GROUP');
-    expect(good.message).toMatch(/^process 1 of the group failed: /);
-    expect(good.message).toMatch(message);
-    expect(weightsOf(heads)).toEqual(weightsOf(untouched));
-    expect(await step(heads, batches[0])).toEqual(await step(untouched, batches[0]));
-    expect(weightsOf(heads)).toEqual(weightsOf(untouched));
-    disposeAll([...heads, ...untouched]);
-  });
-
-  test.each([
-    ['another call', (head: MarginHead, batch: HeadBatch) => head.evaluate(batch)],
-    ['another scale', (head: MarginHead, batch: HeadBatch) => head.step(batch, { scale: 30 })],
-    [
-      'another learning rate',
-      (head: MarginHead, batch: HeadBatch) => head.step(batch, { learningRate: 0.25 }),
-    ],
-  ])('%s on one of them', async (_, call) => {
-    const heads = await makeHeads(2);
-    const before = weightsOf(heads);
-    const failures = await Promise.all([
-      failureOf(() => heads[0]!.step(partOf(batches[0], 0, 20))),
-      failureOf(() => call(heads[1]!, partOf(batches[0], 20, rows))),
-    ]);
-    for (const { code, message } of failures) {
-      expect(code).toBe('ERR_GROUP');
-      expect(message).toMatch(/must be called by all processes of the group with the same options/);
-    }
-    expect(weightsOf(heads)).toEqual(before);
-    disposeAll(heads);
-  });
-
-  test('create with other options, or an init that throws, on one of them', async () => {
-    const other = await Promise.all(
-      processGroup(2).map((group) =>
-        failureOf(() =>
-          MarginHead.create({ ...base, classes: classes + group.rank, init: { std: 1 }, group }),
-        ),
-      ),
-    );
-    expect(other.map(({ code }) => code)).toEqual(['ERR_GROUP', 'ERR_GROUP']);
-    const init = (start: number) => {
-      if (start > 0) throw new RangeError('no such weights');
-      return new Float32Array(66 * dim);
-    };
-    const [first, second] = await Promise.allSettled(
-      processGroup(2).map((group) => MarginHead.create({ ...base, init, group })),
-    );
-    expect(first).toMatchObject({ reason: { code: 'ERR_GROUP', message: /no such weights/ } });
-    expect(second).toMatchObject({ reason: { message: 'no such weights' } });
-  });
-
-  test('a transport that fails ends the call with its error, before anything has changed', async () => {
-    for (const broken of ['allGather', 'allReduce'] as const) {
-      let armed = false;
-      const failingGroup = (group: ProcessGroup): ProcessGroup => ({
-        ...group,
-        [broken]: async (...args: [never, never]) => {
-          if (armed) throw new Error('the wire was cut');
-          return group[broken](...args);
-        },
-      });
-      const heads = await Promise.all(
-        processGroup(2).map((group) => MarginHead.create({ ...base, group: failingGroup(group) })),
-      );
-      const before = weightsOf(heads);
-      armed = true;
-      const failures = await Promise.allSettled(heads.map((head) => head.step(partOf(batches[0], 0, 3))));
-      for (const failure of failures)
-        expect(failure).toMatchObject({ reason: { message: 'the wire was cut' } });
-      expect(weightsOf(heads)).toEqual(before);
-      disposeAll(heads);
-    }
-  });
-});
-
-test('what a group cannot do is refused by name', async () => {
-  const [head] = (await makeHeads(1)) as [MarginHead];
-  const batch = batches[0];
-  for (const call of [
-    () => head.stepSync(batch),
-    () => head.evaluateSync(batch),
-    () => head.forwardSync(batch),
-    () => head.applySync(),
-    () => head.nearestSync(features, 1),
-  ])
-    await expectFailure(
-      call,
-      'ERR_OPTION',
-      /Sync must be its asynchronous twin where processes share the classes/,
-    );
-  head.dispose();
-  for (const [group, code] of [
-    [3, 'ERR_TYPE'],
-    [{ rank: 2, size: 2 }, 'ERR_OPTION'],
-    [{ rank: 0, size: 1 }, 'ERR_TYPE'],
-  ] as const)
-    await expectFailure(() => MarginHead.create({ ...base, group: group as never }), code, /^group/);
 });

@@ -23,9 +23,29 @@ function newFolder(): string {
 
 if (mpiMissing !== undefined) console.log(`heads over MPI are not tested: ${mpiMissing}`);
 
-/** The exit code of mpirun, and what each process has reported; undefined for one that has not. */
-// biome-ignore lint/suspicious/noExplicitAny: read back from JSON
-type Job = { readonly code: number | null; readonly seen: any[] };
+/** As test/lifecycle/ranks.mjs reports a step. */
+interface Step {
+  readonly loss: number;
+  readonly accuracy: number;
+  readonly dFeatures: readonly number[];
+}
+
+/** What a process reports of its scenario. */
+interface Report {
+  readonly steps: readonly Step[];
+  readonly next: Step;
+  readonly weights: readonly number[];
+  readonly stepCount: number;
+}
+
+/** The exit code of mpirun, and the reports of all processes; undefined for one that has made none. */
+interface Job {
+  readonly code: number | null;
+  readonly seen: readonly (Report | undefined)[];
+}
+
+/** The reports of a job that has gone well. */
+const reportsOf = ({ seen }: Job) => seen.map((report) => report as Report);
 
 async function run(ranks: number, scenario: string, folder: string, killed = ''): Promise<Job> {
   const out = newFolder();
@@ -64,27 +84,27 @@ describe.skipIf(mpiMissing !== undefined)('a head over MPI', () => {
       expect(trained).toMatchObject({ code: 0 });
       for (const s of [0, 1]) {
         const expected = await alone.step(batch);
-        for (const { steps } of trained.seen) {
-          expect(steps[s].loss).toBeCloseTo(expected.loss, 4);
-          expect(steps[s].accuracy).toBe(expected.accuracy);
+        for (const { steps } of reportsOf(trained)) {
+          expect(steps[s]!.loss).toBeCloseTo(expected.loss, 4);
+          expect(steps[s]!.accuracy).toBe(expected.accuracy);
         }
         expectClose(
-          trained.seen.flatMap(({ steps }) => steps[s].dFeatures),
+          reportsOf(trained).flatMap(({ steps }) => steps[s]!.dFeatures),
           Array.from(expected.dFeatures),
         );
       }
       const expected = await alone.step(batch);
-      const weights = trained.seen.flatMap((seen) => seen.weights);
+      const weights = reportsOf(trained).flatMap((seen) => seen.weights);
       expectClose(weights, Array.from(alone.weights()));
       for (const others of [1, 2, 4].filter((count) => count !== ranks)) {
         const resumed = await run(others, 'resume', folder);
         expect(resumed).toMatchObject({ code: 0 });
-        for (const { next, stepCount } of resumed.seen) {
+        for (const { next, stepCount } of reportsOf(resumed)) {
           expect(next.loss).toBeCloseTo(expected.loss, 4);
           expect(stepCount).toBe(2);
         }
         expectClose(
-          resumed.seen.flatMap((seen) => seen.weights),
+          reportsOf(resumed).flatMap((seen) => seen.weights),
           weights,
         );
       }
