@@ -10,6 +10,7 @@ import { dirname, join, resolve } from 'node:path';
 import { throwIfAborted } from './abort.js';
 import { agree, attemptTwin, exchangeJson, sameCall } from './agreement.js';
 import { narrowBfloat16, widenBfloat16 } from './bfloat16.js';
+import { bytesOf } from './bytes.js';
 import {
   type CheckpointIndex,
   decodeIndex,
@@ -26,6 +27,7 @@ import {
 import { type ClassRange, overlap, partsOf } from './class_ranges.js';
 import { MarginFcError, publicError } from './errors.js';
 import { fileError, fileMust, type OpenFile, syncFolder, withFile, writeWhole } from './files.js';
+import { shareOf } from './group_batch.js';
 import type { HeadSettings } from './head_options.js';
 import type { NativeHead } from './native.js';
 import { readSafetensors, safetensorsStart, type Tensor } from './safetensors.js';
@@ -65,11 +67,11 @@ export function* saveCheckpoint(
   try {
     const ranges = partsOf(range, compute.shards);
     const counts = group ? yield* sameCall(group, 'save', steps, ranges.length) : [ranges.length];
-    const sum = (values: readonly number[]) => values.reduce((total, value) => total + value, 0);
-    const before = sum(counts.slice(0, group?.rank ?? 0));
+    // Files are numbered as rows are.
+    const { start: before, rows: count } = group ? shareOf(group, counts) : { start: 0, rows: ranges.length };
     const tag = Int32Array.of(randomInt(2 ** 31));
     if (group) yield* settled(group.broadcast(tag, 0));
-    const names = ranges.map((_, i) => shardFileName(stepCount, tag[0] as number, before + i, sum(counts)));
+    const names = ranges.map((_, i) => shardFileName(stepCount, tag[0] as number, before + i, count));
     const write = writeShards(native, makeIndex(settings, steps, []), folder, ranges, names, signal);
     const own = yield* agree(group, yield* attemptTwin(settled(write)), () => unlinkAll(folder, names));
     const files = group ? (yield* exchangeJson(group, own)).flat() : own;
@@ -264,10 +266,6 @@ function blockRows(dim: number, most: number): number {
 export function* blocks(start: number, end: number, dim: number): Generator<[number, number]> {
   const rows = blockRows(dim, end - start);
   for (let first = start; first < end; first += rows) yield [first, Math.min(first + rows, end)];
-}
-
-function bytesOf({ buffer, byteOffset, byteLength }: Float32Array | Uint16Array): Uint8Array {
-  return new Uint8Array(buffer, byteOffset, byteLength);
 }
 
 /** Whether a file of the checkpoint has gone: another process may have saved a new one meanwhile. */

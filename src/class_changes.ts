@@ -8,7 +8,7 @@ import { throwIfAborted } from './abort.js';
 import { agree, attempt, attemptTwin } from './agreement.js';
 import { blocks } from './checkpoint.js';
 import { shardArrays } from './checkpoint_index.js';
-import { overlap, partOf } from './class_ranges.js';
+import { overlap, rangeOf } from './class_ranges.js';
 import { publicError } from './errors.js';
 import type { HeadCall } from './head_calls.js';
 import {
@@ -19,7 +19,6 @@ import {
   mostAdditions,
   type NormalInit,
   newNativeHead,
-  rangeOf,
   type WeightSource,
 } from './head_options.js';
 import type { HeadState } from './head_state.js';
@@ -201,7 +200,7 @@ function* copyClasses(
   let memory = new Float32Array(0);
   for (const { array } of shardArrays({ optimizer, accumulated: from.accumulated }))
     for (let owner = 0; owner < (group?.size ?? 1); owner++) {
-      const range = group ? partOf({ start: 0, end: classes }, group.size, owner) : settings.range;
+      const range = rangeOf(classes, group, owner);
       for (const [start, end] of blocks(range.start, range.end, dim)) {
         // Others have their turn between blocks.
         if (mode === 'async') yield* settled(new Promise<void>((resolve) => setImmediate(resolve)));

@@ -1,5 +1,7 @@
 /** How classes are split: over the processes of a group, and those of a process over its shards. */
 
+import type { ProcessGroup } from './group.js';
+
 /** Classes start .. end-1. */
 export interface ClassRange {
   readonly start: number;
@@ -7,10 +9,16 @@ export interface ClassRange {
 }
 
 /** Part `index` of `count` contiguous ones, the first of which have one class more; as engine/engine.h's shard_range. */
-export function partOf({ start, end }: ClassRange, count: number, index: number): ClassRange {
+function partOf({ start, end }: ClassRange, count: number, index: number): ClassRange {
   const [base, extra] = [Math.floor((end - start) / count), (end - start) % count];
   const first = start + index * base + Math.min(index, extra);
   return { start: first, end: first + base + (index < extra ? 1 : 0) };
+}
+
+/** The classes of a process of a group, by default this one; all of them without a group. */
+export function rangeOf(classes: number, group: ProcessGroup | undefined, rank = group?.rank): ClassRange {
+  const all = { start: 0, end: classes };
+  return group && rank !== undefined ? partOf(all, group.size, rank) : all;
 }
 
 /** All parts that have classes. */

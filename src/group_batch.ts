@@ -1,7 +1,8 @@
 /** A batch of which each process of a group has some rows, in one piece. */
 
+import { bytesOf } from './bytes.js';
 import type { Plan } from './evaluation.js';
-import type { GroupArray, ProcessGroup } from './group.js';
+import type { ProcessGroup } from './group.js';
 import { addon, type NativeProblem } from './native.js';
 import { settled, type Twin } from './twin.js';
 
@@ -85,9 +86,4 @@ function withPerRow(margin: Plan['margin'], column: () => Float32Array): Plan['m
     typeof value === 'object' && 'perRow' in value ? { perRow: column() } : value,
   );
   return { ...margin, parameters };
-}
-
-/** The same memory, for arrays of a type that groups do not exchange. */
-export function bytesOf({ buffer, byteOffset, byteLength }: ArrayBufferView): GroupArray {
-  return new Uint8Array(buffer as ArrayBuffer, byteOffset, byteLength);
 }

@@ -2,9 +2,10 @@
 
 import { watchAbort } from './abort.js';
 import { agree, attempt, attemptTwin } from './agreement.js';
-import { partOf } from './class_ranges.js';
+import { bytesOf } from './bytes.js';
+import { rangeOf } from './class_ranges.js';
 import { publicError } from './errors.js';
-import { bytesOf, gatherFeatures, type Share } from './group_batch.js';
+import { gatherFeatures, type Share } from './group_batch.js';
 import type { Nearest } from './head_calls.js';
 import type { HeadSettings } from './head_options.js';
 import { addon, type NativeHead } from './native.js';
@@ -37,8 +38,8 @@ export function* nearestInGroup(
     yield* agree(group, yield* attemptTwin(settled(found)));
 
     const lengths = Array.from({ length: group.size }, (_, rank) => {
-      const part = partOf({ start: 0, end: classes }, group.size, rank);
-      return Math.min(k, part.end - part.start);
+      const { start, end } = rangeOf(classes, group, rank);
+      return Math.min(k, end - start);
     });
     const all = newLists(lengths.reduce((sum, length) => sum + length * rows, 0));
     yield* settled(group.allGather(own.cosines, all.cosines));

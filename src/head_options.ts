@@ -1,7 +1,7 @@
 /** What a {@link MarginHead} is made from: types, defaults, checks and the filling of its weights. */
 
 import { checkGroup } from './agreement.js';
-import { type ClassRange, overlap, partOf } from './class_ranges.js';
+import { type ClassRange, overlap, rangeOf } from './class_ranges.js';
 import { checkClip, type GradientClip } from './clipping.js';
 import { checkDevices } from './engines.js';
 import type { ProcessGroup } from './group.js';
@@ -212,12 +212,6 @@ export function checkHeadOptions(options: MarginHeadOptions): {
     normal: { std, seed: drawn, additions: 0 },
   };
   return { settings, init: first };
-}
-
-/** The classes of a group's process. */
-export function rangeOf(classes: number, group: ProcessGroup | undefined): ClassRange {
-  const all = { start: 0, end: classes };
-  return group ? partOf(all, group.size, group.rank) : all;
 }
 
 /** What the processes of a group must have in common. */
