@@ -117,9 +117,13 @@ class PhasesJob final : public Job {
   void read_finish() { finish_ = true; }
 
   Status run() override {
-    if (negatives_) MARGINFC_TRY(negatives());
-    if (statistics_.cosine && negatives_) state_->evaluation->read_statistics(statistics_);
+    if (negatives_) {
+      MARGINFC_TRY(negatives());
+      if (statistics_.cosine) state_->evaluation->read_statistics(statistics_);
+      state_->summed = true;
+    }
     if (epilogue_) {
+      if (!state_->summed) return Status::failure(Code::internal, "the epilogue needs the negatives first");
       if (statistics_.cosine) state_->evaluation->write_statistics(statistics_);
       MARGINFC_TRY(state_->evaluation->epilogue(margin_, rows_, &result_));
       state_->forwarded = true;
@@ -127,8 +131,12 @@ class PhasesJob final : public Job {
     if (!reserve_ && !finish_) return {};
     if (!state_->forwarded) return Status::failure(Code::internal, "gradients need the epilogue first");
     if (gradients_.weights.kind == WeightSink::Kind::update) gradients_.weights.step = state_->head->step_count() + 1;
-    if (reserve_) MARGINFC_TRY(state_->evaluation->reserve(gradients_));
+    if (reserve_) {
+      MARGINFC_TRY(state_->evaluation->reserve(gradients_));
+      state_->reserved = true;
+    }
     if (!finish_) return {};
+    if (!state_->reserved) return Status::failure(Code::internal, "gradients need their memory first");
     MARGINFC_TRY(state_->evaluation->finish(gradients_, &skipped_mass_));
     if (gradients_.weights.kind == WeightSink::Kind::update) state_->head->count_step();
     if (gradients_.weights.kind == WeightSink::Kind::accumulate) state_->head->mark_accumulated();

@@ -30,7 +30,8 @@ struct EvaluationState {
   Workspace workspace = Workspace::recompute;
   bool automatic = false;  // workspace 'auto'
   double tolerance = 0;
-  bool forwarded = false;
+  // Which calls have succeeded: negatives, epilogue, reserve.
+  bool summed = false, forwarded = false, reserved = false;
   std::atomic<int32_t> own_cancel{0};
   std::atomic<int32_t>* cancel = &own_cancel;
   int64_t workspace_bytes = 0;
