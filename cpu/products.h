@@ -290,26 +290,23 @@ void negatives(const NegativesTask& task) {
 
 void products(const NegativesTask& task) { over_panels<ProductsTile>(task); }
 
-// Column panel outside, so that its part of the class block stays close while all rows pass.
-void feature_gradient(const FeatureGradientTask& task) {
+// Column panel outside, tiles of `items` inside: the panel's part of the second operand stays close while all tiles pass.
+template <typename Task, template <int, int> class Tile>
+MARGINFC_INLINE void over_columns(const Task& task, int32_t items) {
   for (int32_t panel = 0; panel * kPanel < task.dim; panel++)
-    for_tiles<1>(task.rows, [&](int32_t first, int32_t height) {
+    for_tiles<1>(items, [&](int32_t first, int32_t height) {
       const bool half = half_full(task.dim, static_cast<int64_t>(panel) * kPanel);
-      const auto tile = half ? tile_function<FeatureGradientTask, FeatureGradientTile, 1>(height)
-                             : tile_function<FeatureGradientTask, FeatureGradientTile, 2>(height);
+      const auto tile = half ? tile_function<Task, Tile, 1>(height) : tile_function<Task, Tile, 2>(height);
       tile(task, first, panel);
     });
 }
 
-// Column panel outside: its part of the features, all rows of the batch, is read once for all classes of the task.
+void feature_gradient(const FeatureGradientTask& task) {
+  over_columns<FeatureGradientTask, FeatureGradientTile>(task, task.rows);
+}
+
 void weight_gradient(const WeightGradientTask& task) {
-  for (int32_t panel = 0; panel * kPanel < task.dim; panel++)
-    for_tiles<1>(task.classes, [&](int32_t first, int32_t height) {
-      const bool half = half_full(task.dim, static_cast<int64_t>(panel) * kPanel);
-      const auto tile = half ? tile_function<WeightGradientTask, WeightGradientTile, 1>(height)
-                             : tile_function<WeightGradientTask, WeightGradientTile, 2>(height);
-      tile(task, first, panel);
-    });
+  over_columns<WeightGradientTask, WeightGradientTile>(task, task.classes);
   for_tiles<1>(task.classes, [&](int32_t first, int32_t height) {
     tile_function<WeightGradientTask, ClassDots, 2>(height)(task, first, 0);
   });
