@@ -104,19 +104,6 @@ MARGINFC_INLINE void load_tiles(const float* from, int64_t stride) {
   _tile_loadd(3, from + kTile * stride + kTile, stride * 4);
 }
 
-// Two neighbouring classes as words of a row: lanes 0 .. 15 and 16 .. 31.
-struct ClassPairs {
-  Vector low, high;
-};
-MARGINFC_INLINE ClassPairs pair_rows(Halves even, Halves odd) {
-  alignas(64) static constexpr uint16_t kLow[32] = {0, 32, 1, 33, 2,  34, 3,  35, 4,  36, 5,  37, 6,  38, 7,  39,
-                                                    8, 40, 9, 41, 10, 42, 11, 43, 12, 44, 13, 45, 14, 46, 15, 47};
-  const __m512i low = _mm512_load_si512(kLow), high = _mm512_add_epi16(low, _mm512_set1_epi16(16));
-  const auto a = reinterpret_cast<__m512i>(even), b = reinterpret_cast<__m512i>(odd);
-  return {reinterpret_cast<Vector>(_mm512_permutex2var_epi16(a, low, b)),
-          reinterpret_cast<Vector>(_mm512_permutex2var_epi16(a, high, b))};
-}
-
 // Rows 4 * quarter .. + 3 of to[i][j] = from[j][i], 16 x 16 words. Loads gather every fourth row, registers transpose four.
 MARGINFC_INLINE void transpose_quarter(const float (&from)[kTile][kTile], int quarter, float* to) {
   __m512 v[4];
@@ -156,7 +143,7 @@ void pair_exponentials(const float* exponentials, int64_t row_stride, int32_t cl
           return reinterpret_cast<Halves>(c < classes ? _mm512_loadu_si512(plain + c * row_stride + row)
                                                       : _mm512_setzero_si512());
         };
-        const ClassPairs pairs = pair_rows(read(first + h), read(first + h + 1));
+        const PairedWords pairs = pair_rows(read(first + h), read(first + h + 1));
         store(words[0][h / 2], pairs.low);
         store(words[1][h / 2], pairs.high);
       }
@@ -237,9 +224,10 @@ class NegativesEpilogue {
     }
     const Halves even = to_halves(low[0], high[0]), odd = to_halves(low[1], high[1]);
     auto* e = reinterpret_cast<uint16_t*>(task_.exponentials) + (first_ + h) * task_.row_stride + row_;
-    if (h < count_) _mm512_storeu_si512(e, reinterpret_cast<__m512i>(even));
-    if (h + 1 < count_) _mm512_storeu_si512(e + task_.row_stride, reinterpret_cast<__m512i>(odd));
-    const ClassPairs pairs = pair_rows(even, odd);
+    const int32_t stored = task_.exponentials ? count_ - h : 0;
+    if (stored > 0) _mm512_storeu_si512(e, reinterpret_cast<__m512i>(even));
+    if (stored > 1) _mm512_storeu_si512(e + task_.row_stride, reinterpret_cast<__m512i>(odd));
+    const PairedWords pairs = pair_rows(even, odd);
     store(words_[0][h / 2], pairs.low);
     store(words_[1][h / 2], pairs.high);
   }
@@ -399,7 +387,8 @@ bool pair_classes(const float* weights, int32_t classes, int32_t dim, float* pro
         float* to = row + d / kPanel * kTileFloats;
         _mm512_storeu_si512(to, reinterpret_cast<__m512i>(even_halves));
         _mm512_storeu_si512(to + kTile, reinterpret_cast<__m512i>(odd_halves));
-        const ClassPairs both = pair_rows(even_halves, odd_halves);
+        if (!gradient) continue;
+        const PairedWords both = pair_rows(even_halves, odd_halves);
         store(pairs + d / kTile * pair_steps * kTileFloats, both.low);
         store(pairs + (d / kTile + 1) * pair_steps * kTileFloats, both.high);
       }

@@ -46,7 +46,7 @@ const void* ClassBlock::gather(const void* weights, const int32_t* indexes, int3
   return to;
 }
 
-int64_t ClassBlock::load(const void* weights, int64_t first, int32_t classes) {
+int64_t ClassBlock::load(const void* weights, int64_t first, int32_t classes, bool for_gradient) {
   first_ = first;
   classes_ = classes;
   rows_ = static_cast<const float*>(weights);
@@ -55,9 +55,10 @@ int64_t ClassBlock::load(const void* weights, int64_t first, int32_t classes) {
                     wide_.data());
     rows_ = wide_.data();
   }
+  float* pairs = for_gradient ? interleaved_.data() : nullptr;
   bool ordinary;
   if (paired())
-    ordinary = kernels_->pair_classes(rows_, classes, dim_, rounded_.data(), interleaved_.data(), inverse_norm_.data());
+    ordinary = kernels_->pair_classes(rows_, classes, dim_, rounded_.data(), pairs, inverse_norm_.data());
   else
     ordinary = kernels_->inverse_norms(rows_, dim_, classes, dim_, inverse_norm_.data());
   copied_ = operands_ == Precision::float16 || !ordinary;
@@ -66,7 +67,7 @@ int64_t ClassBlock::load(const void* weights, int64_t first, int32_t classes) {
     normalise(rows_);
     for (int32_t c = classes - 1; c >= 0; c--)
       if (!std::isfinite(true_inverse_norm_[c])) bad = first + c;
-    if (paired()) kernels_->pair_classes(rows_, classes, dim_, rounded_.data(), interleaved_.data(), nullptr);
+    if (paired()) kernels_->pair_classes(rows_, classes, dim_, rounded_.data(), pairs, nullptr);
   }
   if (tail_width_) fill_tail(rows_, tail_);
   make_operands();

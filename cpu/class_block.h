@@ -30,7 +30,9 @@ class ClassBlock {
   // Rows of ordinary length are used as they are and inverse_norm() carries 1 / |w|. A row so short or so long
   // that exp(z) / |w| might leave float32's range makes the whole block a normalised copy with inverse_norm() 1;
   // float16 operands, whose range is short, always are such copies.
-  int64_t load(const void* weights, int64_t first, int32_t classes);
+  //
+  // Without `for_gradient` gradient_operand() need not be there.
+  int64_t load(const void* weights, int64_t first, int32_t classes, bool for_gradient);
   // The same rows again for a gradient alone, after load() found them ordinary(): no operands, and the inverse_norm() of
   // then, [classes].
   void load_ordinary(const void* weights, int64_t first, int32_t classes, const float* inverse_norm);

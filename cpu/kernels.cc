@@ -99,6 +99,7 @@ MARGINFC_INLINE Vector square_root(Vector x) {
   return root;
 }
 
+// Of a copy of the row that stores cannot change, so that its numbers stay in registers.
 template <typename Lane>
 MARGINFC_INLINE Lane gradient(const GradientRow& row, int32_t d, Lane lane) {
   Lane g = row.unscale * (get(row.raw + d, lane) - row.beta * get(row.unit + d, lane)) * row.inverse;
@@ -125,7 +126,8 @@ double gradient_square(const GradientRow& row) {
   return total;
 }
 
-void write_row(const GradientRow& row, float* destination, bool streaming) {
+void write_row(const GradientRow& given, float* destination, bool streaming) {
+  const GradientRow row = given;
   if (!streaming) {
     for_columns(row.dim, [&](int32_t d, auto lane) { put(destination + d, gradient(row, d, lane)); });
     return;
@@ -137,14 +139,16 @@ void write_row(const GradientRow& row, float* destination, bool streaming) {
   for (; d < row.dim; d++) destination[d] = gradient(row, d, 0.0f);
 }
 
-void add_row(const GradientRow& row, float* destination) {
+void add_row(const GradientRow& given, float* destination) {
+  const GradientRow row = given;
   for_columns(row.dim,
               [&](int32_t d, auto lane) { put(destination + d, get(destination + d, lane) + gradient(row, d, lane)); });
 }
 
 // torch.optim.SGD: g += decay * w; v = momentum * v + g; w -= lr * (nesterov ? g + momentum * v : v). v starts at
 // 0, which makes the first v = g as PyTorch's does.
-void sgd_row(const GradientRow& row, const SgdStep& step, float* weights, float* momentum) {
+void sgd_row(const GradientRow& given, const SgdStep& step, float* weights, float* momentum) {
+  const GradientRow row = given;
   for_columns(row.dim, [&](int32_t d, auto lane) {
     const auto w = get(weights + d, lane);
     auto g = gradient(row, d, lane) + step.weight_decay * w;
@@ -159,7 +163,8 @@ void sgd_row(const GradientRow& row, const SgdStep& step, float* weights, float*
 
 // torch.optim.AdamW: w *= 1 - lr * decay; m = b1 m + (1 - b1) g; v = b2 v + (1 - b2) g^2;
 // w -= lr / (1 - b1^t) * m / (sqrt(v) / sqrt(1 - b2^t) + eps).
-void adamw_row(const GradientRow& row, const AdamwStep& step, float* weights, float* mean, float* variance) {
+void adamw_row(const GradientRow& given, const AdamwStep& step, float* weights, float* mean, float* variance) {
+  const GradientRow row = given;
   for_columns(row.dim, [&](int32_t d, auto lane) {
     const auto g = gradient(row, d, lane);
     const auto old = get(mean + d, lane);

@@ -57,11 +57,11 @@ struct NegativesTask {
   const float* offset;
   // E: class c, row i at element c * row_stride + i, = exp2(exponent - offset) * inverse_norm, 0 for the row's own
   // class. Elements are float32, rounded to bfloat16 with `round`; with pairs they are bfloat16 and rows are
-  // the pairs of the weight gradient.
+  // the pairs of the weight gradient. Null where only sums are wanted.
   float* exponentials;
   int64_t row_stride;
   bool round;
-  // With pairs also E for the feature gradient, at most kRowBlock rows; nullable.
+  // With pairs also E for the feature gradient, at most kRowBlock rows; nullable, and null without `exponentials`.
   float* paired;
   // [panels * panel]: the block's sums over classes of exp2(exponent - offset) are written here.
   float* sums;
@@ -152,8 +152,8 @@ struct Kernels {
   double (*exact_distance)(const float* a, double a_scale, const float* b, double b_scale, int32_t count);
   void (*exact_scale)(const float* from, double scale, int32_t count, float* to);
   void (*exact_add)(const float* a, double a_scale, const float* b, double b_scale, int32_t count, double* to);
-  // With pairs: class rows [classes, dim] as operands of the first product and of the feature gradient. With
-  // `inverse_norm` (nullable) inverse_norms() on the way, and its answer; else true.
+  // With pairs: class rows [classes, dim] as operands of the first product and of the feature gradient (nullable). With
+  // `inverse_norm` (nullable) inverse_norms() on the way, and its answer; else true. Null without pairs.
   bool (*pair_classes)(const float* weights, int32_t classes, int32_t dim, float* product, float* gradient,
                        float* inverse_norm);
   // With pairs: NegativesTask's `paired` from its `exponentials`; row_stride in elements.

@@ -36,10 +36,12 @@ Status CpuPass::nearest(int64_t k, int32_t* classes, float* cosines) try {
   std::vector<std::vector<Candidate>> lists(chunks_ * rows_);
   for (auto& list : lists) list.reserve(std::min(k, classes_));
   bad_class_ = INT64_MAX;
+  Sweep products_alone;
+  products_alone.recompute = true;
   engine_.pool().run(chunks_, [&](int64_t chunk, int thread) {
     Scratch& scratch = scratch_[thread];
     for (int64_t b = blocks_ * chunk / chunks_; b < blocks_ * (chunk + 1) / chunks_ && !cancelled(); b++) {
-      const int32_t count = load_block(b, true, false, scratch.block);
+      const int32_t count = load_block(b, products_alone, false, scratch.block);
       const int64_t start = scratch.block.first();
       for (int64_t row = 0; row < rows_; row += kRowBlock) {
         const int64_t rows = std::min(kRowBlock, rows_ - row);

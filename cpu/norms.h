@@ -15,6 +15,7 @@ MARGINFC_INLINE Vector squares(const float* row, int32_t dim) {
     part[0] += x * x;
   }
   Vector total = (part[0] + part[1]) + (part[2] + part[3]);
+  if (d == dim) return total;
   float rest = 0;
   for (; d < dim; d++) rest += row[d] * row[d];
   total[0] += rest;
@@ -23,12 +24,14 @@ MARGINFC_INLINE Vector squares(const float* row, int32_t dim) {
 
 // 1 / |w| of the first `count` of four class rows, of which lane sums of squares are known. False as inverse_norms().
 MARGINFC_INLINE bool inverse_roots(const Vector (&squares)[4], int32_t count, float* inverse_norm) {
-  float sums[4];
+  float sums[4], inverse[4];
   four_sums(squares, sums);
+  // Together: a root and a division of vectors.
+  for (int n = 0; n < 4; n++) inverse[n] = 1.0f / __builtin_sqrtf(sums[n]);
   bool ordinary = true;
   for (int32_t n = 0; n < 4 && n < count; n++) {
     ordinary &= sums[n] >= kShortestSquare && sums[n] <= kLongestSquare;
-    inverse_norm[n] = 1.0f / __builtin_sqrtf(sums[n]);
+    inverse_norm[n] = inverse[n];
   }
   return ordinary;
 }

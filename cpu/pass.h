@@ -101,7 +101,7 @@ class CpuPass final : public ShardPass {
   // Fails when a sweep met a class row that is not finite.
   Status check_weights() const;
   // Returns the block's classes. On its first visit the block's kind is noted.
-  int32_t load_block(int64_t b, bool for_products, bool first_visit, ClassBlock& block);
+  int32_t load_block(int64_t b, const Sweep& sweep, bool first_visit, ClassBlock& block);
   NegativesTask product_task(const ClassBlock& block, int64_t row, int64_t rows, float* exponentials,
                              int64_t stride) const;
   // Floats that hold this many elements of E.

@@ -95,33 +95,20 @@ MARGINFC_INLINE auto tile_function(int32_t height) {
 // How many vectors the items from `start` on fill, of a panel's two.
 MARGINFC_INLINE bool half_full(int64_t items, int64_t start) { return items - start <= kLanes; }
 
-template <int H, int V>
-MARGINFC_INLINE void store_exponentials(const NegativesTask& task, int32_t first, int64_t row, Vector (&e)[H][V]) {
+// Classes that are stored together.
+constexpr int kStored = kPairs ? 2 : 1;
+
+// E of one class, or of a pair of which there may be but the first, and one vector of rows.
+MARGINFC_INLINE void store_exponentials(const NegativesTask& task, int32_t c, bool odd_end, int64_t lane,
+                                        Vector (&e)[kStored]) {
   if constexpr (kPairs) {
-    auto* plain = reinterpret_cast<uint16_t*>(task.exponentials) + first * task.row_stride + row;
-    float* paired = task.paired ? task.paired + first / 2 * kRowBlock + row : nullptr;
-#pragma GCC unroll 8
-    for (int h = 0; h < H; h += 2)
-#pragma GCC unroll 2
-      for (int v = 0; v < V; v++) {
-        const bool odd_end = h + 1 == H;
-        const Vector low = e[h][v], high = odd_end ? Vector{} : e[odd_end ? h : h + 1][v];
-        const Halves both = to_halves(low, high);
-        store_low(plain + h * task.row_stride + v * kLanes, both);
-        if (!odd_end) store_high(plain + (h + 1) * task.row_stride + v * kLanes, both);
-        if (paired) store(paired + h / 2 * kRowBlock + v * kLanes, interleave(both));
-      }
+    auto* plain = reinterpret_cast<uint16_t*>(task.exponentials) + c * task.row_stride + lane;
+    const Halves both = to_halves(e[0], odd_end ? Vector{} : e[kStored - 1]);
+    store_low(plain, both);
+    if (!odd_end) store_high(plain + task.row_stride, both);
+    if (task.paired) store(task.paired + c / 2 * kRowBlock + lane, interleave(both));
   } else {
-    float* plain = task.exponentials + first * task.row_stride + row;
-    if (task.round)
-#pragma GCC unroll 16
-      for (int h = 0; h < H; h++)
-#pragma GCC unroll 2
-        for (int v = 0; v < V; v++) e[h][v] = round_bfloat16(e[h][v]);
-#pragma GCC unroll 16
-    for (int h = 0; h < H; h++)
-#pragma GCC unroll 2
-      for (int v = 0; v < V; v++) store(plain + h * task.row_stride + v * kLanes, e[h][v]);
+    store(task.exponentials + c * task.row_stride + lane, task.round ? round_bfloat16(e[0]) : e[0]);
   }
 }
 
@@ -138,42 +125,62 @@ struct NegativesTile {
                             : nothing_ahead(features);
     multiply<H, V, Layout::rows>(task.weights + first * task.stride, task.stride, features, kPanel, task.depth, ahead,
                                  acc);
-    const int64_t row = static_cast<int64_t>(panel) * kPanel;
 #pragma GCC unroll 2
     for (int v = 0; v < V; v++) {
-      const int64_t lane = row + v * kLanes;
-      if (needs_mask(task, first, H, lane)) {
+      const int64_t lane = static_cast<int64_t>(panel) * kPanel + v * kLanes;
+      Vector products[H];
+#pragma GCC unroll 16
+      for (int h = 0; h < H; h++) products[h] = acc[h][v];
+      if (needs_mask(task, first, H, lane))
+        masked(task, first, lane, products);
+      else if (task.exponentials)
+        plain<true>(task, first, lane, products);
+      else
+        plain<false>(task, first, lane, products);
+    }
+  }
+
+ private:
+  // Where no lane's own class is among them and there is no offset.
+  template <bool kStores>
+  MARGINFC_INLINE static void plain(const NegativesTask& task, int32_t first, int64_t lane,
+                                    const Vector (&products)[H]) {
+    const float* inverse_norm = task.inverse_norm + first;
+    if (task.hardest) {
+      Vector largest = products[0] * splat(inverse_norm[0]);
+#pragma GCC unroll 16
+      for (int h = 1; h < H; h++) largest = larger(largest, products[h] * splat(inverse_norm[h]));
+      store(task.hardest + lane, larger(load(task.hardest + lane), largest));
+      if (counts_above(task, lane, largest)) {
         Vector exponents[H];
 #pragma GCC unroll 16
-        for (int h = 0; h < H; h++) exponents[h] = acc[h][v];
-        masked_exponentials(task, first, H, lane, exponents);
-#pragma GCC unroll 16
-        for (int h = 0; h < H; h++) acc[h][v] = exponents[h];
-        continue;
+        for (int h = 0; h < H; h++) exponents[h] = products[h] * splat(inverse_norm[h]);
+        count_above(task, H, lane, exponents);
       }
-      const float* inverse_norm = task.inverse_norm + first;
-      if (task.hardest) {
-        Vector largest = acc[0][v] * splat(inverse_norm[0]);
-#pragma GCC unroll 16
-        for (int h = 1; h < H; h++) largest = larger(largest, acc[h][v] * splat(inverse_norm[h]));
-        store(task.hardest + lane, larger(load(task.hardest + lane), largest));
-        if (counts_above(task, lane, largest)) {
-          Vector exponents[H];
-#pragma GCC unroll 16
-          for (int h = 0; h < H; h++) exponents[h] = acc[h][v] * splat(inverse_norm[h]);
-          count_above(task, H, lane, exponents);
-        }
-      }
-      Vector total = load(task.sums + lane);
-#pragma GCC unroll 16
-      for (int h = 0; h < H; h++) {
-        const Vector e = exp2_of_product(acc[h][v], splat(inverse_norm[h]));
-        total += e;
-        acc[h][v] = e * splat(inverse_norm[h]);
-      }
-      store(task.sums + lane, total);
     }
-    store_exponentials<H, V>(task, first, row, acc);
+    Vector total = load(task.sums + lane);
+#pragma GCC unroll 16
+    for (int h = 0; h < H; h += kStored) {
+      Vector e[kStored];
+      for (int n = 0; n < kStored && h + n < H; n++) {
+        e[n] = exp2_of_product(products[h + n], splat(inverse_norm[h + n]));
+        total += e[n];
+        if (kStores) e[n] *= splat(inverse_norm[h + n]);
+      }
+      if (kStores) store_exponentials(task, first + h, h + kStored > H, lane, e);
+    }
+    store(task.sums + lane, total);
+  }
+
+  static void masked(const NegativesTask& task, int32_t first, int64_t lane, Vector (&exponents)[H]) {
+    masked_exponentials(task, first, H, lane, exponents);
+    if (!task.exponentials) return;
+#pragma GCC unroll 16
+    for (int h = 0; h < H; h += kStored) {
+      Vector e[kStored];
+      for (int n = 0; n < kStored && h + n < H; n++) e[n] = exponents[h + n];
+      store_exponentials(task, first + h, h + kStored > H, lane, e);
+    }
   }
 };
 
@@ -253,20 +260,26 @@ struct ClassDots {
     const int32_t panels = (task.dim + kPanel - 1) / kPanel;
     const int64_t width = static_cast<int64_t>(panels) * kPanel;
     for (int32_t h = first; h < first + H; h += 4) {
-      Vector dots[4] = {};
-      for (int32_t n = 0; n < 4 && h + n < first + H; n++) {
-        const float* row = task.gradient + (h + n) * width;
-        const float* weights = task.weights + (h + n) * task.stride;
-        Vector dot[2] = {};
-        for (int32_t panel = 0; panel < panels; panel++) {
-          const bool tail = (panel + 1) * kPanel > task.dim;
-          const float* w = tail ? task.tail + (h + n) * kPanel : weights + static_cast<int64_t>(panel) * kPanel;
-#pragma GCC unroll 2
-          for (int v = 0; v < 2; v++)
-            dot[v] += load(row + static_cast<int64_t>(panel) * kPanel + v * kLanes) * load(w + v * kLanes);
-        }
-        dots[n] = dot[0] + dot[1];
+      // Behind the last row that one again: its dots have a place.
+      const float *rows[4], *weights[4], *tails[4];
+      for (int32_t n = 0; n < 4; n++) {
+        const int32_t row = h + n < first + H ? h + n : first + H - 1;
+        rows[n] = task.gradient + row * width;
+        weights[n] = task.weights + row * task.stride;
+        tails[n] = task.tail ? task.tail + row * kPanel : nullptr;
       }
+      Vector dots[4] = {}, second[4] = {};
+      for (int32_t panel = 0; panel < panels; panel++) {
+        const int64_t start = static_cast<int64_t>(panel) * kPanel;
+        const bool tail = start + kPanel > task.dim;
+#pragma GCC unroll 4
+        for (int n = 0; n < 4; n++) {
+          const float* w = tail ? tails[n] : weights[n] + start;
+          dots[n] += load(rows[n] + start) * load(w);
+          second[n] += load(rows[n] + start + kLanes) * load(w + kLanes);
+        }
+      }
+      for (int n = 0; n < 4; n++) dots[n] += second[n];
       four_sums(dots, task.dots + h);
     }
   }
@@ -323,43 +336,50 @@ void pair_exponentials(const float* exponentials, int64_t row_stride, int32_t cl
     }
 }
 
-// Words [classes, ceil(dim / 2)], and [ceil(classes / 2), width] with zero columns behind dim.
+#if defined(__AVX512BF16__)
+// Columns d .. of a class row, zeros behind the last; of no row too.
+MARGINFC_INLINE Vector columns_from(const float* row, int32_t d, int32_t dim) {
+  if (!row || d >= dim) return Vector{};
+  if (d + kLanes <= dim) return load(row + d);
+  return reinterpret_cast<Vector>(_mm512_maskz_loadu_ps((1u << (dim - d)) - 1, row + d));
+}
+
+// Words [classes, ceil(dim / 2)], and where they are wanted [ceil(classes / 2), width] with zero columns behind dim.
 bool pair_classes(const float* weights, int32_t classes, int32_t dim, float* product, float* gradient,
                   float* inverse_norm) {
   const int32_t depth = (dim + 1) / 2, width = (dim + kPanel - 1) / kPanel * kPanel;
-  auto* along_dim = reinterpret_cast<uint32_t*>(product);
-  auto* along_classes = reinterpret_cast<uint32_t*>(gradient);
-  for (int32_t c = 0; c < classes; c += 2) {
-    const float* even = weights + static_cast<int64_t>(c) * dim;
-    const float* odd = c + 1 < classes ? even + dim : nullptr;
-    uint32_t* even_out = along_dim + static_cast<int64_t>(c) * depth;
-    uint32_t* out = along_classes + static_cast<int64_t>(c / 2) * width;
-    int32_t d = 0;
-#if defined(__AVX512BF16__)
-    for (; odd && d + kPanel <= dim; d += kPanel) {
-      const Halves even_halves = to_halves(load(even + d), load(even + d + kLanes));
-      const Halves odd_halves = to_halves(load(odd + d), load(odd + d + kLanes));
-      store_all(even_out + d / 2, even_halves);
-      store_all(even_out + depth + d / 2, odd_halves);
-      store(reinterpret_cast<float*>(out + d), interleave(to_halves(load(even + d), load(odd + d))));
-      store(reinterpret_cast<float*>(out + d + kLanes),
-            interleave(to_halves(load(even + d + kLanes), load(odd + d + kLanes))));
-    }
-#endif
-    for (; d < dim; d += 2)
-      for (int32_t row = 0; row < (odd ? 2 : 1); row++) {
-        const float* from = row ? odd : even;
-        const uint32_t low = to_bfloat16(from[d]), high = d + 1 < dim ? to_bfloat16(from[d + 1]) : 0;
-        even_out[row * depth + d / 2] = low | high << 16;
-        if (row == 0) {
-          out[d] = low;
-          if (d + 1 < dim) out[d + 1] = high;
-        } else {
-          out[d] |= low << 16;
-          if (d + 1 < dim) out[d + 1] |= high << 16;
+  bool ordinary = true;
+  for (int32_t c = 0; c < classes; c += 4) {
+    Vector squares[4] = {};
+#pragma GCC unroll 2
+    for (int n = 0; n < 4; n += 2) {
+      if (c + n >= classes) break;
+      const float* even = weights + static_cast<int64_t>(c + n) * dim;
+      const float* odd = c + n + 1 < classes ? even + dim : nullptr;
+      float* words = product + static_cast<int64_t>(c + n) * depth;
+      float* pairs = gradient ? gradient + static_cast<int64_t>((c + n) / 2) * width : nullptr;
+      for (int32_t d = 0; d < dim; d += kPanel) {
+        const Vector a[2] = {columns_from(even, d, dim), columns_from(even, d + kLanes, dim)};
+        const Vector b[2] = {columns_from(odd, d, dim), columns_from(odd, d + kLanes, dim)};
+        squares[n] += a[0] * a[0] + a[1] * a[1];
+        squares[n + 1] += b[0] * b[0] + b[1] * b[1];
+        const Halves even_halves = to_halves(a[0], a[1]), odd_halves = to_halves(b[0], b[1]);
+        const int32_t left = depth - d / 2;
+        const auto written = static_cast<__mmask16>(left < kLanes ? (1u << left) - 1 : 0xffff);
+        _mm512_mask_storeu_epi32(words + d / 2, written, reinterpret_cast<__m512i>(even_halves));
+        if (odd) _mm512_mask_storeu_epi32(words + depth + d / 2, written, reinterpret_cast<__m512i>(odd_halves));
+        if (pairs) {
+          const PairedWords both = pair_rows(even_halves, odd_halves);
+          store(pairs + d, both.low);
+          store(pairs + d + kLanes, both.high);
         }
       }
-    for (int32_t pad = dim; pad < width; pad++) out[pad] = 0;
+    }
+    if (inverse_norm) ordinary &= inverse_roots(squares, classes - c, inverse_norm + c);
   }
-  return !inverse_norm || inverse_norms(weights, dim, classes, dim, inverse_norm);
+  return ordinary;
 }
+#else
+// Asked for with pairs alone.
+constexpr bool (*pair_classes)(const float*, int32_t, int32_t, float*, float*, float*) = nullptr;
+#endif

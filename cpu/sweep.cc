@@ -50,15 +50,15 @@ const void* CpuPass::rows_at(int64_t place, int32_t count, ClassBlock& block) co
   return samples() ? block.gather(shard_.row(0), sampled_.data() + place, count) : shard_.row(place);
 }
 
-int32_t CpuPass::load_block(int64_t b, bool for_products, bool first_visit, ClassBlock& block) {
+int32_t CpuPass::load_block(int64_t b, const Sweep& sweep, bool first_visit, ClassBlock& block) {
   const int64_t start = b * block_classes_;
   const auto count = static_cast<int32_t>(std::min<int64_t>(block_classes_, classes_ - start));
   // A sweep that multiplies no class rows needs neither norms nor operands, if the first sweep found nothing special.
-  if (!for_products && ordinary_[b]) {
+  if (!sweep.recompute && !sweep.features && ordinary_[b]) {
     block.load_ordinary(rows_at(start, count, block), start, count, inverse_norms_.data() + start);
     return count;
   }
-  const int64_t bad = block.load(rows_at(start, count, block), start, count);
+  const int64_t bad = block.load(rows_at(start, count, block), start, count, sweep.features);
   if (first_visit) {
     ordinary_[b] = block.ordinary();
     if (inverse_norms_) std::memcpy(inverse_norms_.data() + start, block.inverse_norm(), count * sizeof(float));
@@ -106,8 +106,7 @@ void CpuPass::sweep_blocks(const Sweep& sweep, int64_t first, int64_t last, int6
   bool add = false;
   for (int64_t b = first; b < last; b++) {
     if (sweep.cancellable && cancelled()) return;
-    const bool for_products = sweep.recompute || sweep.features;
-    const int32_t count = load_block(b, for_products, sweep.sums && row_start == 0, block);
+    const int32_t count = load_block(b, sweep, sweep.sums && row_start == 0, block);
     const int64_t start = block.first();
     if (sweep.unit_sum && row_start == 0) add_unit_rows(block, chunk);
 
@@ -119,10 +118,9 @@ void CpuPass::sweep_blocks(const Sweep& sweep, int64_t first, int64_t last, int6
       const int64_t rows = std::min(kRowBlock, row_end - row);
       float* e = whole ? element(exponentials, row) : exponentials;
       if (sweep.recompute) {
-        NegativesTask task = product_task(block, row, rows, e, stride);
-        if (kernels_.pairs) {
-          task.paired = sweep.features ? scratch.paired.data() : nullptr;
-        }
+        const bool read = whole || sweep.features;
+        NegativesTask task = product_task(block, row, rows, read ? e : nullptr, stride);
+        if (kernels_.pairs && sweep.features) task.paired = scratch.paired.data();
         if (row == row_start && b + 1 < blocks_ && !samples()) {
           task.next_weights = shard_.row(start + count);
           task.next_row_bytes = dim_ * static_cast<int64_t>(byte_size(shard_.storage()));

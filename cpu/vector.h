@@ -164,6 +164,18 @@ MARGINFC_INLINE Vector interleave(Halves h) {
                                                       8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31};
   return reinterpret_cast<Vector>(_mm512_permutexvar_epi16(_mm512_load_si512(kOrder), reinterpret_cast<__m512i>(h)));
 }
+// Two rows of halves as one of words, the first row's in the low halves: words 0 .. 15 and 16 .. 31.
+struct PairedWords {
+  Vector low, high;
+};
+MARGINFC_INLINE PairedWords pair_rows(Halves even, Halves odd) {
+  alignas(64) static constexpr uint16_t kLow[32] = {0, 32, 1, 33, 2,  34, 3,  35, 4,  36, 5,  37, 6,  38, 7,  39,
+                                                    8, 40, 9, 41, 10, 42, 11, 43, 12, 44, 13, 45, 14, 46, 15, 47};
+  const __m512i low = _mm512_load_si512(kLow), high = _mm512_add_epi16(low, _mm512_set1_epi16(16));
+  const auto a = reinterpret_cast<__m512i>(even), b = reinterpret_cast<__m512i>(odd);
+  return {reinterpret_cast<Vector>(_mm512_permutex2var_epi16(a, low, b)),
+          reinterpret_cast<Vector>(_mm512_permutex2var_epi16(a, high, b))};
+}
 #else
 MARGINFC_INLINE void multiply_add(Vector x, Vector b, Vector& sum) { sum += x * b; }
 // Without pairs, for code that is never reached.
