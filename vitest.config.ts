@@ -16,6 +16,8 @@ export default defineConfig({
           include: ['test/**/*.test.ts'],
           exclude: packaging,
           globalSetup: ['test/build_gpusim.ts'],
+          // By default one of two cores is left to the process that collects results, which seldom needs it.
+          maxWorkers: '100%',
           testTimeout: 120_000,
           hookTimeout: 120_000,
         },

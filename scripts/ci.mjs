@@ -4,7 +4,7 @@
 //
 // Ends by printing `N passed, N failed`: each test of vitest, each check of test/native and each step counts as one.
 
-import { spawnSync } from 'node:child_process';
+import { spawn, spawnSync } from 'node:child_process';
 import fs from 'node:fs';
 import os from 'node:os';
 import path from 'node:path';
@@ -15,18 +15,20 @@ const reports = fs.mkdtempSync(path.join(os.tmpdir(), 'marginfc-ci-'));
 
 /** @type {{ name: string, passed: number, failed: number, seconds: number }[]} */
 const results = [];
+let started = 0;
 
 /**
  * Runs a step. vitest.config.ts writes a report to MARGINFC_TEST_REPORT: where a step left one, its tests are
  * counted beside the step itself.
  * @param {string} name
- * @param {(env: NodeJS.ProcessEnv, report: string) => boolean} run
+ * @param {(env: NodeJS.ProcessEnv, report: string) => boolean | Promise<boolean>} run
  */
-function step(name, run) {
+async function step(name, run) {
   console.log(`\n=== ${name}`);
-  const report = path.join(reports, `${results.length}.json`);
+  started += 1;
+  const report = path.join(reports, `${started}.json`);
   const start = Date.now();
-  const ok = run({ ...process.env, MARGINFC_TEST_REPORT: report }, report);
+  const ok = await run({ ...process.env, MARGINFC_TEST_REPORT: report }, report);
   const tests = fs.existsSync(report) ? JSON.parse(fs.readFileSync(report, 'utf8')) : undefined;
   results.push({
     name,
@@ -36,34 +38,38 @@ function step(name, run) {
   });
 }
 
-/** @param {NodeJS.ProcessEnv} env */
-function runPackaging(env) {
-  const { status } = spawnSync('npm', ['run', 'test:pack'], {
+/**
+ * Runs an npm script beside other steps. What it prints is kept and shown whole when it has ended.
+ * @param {string} script
+ * @param {NodeJS.ProcessEnv} env
+ */
+async function runScript(script, env) {
+  const child = spawn('npm', ['run', '--silent', script], {
     cwd: root,
     env,
-    stdio: ['ignore', 'inherit', 'inherit'],
+    stdio: ['ignore', 'pipe', 'pipe'],
   });
-  return status === 0;
+  let output = '';
+  for (const stream of [child.stdout, child.stderr]) {
+    stream.setEncoding('utf8');
+    stream.on('data', (text) => {
+      output += text;
+    });
+  }
+  const status = await new Promise((resolve) => child.on('error', () => resolve(-1)).on('close', resolve));
+  return { status, output };
 }
 
-/** The limits of the CUDA kernels' instructions, registers and memory accesses. @param {NodeJS.ProcessEnv} env */
-function runCudaReport(env) {
-  const child = spawnSync('npm', ['run', '--silent', 'cuda:report'], {
-    cwd: root,
-    env,
-    stdio: ['ignore', 'inherit', 'inherit'],
-  });
-  return child.status === 0;
-}
-
-/** Every line and every mutant of the CUDA kernels. @param {NodeJS.ProcessEnv} env */
-function runMutants(env) {
-  const child = spawnSync('npm', ['run', '--silent', 'test:mutants'], {
-    cwd: root,
-    env,
-    stdio: ['ignore', 'inherit', 'inherit'],
-  });
-  return child.status === 0;
+/**
+ * A script whose tests vitest reports, or that only passes or fails.
+ * @param {'test:pack' | 'test:mutants' | 'cuda:report'} script
+ */
+function runTests(script) {
+  return async (/** @type {NodeJS.ProcessEnv} */ env) => {
+    const { status, output } = await runScript(script, env);
+    console.log(`--- npm run ${script}\n${output}`);
+    return status === 0;
+  };
 }
 
 /** The committed CUDA kernels are of these sources. */
@@ -112,43 +118,53 @@ function installEmulators() {
  * @param {'test:asan' | 'test:tsan' | 'test:cuda-asan' | 'test:arm64' | 'test:old-x64' | 'test:gpusim-asan' | 'fuzz:gpusim'} script
  */
 function runEngineCheck(script) {
-  return (/** @type {NodeJS.ProcessEnv} */ env, /** @type {string} */ report) => {
-    const { status, stdout } = spawnSync('npm', ['run', '--silent', script], {
-      cwd: root,
-      env,
-      encoding: 'utf8',
-      stdio: ['ignore', 'pipe', 'inherit'],
-      maxBuffer: 1 << 28,
-    });
-    console.log(stdout.replace(/^(?=.)/gm, '  '));
-    const counts = /^(\d+) passed, (\d+) failed$/m.exec(stdout);
-    if (counts !== null) {
+  return async (/** @type {NodeJS.ProcessEnv} */ env, /** @type {string} */ report) => {
+    const { status, output } = await runScript(script, env);
+    console.log(`--- npm run ${script}\n${output.replace(/^(?=.)/gm, '  ')}`);
+    const counts = [...output.matchAll(/^(\d+) passed, (\d+) failed$/gm)].at(-1);
+    if (counts !== undefined) {
       const [numPassedTests, numFailedTests] = counts.slice(1).map(Number);
       fs.writeFileSync(report, JSON.stringify({ numPassedTests, numFailedTests }));
     }
-    return status === 0 && counts !== null;
+    return status === 0 && counts !== undefined;
   };
 }
 
-step('browser', installBrowser);
-step('MPI', installMpi);
+await step('browser', installBrowser);
+await step('MPI', installMpi);
 for (const block of readmeBlocks()) {
   const title = `README.md:${block.line} ${block.language === 'sh' ? block.source.split('\n').join('; ') : 'example'}`;
-  if (block.skip === undefined) step(title, (env) => runBlock(block, env));
+  if (block.skip === undefined) await step(title, (env) => runBlock(block, env));
   else console.log(`\n=== ${title}\nnot run: ${block.skip}`);
 }
-step('compiled CUDA kernels', checkKernels);
-step('packaging', runPackaging);
-step('address and undefined-behaviour sanitizers', runEngineCheck('test:asan'));
-step('thread sanitizer', runEngineCheck('test:tsan'));
-step('CUDA engine on the software device, sanitizers', runEngineCheck('test:cuda-asan'));
-step('software CUDA device, sanitizers', runEngineCheck('test:gpusim-asan'));
-step('software CUDA device, malformed input for a minute', runEngineCheck('fuzz:gpusim'));
-step('CUDA kernels, every line and every mutant', runMutants);
-step('CUDA kernels, counted', runCudaReport);
-step('cross compiler and emulators', installEmulators);
-step('arm64, emulated', runEngineCheck('test:arm64'));
-step('x86-64 without AVX, emulated', runEngineCheck('test:old-x64'));
+await step('compiled CUDA kernels', checkKernels);
+await step('packaging', runTests('test:pack'));
+await step('cross compiler and emulators', installEmulators);
+
+/**
+ * Each of these uses one core: two rows of them, about as long, run beside each other.
+ * @type {[string, Parameters<typeof step>[1]][][]}
+ */
+const rows = [
+  [
+    ['CUDA engine on the software device, sanitizers', runEngineCheck('test:cuda-asan')],
+    ['CUDA kernels, counted', runTests('cuda:report')],
+    ['arm64, emulated', runEngineCheck('test:arm64')],
+    ['x86-64 without AVX, emulated', runEngineCheck('test:old-x64')],
+  ],
+  [
+    ['address and undefined-behaviour sanitizers', runEngineCheck('test:asan')],
+    ['thread sanitizer', runEngineCheck('test:tsan')],
+    ['software CUDA device, sanitizers', runEngineCheck('test:gpusim-asan')],
+    ['software CUDA device, malformed input for a minute', runEngineCheck('fuzz:gpusim')],
+    ['CUDA kernels, every line and every mutant', runTests('test:mutants')],
+  ],
+];
+await Promise.all(
+  rows.map(async (row) => {
+    for (const [name, run] of row) await step(name, run);
+  }),
+);
 
 fs.rmSync(reports, { recursive: true, force: true });
 

@@ -4,7 +4,7 @@
  */
 import { readdirSync, readFileSync, writeSync } from 'node:fs';
 import process from 'node:process';
-import { setImmediate as turn } from 'node:timers/promises';
+import { setImmediate as turn, setTimeout as wait } from 'node:timers/promises';
 import { Worker } from 'node:worker_threads';
 import { forward, MarginHead, valueAndGrad, valueAndGradSync } from 'marginfc';
 import { makeBatch } from './problems.mjs';
@@ -55,6 +55,14 @@ const kinds = {
 const [name = '', times = '', warmUp = ''] = process.argv.slice(2);
 const act = /** @type {() => unknown} */ (kinds[name]);
 
+const threads = () => readdirSync('/proc/self/task').length;
+
+/** The kernel lists a thread until it has cleaned up behind it, which may be after the thread has been joined. */
+async function threadsBeyond(/** @type {number} */ most) {
+  for (let waits = 0; waits < 200 && threads() > most; waits++) await wait(5);
+  return threads();
+}
+
 function used() {
   const kilobytes = (/** @type {string} */ field) =>
     Number(new RegExp(`${field}:\\s+(\\d+) kB`).exec(readFileSync('/proc/self/status', 'utf8'))?.[1]);
@@ -62,7 +70,7 @@ function used() {
   return {
     addressSpace: arrays('VmSize'),
     memory: arrays('VmRSS'),
-    threads: readdirSync('/proc/self/task').length,
+    threads: threads(),
   };
 }
 
@@ -76,6 +84,7 @@ for (let i = 0; i < Number(times); i++) {
   if (i < Number(warmUp)) continue;
   const now = used();
   before ??= now;
+  now.threads = await threadsBeyond(before.threads);
   for (const field of /** @type {(keyof Used)[]} */ (Object.keys(now)))
     growth[field] = Math.max(growth[field], Math.ceil(now[field] - before[field]));
 }
