@@ -21,6 +21,7 @@ import {
   type NativeRows,
 } from './native.js';
 import { type Compute, checkLossOn, type PlainLoss, type Reduction, refuseOnGpus } from './options.js';
+import { nativeRowFunction } from './row_functions.js';
 import { type CheckedRows, checkRowsOf, type Rows } from './rows.js';
 import type { NormStatistics } from './target_rows.js';
 import { settled, type Twin } from './twin.js';
@@ -144,6 +145,7 @@ export function planEvaluation(input: PlanInput): Plan {
       engines: compute.devices,
       checkFinite: compute.checkFinite,
       labelSmoothing: loss.labelSmoothing,
+      ...nativeRowFunction(loss.rowFunction, loss.scale),
       diagnostics: diagnostics !== undefined,
       topFive: diagnostics?.topFive === true,
       sampled,

@@ -48,6 +48,7 @@ import { addon } from './native.js';
 import type { Optimizer } from './optimizers.js';
 import type { GradientMode, OverflowPolicy } from './options.js';
 import { CallQueue } from './queue.js';
+import type { RowFunction } from './row_functions.js';
 import type { SampledUpdate } from './sampling.js';
 import type { Schedule } from './schedule.js';
 import type { NormStatistics } from './target_rows.js';
@@ -150,6 +151,11 @@ export class MarginHead {
   /** The label smoothing of calls that give none. */
   get labelSmoothing(): number {
     return this.#state.settings.loss.labelSmoothing;
+  }
+
+  /** The function of the probability of calls that give none. */
+  get rowFunction(): RowFunction | 'none' {
+    return this.#state.settings.loss.rowFunction;
   }
 
   get optimizer(): Optimizer {

@@ -187,7 +187,7 @@ export function planEvaluationOn(
   return {
     plan,
     planNow: scheduled ? () => planAt(native.stepCount) : () => plan,
-    terms: [termsOf(plan), scheduled && [loss.scale, loss.margin]],
+    terms: [termsOf(plan), loss.rowFunction, scheduled && [loss.scale, loss.margin]],
     signal,
   };
 }

@@ -102,6 +102,15 @@ export type {
 } from './options.js';
 export { presets } from './presets.js';
 export { type RandomSoftmaxMargin, randomSoftmax } from './random_softmax.js';
+export {
+  type AmLfsFunction,
+  amLfs,
+  type FocalFunction,
+  focal,
+  type RowFunction,
+  type SearchSoftmaxFunction,
+  searchSoftmax,
+} from './row_functions.js';
 export type { Float16ArrayLike, HalfArray, Rows } from './rows.js';
 export type { SampledUpdate, SamplingOptions } from './sampling.js';
 export {

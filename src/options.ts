@@ -1,8 +1,9 @@
 /** Options that more than one call takes: their types, defaults and checks. */
 
 import { checkPrecision } from './engines.js';
-import { arcface, checkMargin, type Margin, marginAt, overflowOf } from './margins.js';
-import { checkScheduled, isSchedule, type Schedule, valueAt } from './schedule.js';
+import { arcface, checkMargin, type Margin, overflowOf } from './margins.js';
+import { checkRowFunction, type RowFunction } from './row_functions.js';
+import { atStep, checkScheduled, isSchedule, type Schedule, valueAt } from './schedule.js';
 import {
   checkBoolean,
   checkInteger,
@@ -60,6 +61,12 @@ export interface LossOptions {
    * Costs O(C dim) a call. GPUs have none. Default 0.
    */
   readonly labelSmoothing?: number | undefined;
+  /**
+   * A function phi of the probability p that a row has of its own class, with its margin: `focal`, `searchSoftmax` or
+   * `amLfs`. `rowLoss` is phi(p) instead of -log p, and gradients are those of it; reductions and `rowWeights` as ever. Not
+   * with `labelSmoothing`, whose loss is no function of p. Default `none`.
+   */
+  readonly rowFunction?: RowFunction | 'none' | undefined;
 }
 
 /** How it is computed. */
@@ -113,6 +120,7 @@ export const lossNames = {
   gradient: true,
   onOverflow: true,
   labelSmoothing: true,
+  rowFunction: true,
 } as const satisfies Record<keyof LossOptions, true>;
 
 export const computeNames = {
@@ -130,6 +138,7 @@ const defaultLoss: Loss = {
   gradient: 'exact',
   onOverflow: 'none',
   labelSmoothing: 0,
+  rowFunction: 'none',
 };
 
 export function checkLoss(options: LossOptions, defaults: Loss = defaultLoss): Loss {
@@ -139,6 +148,7 @@ export function checkLoss(options: LossOptions, defaults: Loss = defaultLoss): L
     gradient = defaults.gradient,
     onOverflow = defaults.onOverflow,
     labelSmoothing = defaults.labelSmoothing,
+    rowFunction = defaults.rowFunction,
   } = options;
   checkMargin(margin);
   checkScheduled(scale, 'scale', { least: 0, exclusive: true, magnitude: largestFactor });
@@ -147,7 +157,15 @@ export function checkLoss(options: LossOptions, defaults: Loss = defaultLoss): L
   if (onOverflow !== 'none' && !overflowOf(margin).includes(onOverflow))
     throw mustBe('ERR_OPTION', 'onOverflow', `'none' with margin ${margin.kind}`, show(onOverflow));
   checkNumber(labelSmoothing, 'labelSmoothing', { least: 0, magnitude: 1 });
-  return { margin, scale, gradient, onOverflow, labelSmoothing };
+  checkRowFunction(rowFunction, 'rowFunction');
+  if (rowFunction !== 'none' && labelSmoothing > 0)
+    throw mustBe(
+      'ERR_OPTION',
+      'rowFunction',
+      `'none' with labelSmoothing ${labelSmoothing}`,
+      rowFunction.kind,
+    );
+  return { margin, scale, gradient, onOverflow, labelSmoothing, rowFunction };
 }
 
 /** What GPUs do not compute: `wanted`, which is not the default, must be `instead` there. */
@@ -170,25 +188,36 @@ export function checkLossOn(loss: Loss, devices: readonly DeviceName[]): void {
 
 /** The loss after `step` updates of a head. */
 export function lossAt(loss: Loss, step: number): PlainLoss {
-  return { ...loss, margin: marginAt(loss.margin, step), scale: valueAt(loss.scale, step) };
+  const { margin, scale, rowFunction } = loss;
+  return {
+    ...loss,
+    margin: atStep(margin, step),
+    scale: valueAt(scale, step),
+    rowFunction: rowFunction === 'none' ? rowFunction : atStep(rowFunction, step),
+  };
 }
 
 /** Whether a loss is another one at another step. */
-export function isScheduled({ margin, scale }: Loss): boolean {
-  return [...Object.values(margin), scale].some(isSchedule);
+export function isScheduled({ margin, scale, rowFunction }: Loss): boolean {
+  return [...Object.values(margin), ...Object.values(rowFunction), scale].some(isSchedule);
 }
 
 /** The loss of a call that has no steps. */
 export function plainLoss(loss: Loss): PlainLoss {
-  const { margin, scale } = loss;
-  for (const [name, value] of Object.entries({ scale, ...margin }))
-    if (isSchedule(value))
-      throw mustBe(
-        'ERR_OPTION',
-        name === 'scale' ? name : `margin.${name}`,
-        'without a schedule, for which only a MarginHead has a step count',
-        `a ${value.kind} one`,
-      );
+  const named = [
+    { of: '', data: { scale: loss.scale } },
+    { of: 'margin.', data: loss.margin },
+    { of: 'rowFunction.', data: loss.rowFunction },
+  ];
+  for (const { of, data } of named)
+    for (const [name, value] of Object.entries(data))
+      if (isSchedule(value))
+        throw mustBe(
+          'ERR_OPTION',
+          `${of}${name}`,
+          'without a schedule, for which only a MarginHead has a step count',
+          `a ${value.kind} one`,
+        );
   return lossAt(loss, 0);
 }
 
