@@ -29,6 +29,7 @@ import { MarginFcError, publicError } from './errors.js';
 import { fileError, fileMust, type OpenFile, syncFolder, withFile, writeWhole } from './files.js';
 import { shareOf } from './group_batch.js';
 import type { HeadSettings } from './head_options.js';
+import type { LossMemory } from './loss_memory.js';
 import type { NativeHead } from './native.js';
 import { readSafetensors, safetensorsStart, type Tensor } from './safetensors.js';
 import { settled, type Twin } from './twin.js';
@@ -46,7 +47,7 @@ const busy = new Set<string>();
 interface Saved {
   readonly native: NativeHead;
   readonly settings: HeadSettings;
-  readonly norms: CheckpointIndex['norms'] | undefined;
+  readonly memory: LossMemory;
 }
 
 /**
@@ -54,14 +55,14 @@ interface Saved {
  * when all of them are on the disk.
  */
 export function* saveCheckpoint(
-  { native, settings, norms = null }: Saved,
+  { native, settings, memory }: Saved,
   folder: string,
   signal: AbortSignal | undefined,
 ): Twin<void> {
   const { group, range, compute } = settings;
   const leads = !group || group.rank === 0;
   const { stepCount, accumulated } = native;
-  const steps = { stepCount, accumulated, norms };
+  const steps = { stepCount, accumulated, memory };
   const claimed = yield* attemptTwin(settled(leads ? claim(folder) : undefined));
   const real = yield* agree(group, claimed, release);
   try {

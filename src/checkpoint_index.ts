@@ -4,6 +4,7 @@ import { createHash } from 'node:crypto';
 import { checkClip, type GradientClip } from './clipping.js';
 import { fileMust } from './files.js';
 import { type HeadSettings, mostAdditions, type WeightStorage } from './head_options.js';
+import { checkMemory, type LossMemory } from './loss_memory.js';
 import { type StoredMargin, storedMargin } from './margins.js';
 import type { NativeClassArray } from './native.js';
 import { nativeOptimizer, type Optimizer } from './optimizers.js';
@@ -18,7 +19,6 @@ import {
 } from './options.js';
 import { isRecord } from './safetensors.js';
 import { checkSampling, checkSeed, type SamplingOptions, samplingNames } from './sampling.js';
-import type { NormStatistics } from './target_rows.js';
 import {
   checkBoolean,
   checkCount,
@@ -54,8 +54,7 @@ export interface CheckpointIndex {
   readonly stepCount: number;
   /** Whether there is an accumulated gradient. */
   readonly accumulated: boolean;
-  /** Of the features' norms, null where no margin has needed them. */
-  readonly norms: NormStatistics | null;
+  readonly memory: LossMemory;
   /** Null for one with arrays or a callback, which only the program has. */
   readonly margin: StoredMargin | null;
   readonly loss: Omit<Loss, 'margin'>;
@@ -73,13 +72,13 @@ export interface CheckpointIndex {
 
 export function makeIndex(
   settings: HeadSettings,
-  steps: Pick<CheckpointIndex, 'stepCount' | 'accumulated' | 'norms'>,
+  steps: Pick<CheckpointIndex, 'stepCount' | 'accumulated' | 'memory'>,
   files: readonly ShardFile[],
 ): CheckpointIndex {
   const { dim, classes, loss, compute, optimizer, clipWeightGradient, storage, sampling, normal } = settings;
   const { margin, ...formula } = loss;
   const { devices: _, shards: __, ...numerics } = compute;
-  const { stepCount, accumulated, norms } = steps;
+  const { stepCount, accumulated, memory } = steps;
   return {
     format,
     version,
@@ -87,7 +86,7 @@ export function makeIndex(
     classes,
     stepCount,
     accumulated,
-    norms,
+    memory,
     margin: storedMargin(margin) ?? null,
     loss: formula,
     optimizer,
@@ -202,11 +201,7 @@ function checkIndex(index: CheckpointIndex): CheckpointIndex {
   checkCount(classes, 'classes');
   checkInteger(stepCount, 'stepCount', { least: 0, most: Number.MAX_SAFE_INTEGER });
   checkBoolean(accumulated, 'accumulated');
-  if (index.norms !== null) {
-    const { mean, deviation } = checkOptions(index.norms, { mean: true, deviation: true }, 'norms');
-    checkNumber(mean, 'norms.mean', { least: 0 });
-    checkNumber(deviation, 'norms.deviation', { least: 0 });
-  }
+  checkMemory(index.memory, 'memory');
   checkLoss({ ...checkOptions<Partial<Loss>>(loss, lossNames, 'loss'), margin: margin ?? undefined });
   nativeOptimizer(optimizer);
   checkClip(clipWeightGradient, ['cpu']);

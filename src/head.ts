@@ -1,5 +1,6 @@
 /** A classification head that owns its class weights and trains them. */
 
+import type { AdaCosScale } from './adacos.js';
 import {
   type AddClassesOptions,
   addClassesCall,
@@ -43,15 +44,15 @@ import {
   headResult,
   type StepResult,
 } from './head_state.js';
+import type { NormStatistics } from './loss_memory.js';
 import type { Margin } from './margins.js';
 import { addon } from './native.js';
 import type { Optimizer } from './optimizers.js';
-import type { GradientMode, OverflowPolicy } from './options.js';
+import { type GradientMode, lossAt, type OverflowPolicy } from './options.js';
 import { CallQueue } from './queue.js';
 import type { RowFunction } from './row_functions.js';
 import type { SampledUpdate } from './sampling.js';
 import type { Schedule } from './schedule.js';
-import type { NormStatistics } from './target_rows.js';
 import { runAsync, runSync } from './twin.js';
 import { checkInteger, checkOptions, checkSignal, mustBe } from './validate.js';
 
@@ -86,9 +87,9 @@ import { checkInteger, checkOptions, checkSignal, mustBe } from './validate.js';
 export class MarginHead {
   readonly #state: HeadState;
 
-  private constructor({ native, settings, norms }: MadeHead) {
+  private constructor({ native, settings, memory }: MadeHead) {
     const queue = new CallQueue('head');
-    this.#state = { native, settings, queue, norms, reshaping: 0, disposed: false };
+    this.#state = { native, settings, queue, memory, reshaping: 0, disposed: false };
   }
 
   /**
@@ -134,8 +135,15 @@ export class MarginHead {
   }
 
   /** The scale of calls that give none. */
-  get scale(): number | Schedule {
+  get scale(): number | Schedule | AdaCosScale {
     return this.#state.settings.loss.scale;
+  }
+
+  /** What that is for the next call: with a schedule or {@link adacos} another number after each step. */
+  get currentScale(): number {
+    const { native, settings, memory } = this.#state;
+    assertOpen(this.#state);
+    return lossAt(settings.loss, { step: native.stepCount, memory, classes: settings.classes }).scale;
   }
 
   /** The gradient mode of calls that give none. */
@@ -188,7 +196,7 @@ export class MarginHead {
 
   /** Running statistics of the features' norms, where a margin has needed them ({@link adaface}). */
   get normStatistics(): NormStatistics | undefined {
-    return this.#state.norms;
+    return this.#state.memory.norms;
   }
 
   /** Updates made so far. Throws ERR_DISPOSED after `dispose`. */

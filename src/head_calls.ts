@@ -1,6 +1,7 @@
 /** What each call on a {@link MarginHead} takes, checks and does. */
 
 import { throwIfAborted, watchAbort } from './abort.js';
+import { isAdaCos } from './adacos.js';
 import { agree, attemptTwin } from './agreement.js';
 import { checkBins } from './angles.js';
 import { saveCheckpoint } from './checkpoint.js';
@@ -18,11 +19,12 @@ import {
   type HeadResult,
   type HeadState,
   headResult,
-  keepNorms,
+  keepMemory,
   type StepResult,
   type WeightGradient,
   weightUpdate,
 } from './head_state.js';
+import type { LossMemory } from './loss_memory.js';
 import { addon, type NativeMode } from './native.js';
 import { checkLoss, isScheduled, type LossOptions, lossAt, lossNames } from './options.js';
 import type { Rows } from './rows.js';
@@ -156,26 +158,27 @@ export function planEvaluationOn(
   const { accuracyTop5: topFive = false, histograms = false } = options;
   checkBoolean(topFive, 'accuracyTop5');
   const bins = checkBins(histograms);
-  const planAt = (step: number) => ({
+  const planAt = (step: number, memory: LossMemory) => ({
     ...planEvaluation({
       features: batch.features,
       labels: batch.labels,
       dim: settings.dim,
       classes: settings.classes,
       weights: native,
-      loss: lossAt(loss, step),
+      loss: lossAt(loss, { step, memory, classes: settings.classes }),
       compute: settings.compute,
       reduction: 'mean',
       rowWeights: options.rowWeights,
       diagnostics: { topFive, hardest: bins > 0 },
       sampled,
       seed: settings.sampling.seed,
-      norms: { before: () => state.norms, training: sampled },
+      memory: { before: () => state.memory, training: sampled },
+      scaleLearns: isAdaCos(loss.scale) && !loss.scale.fixed,
     }),
     bins,
   });
   // What is checked, and compared between processes, is the same wherever they are in their steps.
-  const plan = planAt(0);
+  const plan = planAt(0, {});
   if (settings.group && !ArrayBuffer.isView(plan.problem.features))
     throw mustBe(
       'ERR_OPTION',
@@ -186,7 +189,7 @@ export function planEvaluationOn(
   const scheduled = isScheduled(loss);
   return {
     plan,
-    planNow: scheduled ? () => planAt(native.stepCount) : () => plan,
+    planNow: scheduled ? () => planAt(native.stepCount, state.memory) : () => plan,
     terms: [termsOf(plan), loss.rowFunction, scheduled && [loss.scale, loss.margin]],
     signal,
   };
@@ -249,7 +252,7 @@ function gradientCall<O extends FeatureGradientOutput>(
               weightGradient: update,
               dFeatures: array(),
             }));
-      keepNorms(state, now.norms, update);
+      keepMemory(state, now, done, update);
       return {
         ...headResult(now, done, settings),
         dFeatures: dFeatures as OutputArray<O, 'dFeatures'>,

@@ -99,7 +99,7 @@ function* loadIndexed(
   if (group) yield* sameCall(group, 'MarginHead.load', [commonTerms(settings), index.files], 0);
   const read = yield* attemptTwin(readHead(settings, folder, index, signal));
   const native = yield* agree(group, read, (unwanted) => unwanted.dispose());
-  return { native, settings, norms: index.norms ?? undefined };
+  return { native, settings, memory: index.memory };
 }
 
 function* readHead(

@@ -23,6 +23,7 @@ import {
   type DeviceName,
   type Loss,
   type LossOptions,
+  lossAt,
   lossNames,
   type Precision,
 } from './options.js';
@@ -178,6 +179,7 @@ export function checkHeadOptions(options: MarginHeadOptions): {
       '1 on GPUs, where classes are not sampled yet',
       show(sampling.sampleRate),
     );
+  lossAt(loss, { step: 0, memory: {}, classes });
   checkLossOn(loss, devices);
   checkSmoothing(loss, sampling);
   checkStorage(storage, devices);

@@ -1,18 +1,19 @@
 /** What a {@link MarginHead} and the forward passes made on it share, and the types of their results. */
 
+import { nextAdaCosScale } from './adacos.js';
 import { type AngleHistograms, angleHistograms } from './angles.js';
 import type { DeviceArray } from './device_array.js';
 import { engineName } from './engines.js';
-import type { NormTrack, Plan, RowResults, SkippedMass } from './evaluation.js';
+import { type Plan, type RowResults, rowResults, type SkippedMass } from './evaluation.js';
 import { checkOutput, type HostOutputs, type OutputArray } from './gradients.js';
 import type { HeadSettings } from './head_options.js';
+import type { LossMemory } from './loss_memory.js';
 import type { NativeForwardResult, NativeHead, NativeRows, NativeWeightGradient } from './native.js';
 import { checkLearningRate } from './optimizers.js';
 import type { EngineName, Precision } from './options.js';
 import type { CallQueue } from './queue.js';
 import type { CheckedRows } from './rows.js';
 import { valueAt } from './schedule.js';
-import type { NormStatistics } from './target_rows.js';
 import { checkOptions, mustBe } from './validate.js';
 
 export interface HeadState {
@@ -21,8 +22,7 @@ export interface HeadState {
   settings: HeadSettings;
   /** Every call on the head goes through it, so that none sees the weights of a half-made update. */
   readonly queue: CallQueue;
-  /** Of the features' norms, where a margin has asked for them. */
-  norms: NormStatistics | undefined;
+  memory: LossMemory;
   /** Calls that add or remove classes and have not ended. */
   reshaping: number;
   disposed: boolean;
@@ -75,11 +75,10 @@ export function headResult(
 ): HeadResult {
   const engine = engineName(compute.devices, compute.shards);
   const { loss, accuracy, accuracyTop5, workspace, classes } = result;
-  const { hardestCosine: _, ...rows } = own;
   const { targetCosine, hardestCosine } = whole.rows;
   return {
     loss,
-    ...rows,
+    ...rowResults(own),
     accuracy,
     ...(problem.topFive && { accuracyTop5 }),
     ...(hardestCosine && { angles: angleHistograms(whole.labels, targetCosine, hardestCosine, bins) }),
@@ -124,9 +123,16 @@ export function weightUpdate(learningRate: number | undefined, state: HeadState)
   return { terms: rate, now };
 }
 
-/** Keeps what a call has made of the statistics, once it has succeeded; not where it changes nothing else. */
-export function keepNorms(state: HeadState, { after }: NormTrack, { kind }: NativeWeightGradient): void {
-  if (after && kind !== 'none') state.norms = after;
+/** Keeps what a batch has taught the loss, once its call has succeeded; not where that changes nothing else. */
+export function keepMemory(
+  state: HeadState,
+  { memory, problem, learns }: HeadPlan,
+  { rows, whole = { labels: problem.labels, rows } }: Pick<Passed, 'rows' | 'whole'>,
+  { kind }: NativeWeightGradient,
+): void {
+  if (kind === 'none') return;
+  const scale = learns && { scale: nextAdaCosScale(whole.labels, whole.rows, problem.scale) };
+  state.memory = { ...state.memory, ...memory.after, ...scale };
 }
 
 /** The caller's array for dFeatures, checked, if there is one. */

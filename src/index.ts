@@ -6,6 +6,7 @@
  * @packageDocumentation
  */
 
+export { type AdaCosScale, adacos } from './adacos.js';
 export { type AdaFaceMargin, adaface } from './adaface.js';
 export type { AngleHistograms } from './angles.js';
 export type { BatchMargin } from './batch_margins.js';
@@ -64,6 +65,7 @@ export {
   valueAndGrad,
   valueAndGradSync,
 } from './loss.js';
+export type { NormStatistics } from './loss_memory.js';
 export { type MagFaceMargin, magface } from './magface.js';
 export {
   type ArcFaceMargin,
@@ -125,5 +127,4 @@ export {
   valueAt,
 } from './schedule.js';
 export { type SphereFaceMargin, sphereface } from './sphereface.js';
-export type { NormStatistics } from './target_rows.js';
 export { type WeightFile, type WeightFileOptions, weightsFrom } from './weight_file.js';

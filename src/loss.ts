@@ -6,7 +6,7 @@ import {
   gradientPass,
   type Plan,
   planEvaluation,
-  type RowResults,
+  rowResults,
   type SkippedMass,
 } from './evaluation.js';
 import { ForwardPass, type LossResult } from './forward_pass.js';
@@ -19,7 +19,7 @@ import {
   type HostOutputs,
   type Shape,
 } from './gradients.js';
-import type { NativeForwardResult, NativeMode } from './native.js';
+import type { NativeForwardResult, NativeMode, NativeRows } from './native.js';
 import {
   type ComputeOptions,
   checkCompute,
@@ -222,7 +222,8 @@ function checkCall(batch: Batch, options: ForwardOptions): Call {
     'engine',
     options.shards,
   );
-  const loss = plainLoss(checkLoss(options));
+
+  const loss = checkLoss(options);
   const compute = checkCompute(options, devices);
   const signal = checkSignal(options.signal);
   const dim = checkCount(batch.dim, 'dim');
@@ -230,13 +231,14 @@ function checkCall(batch: Batch, options: ForwardOptions): Call {
   const { length } = weights.array;
   if (length === 0 || length % dim !== 0)
     throw mustBe('ERR_SHAPE', 'weights.length', `a positive multiple of dim ${dim}`, String(length));
+  const classes = checkCount(length / dim, 'weights.length / dim');
   const plan = planEvaluation({
     features: batch.features,
     labels: batch.labels,
     dim,
-    classes: checkCount(length / dim, 'weights.length / dim'),
+    classes,
     weights,
-    loss,
+    loss: plainLoss(loss, classes),
     compute,
     reduction,
     rowWeights,
@@ -249,9 +251,9 @@ function checkCall(batch: Batch, options: ForwardOptions): Call {
   return { plan, engine, precision: compute.precision, signal, shape };
 }
 
-function lossResult(call: Call, rows: RowResults, result: NativeForwardResult): LossResult {
+function lossResult(call: Call, rows: NativeRows, result: NativeForwardResult): LossResult {
   const { engine, precision } = call;
-  return { loss: result.loss, ...rows, engine, precision, workspace: result.workspace };
+  return { loss: result.loss, ...rowResults(rows), engine, precision, workspace: result.workspace };
 }
 
 function weightedSum(factors: Float32Array, values: Float32Array): number {

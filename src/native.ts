@@ -98,6 +98,10 @@ export interface NativeRows {
   readonly targetCosine: Float32Array;
   /** [B], the largest cosine to another class, -2 where there is none; with diagnostics. */
   readonly hardestCosine?: Float32Array;
+  /** [B], logarithm of the sum over all other classes of exp(logit). */
+  readonly logNegatives?: Float64Array;
+  /** [B], dLoss/dF of the loss as it is reduced; 0 where the label is -1. */
+  readonly targetGradient?: Float64Array;
 }
 
 /** What becomes of the weights' gradient: written out, added to the head's sum, or used up by its optimiser. */

@@ -1,6 +1,8 @@
 /** Options that more than one call takes: their types, defaults and checks. */
 
+import { type AdaCosScale, adaCosScale, checkAdaCos, isAdaCos } from './adacos.js';
 import { checkPrecision } from './engines.js';
+import type { LossMemory } from './loss_memory.js';
 import { arcface, checkMargin, type Margin, overflowOf } from './margins.js';
 import { checkRowFunction, type RowFunction } from './row_functions.js';
 import { atStep, checkScheduled, isSchedule, type Schedule, valueAt } from './schedule.js';
@@ -42,8 +44,10 @@ export type Precision = 'float32' | 'bfloat16' | 'float16';
 export interface LossOptions {
   /** Default `arcface()`. */
   readonly margin?: Margin | undefined;
-  /** Factor s on every cosine, > 0; on a `MarginHead` also a schedule over its step count. Default 64. */
-  readonly scale?: number | Schedule | undefined;
+  /**
+   * Factor s on every cosine, > 0: a number, or `adacos()`; on a `MarginHead` also a schedule over its step count. Default 64.
+   */
+  readonly scale?: number | Schedule | AdaCosScale | undefined;
   /** Default `exact`: what papers and Paddle do; InsightFace's ArcFace is `straightThrough`. */
   readonly gradient?: GradientMode | undefined;
   /**
@@ -151,7 +155,8 @@ export function checkLoss(options: LossOptions, defaults: Loss = defaultLoss): L
     rowFunction = defaults.rowFunction,
   } = options;
   checkMargin(margin);
-  checkScheduled(scale, 'scale', { least: 0, exclusive: true, magnitude: largestFactor });
+  if (isAdaCos(scale)) checkAdaCos(scale, 'scale');
+  else checkScheduled(scale, 'scale', { least: 0, exclusive: true, magnitude: largestFactor });
   checkOneOf(gradient, ['exact', 'straightThrough'], 'gradient');
   checkOneOf(onOverflow, ['none', 'fallback', 'easy'], 'onOverflow');
   if (onOverflow !== 'none' && !overflowOf(margin).includes(onOverflow))
@@ -186,28 +191,40 @@ export function checkLossOn(loss: Loss, devices: readonly DeviceName[]): void {
   if (labelSmoothing > 0) refuseOnGpus('labelSmoothing', labelSmoothing, '0', devices);
 }
 
-/** The loss after `step` updates of a head. */
-export function lossAt(loss: Loss, step: number): PlainLoss {
+/** What a loss depends on besides a batch. */
+export interface LossState {
+  /** Updates that the head has made. */
+  readonly step: number;
+  readonly memory: LossMemory;
+  readonly classes: number;
+}
+
+/** The loss in one state of a head. */
+export function lossAt(loss: Loss, { step, memory, classes }: LossState): PlainLoss {
   const { margin, scale, rowFunction } = loss;
   return {
     ...loss,
     margin: atStep(margin, step),
-    scale: valueAt(scale, step),
+    scale: isAdaCos(scale) ? adaCosScale(scale, classes, memory) : valueAt(scale, step),
     rowFunction: rowFunction === 'none' ? rowFunction : atStep(rowFunction, step),
   };
 }
 
-/** Whether a loss is another one at another step. */
+/** Whether a loss is another one in another state of its head. */
 export function isScheduled({ margin, scale, rowFunction }: Loss): boolean {
   return [...Object.values(margin), ...Object.values(rowFunction), scale].some(isSchedule);
 }
 
-/** The loss of a call that has no steps. */
-export function plainLoss(loss: Loss): PlainLoss {
+/** The loss of a call that has no steps and remembers nothing. */
+export function plainLoss(loss: Loss, classes: number): PlainLoss {
+  const { margin, scale, rowFunction } = loss;
+  const adaptive = isAdaCos(scale);
+  if (adaptive && !scale.fixed)
+    throw mustBe('ERR_OPTION', 'scale', 'fixed where no MarginHead remembers it', 'adacos that is not');
   const named = [
-    { of: '', data: { scale: loss.scale } },
-    { of: 'margin.', data: loss.margin },
-    { of: 'rowFunction.', data: loss.rowFunction },
+    { of: '', data: adaptive ? {} : { scale } },
+    { of: 'margin.', data: margin },
+    { of: 'rowFunction.', data: rowFunction },
   ];
   for (const { of, data } of named)
     for (const [name, value] of Object.entries(data))
@@ -218,7 +235,7 @@ export function plainLoss(loss: Loss): PlainLoss {
           'without a schedule, for which only a MarginHead has a step count',
           `a ${value.kind} one`,
         );
-  return lossAt(loss, 0);
+  return lossAt(loss, { step: 0, memory: {}, classes });
 }
 
 export function checkCompute(options: ComputeOptions, devices: readonly DeviceName[]): Compute {

@@ -1,14 +1,9 @@
 /** What a batch margin is told of the rows of a batch, what it answers, and the formulas that several of them share. */
 
+import type { LossMemory } from './loss_memory.js';
 import type { OverflowPolicy } from './options.js';
 import type { Schedule } from './schedule.js';
 import { checkOptions } from './validate.js';
-
-/** Running statistics of features' norms. */
-export interface NormStatistics {
-  readonly mean: number;
-  readonly deviation: number;
-}
 
 /** All rows of a batch: in a group those of all processes, and on each of them the same. */
 export interface BatchRows {
@@ -24,9 +19,9 @@ export interface BatchRows {
   readonly seed: number;
   /** Updates the head has made, or 0. */
   readonly step: number;
-  /** What the head's batches so far have made of the norms' statistics, if anything. */
-  readonly norms: NormStatistics | undefined;
-  /** Whether the batch moves statistics: not that of an `evaluate`. */
+  /** What the head's batches so far have left. */
+  readonly memory: LossMemory;
+  /** Whether the batch changes that: not that of an `evaluate`. */
   readonly training: boolean;
 }
 
@@ -45,8 +40,8 @@ export interface Targets {
   readonly target: Float64Array;
   readonly dTarget: Float64Array;
   readonly dFeatureNorm?: Float64Array;
-  /** Statistics with this batch, if it has a part in them. */
-  readonly norms?: NormStatistics;
+  /** What this batch makes of parts of the memory. */
+  readonly memory?: LossMemory;
 }
 
 /** A margin at one step, its schedules evaluated. */
