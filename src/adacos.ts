@@ -1,7 +1,7 @@
 /** AdaCos: a scale that follows from the number of classes, and from how far training has come. */
 
 import type { LossMemory } from './loss_memory.js';
-import type { NativeRows } from './native.js';
+import type { LearnedRows } from './target_rows.js';
 import { checkBoolean, checkOptions, largestFactor, mustBe } from './validate.js';
 
 /** A scale of a head's own. Made by {@link adacos}. */
@@ -55,13 +55,9 @@ export function adaCosScale({ fixed }: AdaCosScale, classes: number, { scale }: 
 }
 
 /** What a batch makes of the scale; the old one where that is no scale. */
-export function nextAdaCosScale(
-  labels: Int32Array,
-  { targetCosine, logNegatives }: NativeRows,
-  before: number,
-): number {
+export function nextAdaCosScale({ labels, targetCosine, logNegatives }: LearnedRows, before: number): number {
   const counted = [...labels.keys()].filter((row) => labels[row] !== -1);
-  const logs = counted.map((row) => logNegatives?.[row] as number);
+  const logs = counted.map((row) => logNegatives[row] as number);
   const largest = logs.reduce((most, value) => Math.max(most, value), Number.NEGATIVE_INFINITY);
   const sum = logs.reduce((total, value) => total + Math.exp(value - largest), 0);
   const angles = Float64Array.from(counted, (row) => Math.acos(targetCosine[row] as number)).sort();

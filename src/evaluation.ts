@@ -4,7 +4,13 @@
  */
 
 import { watchAbort } from './abort.js';
-import { type BatchMargin, batchTargets, isBatchMargin } from './batch_margins.js';
+import {
+  type BatchMargin,
+  batchLearner,
+  batchTargets,
+  isBatchMargin,
+  type Learner,
+} from './batch_margins.js';
 import { customTargets } from './custom_margin.js';
 import { publicError } from './errors.js';
 import { type MemoryTrack, noMemory } from './loss_memory.js';
@@ -53,9 +59,10 @@ export interface Plan {
   /** Of a head's draws; 0 without one. */
   readonly seed: number;
   readonly memory: MemoryTrack;
-  /** Whether what it teaches follows from sums and gradients of the rows. */
-  readonly learns: boolean;
+  /** What it teaches once its loss is known. */
+  readonly learners: readonly Learner[];
   readonly rows: number;
+  readonly classes: number;
   /** Whether each row's largest negative cosine is wanted. */
   readonly hardest: boolean;
 }
@@ -91,8 +98,8 @@ export interface PlanInput {
   /** Of the head, if there is one. */
   readonly seed?: number;
   readonly memory?: MemoryTrack;
-  /** Whether the scale is learned from the batches of a head. */
-  readonly scaleLearns?: boolean;
+  /** Of the scale, where that is learned. */
+  readonly scaleLearner?: Learner | undefined;
 }
 
 /** Checks what depends on the batch: lengths, labels, and arrays with one entry per row or class. */
@@ -119,8 +126,13 @@ export function planEvaluation(input: PlanInput): Plan {
     margin: margin.kind === 'custom' || isBatchMargin(margin) ? margin : nativeMargin(margin, rows, classes),
     seed: input.seed ?? 0,
     memory,
-    learns: memory.training && input.scaleLearns === true,
+    learners: memory.training
+      ? [input.scaleLearner, isBatchMargin(margin) ? batchLearner(margin) : undefined].filter(
+          (learner) => learner !== undefined,
+        )
+      : [],
     rows,
+    classes,
     hardest: diagnostics?.hardest === true,
     problem: {
       features: features.array,
@@ -265,12 +277,15 @@ export function rowResults({ rowLoss, logSumExp, targetCosine }: NativeRows): Ro
 }
 
 /** Memory for the results of a plan's rows. */
-export function newRows({ rows, hardest, learns }: Plan): NativeRows {
+export function newRows({ rows, hardest, learners }: Plan): NativeRows {
   return {
     rowLoss: new Float32Array(rows),
     logSumExp: new Float32Array(rows),
     targetCosine: new Float32Array(rows),
     ...(hardest && { hardestCosine: new Float32Array(rows) }),
-    ...(learns && { logNegatives: new Float64Array(rows), targetGradient: new Float64Array(rows) }),
+    ...(learners.length > 0 && {
+      logNegatives: new Float64Array(rows),
+      targetGradient: new Float64Array(rows),
+    }),
   };
 }

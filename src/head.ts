@@ -1,6 +1,7 @@
 /** A classification head that owns its class weights and trains them. */
 
 import type { AdaCosScale } from './adacos.js';
+import { batchPrepared } from './batch_margins.js';
 import {
   type AddClassesOptions,
   addClassesCall,
@@ -199,6 +200,18 @@ export class MarginHead {
     return this.#state.memory.norms;
   }
 
+  /**
+   * A copy of the margins of the classes, [C] in the order of ids, of all processes, where the head's margin is {@link adaptiveFace}
+   * or a call's has been.
+   */
+  get classMargins(): Float64Array | undefined {
+    const { memory, settings } = this.#state;
+    const { classes, sampling, loss } = settings;
+    if (loss.margin.kind !== 'adaptiveFace') return memory.margins?.slice();
+    const head = { classes, seed: sampling.seed };
+    return runSync(batchPrepared(loss.margin, memory, head)).margins ?? memory.margins?.slice();
+  }
+
   /** Updates made so far. Throws ERR_DISPOSED after `dispose`. */
   get stepCount(): number {
     assertOpen(this.#state);
@@ -280,7 +293,7 @@ export class MarginHead {
       true,
     );
     return this.#state.queue.runSync(() => {
-      const plan = planNow();
+      const plan = runSync(planNow());
       const forwarded = runSync(forwardPass('sync', plan, signal));
       const result = headResult(plan, forwarded, this.#state.settings);
       return new HeadForwardPass(result, forwarded, plan, this.#state);

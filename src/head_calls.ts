@@ -1,9 +1,11 @@
 /** What each call on a {@link MarginHead} takes, checks and does. */
 
 import { throwIfAborted, watchAbort } from './abort.js';
-import { isAdaCos } from './adacos.js';
+import { isAdaCos, nextAdaCosScale } from './adacos.js';
+import { applyMarginGradient } from './adaptiveface.js';
 import { agree, attemptTwin } from './agreement.js';
 import { checkBins } from './angles.js';
+import { batchPrepared, checkOnHead, isBatchMargin } from './batch_margins.js';
 import { saveCheckpoint } from './checkpoint.js';
 import { publicError } from './errors.js';
 import { forwardPass, gradientPass, type Plan, planEvaluation } from './evaluation.js';
@@ -149,34 +151,39 @@ export function planEvaluationOn(
   batch: HeadBatch,
   options: EvaluateOptions,
   sampled: boolean,
-): { plan: HeadPlan; planNow: () => HeadPlan; terms: unknown; signal: AbortSignal | undefined } {
+): { plan: HeadPlan; planNow: () => Twin<HeadPlan>; terms: unknown; signal: AbortSignal | undefined } {
   checkObject(batch, 'batch');
   const { native, settings } = state;
   const signal = checkSignal(options.signal);
   const loss = checkLoss(options, settings.loss);
+  if (isBatchMargin(loss.margin)) checkOnHead(loss.margin);
   if (sampled) checkSmoothing(loss, settings.sampling);
   const { accuracyTop5: topFive = false, histograms = false } = options;
   checkBoolean(topFive, 'accuracyTop5');
   const bins = checkBins(histograms);
-  const planAt = (step: number, memory: LossMemory) => ({
-    ...planEvaluation({
-      features: batch.features,
-      labels: batch.labels,
-      dim: settings.dim,
-      classes: settings.classes,
-      weights: native,
-      loss: lossAt(loss, { step, memory, classes: settings.classes }),
-      compute: settings.compute,
-      reduction: 'mean',
-      rowWeights: options.rowWeights,
-      diagnostics: { topFive, hardest: bins > 0 },
-      sampled,
-      seed: settings.sampling.seed,
-      memory: { before: () => state.memory, training: sampled },
-      scaleLearns: isAdaCos(loss.scale) && !loss.scale.fixed,
-    }),
-    bins,
-  });
+  const adaptive = isAdaCos(loss.scale) && !loss.scale.fixed;
+  const planAt = (step: number, memory: LossMemory) => {
+    const at = lossAt(loss, { step, memory, classes: settings.classes });
+    return {
+      ...planEvaluation({
+        features: batch.features,
+        labels: batch.labels,
+        dim: settings.dim,
+        classes: settings.classes,
+        weights: native,
+        loss: at,
+        compute: settings.compute,
+        reduction: 'mean',
+        rowWeights: options.rowWeights,
+        diagnostics: { topFive, hardest: bins > 0 },
+        sampled,
+        seed: settings.sampling.seed,
+        memory: { before: () => state.memory, training: sampled },
+        scaleLearner: adaptive ? (rows) => ({ scale: nextAdaCosScale(rows, at.scale) }) : undefined,
+      }),
+      bins,
+    };
+  };
   // What is checked, and compared between processes, is the same wherever they are in their steps.
   const plan = planAt(0, {});
   if (settings.group && !ArrayBuffer.isView(plan.problem.features))
@@ -189,7 +196,16 @@ export function planEvaluationOn(
   const scheduled = isScheduled(loss);
   return {
     plan,
-    planNow: scheduled ? () => planAt(native.stepCount, state.memory) : () => plan,
+    *planNow() {
+      const now = scheduled ? planAt(native.stepCount, state.memory) : plan;
+      const { seed } = settings.sampling;
+      if (isBatchMargin(now.margin)) {
+        const head = { classes: settings.classes, seed };
+        const prepared = yield* batchPrepared(now.margin, state.memory, head);
+        state.memory = { ...state.memory, ...prepared };
+      }
+      return now;
+    },
     terms: [termsOf(plan), loss.rowFunction, scheduled && [loss.scale, loss.margin]],
     signal,
   };
@@ -238,7 +254,7 @@ function gradientCall<O extends FeatureGradientOutput>(
         dFeatures ??= addon().allocate(features.length);
         return dFeatures;
       };
-      const now = planNow();
+      const now = yield* planNow();
       const update = weightGradient.now();
       const done =
         group && counts
@@ -252,7 +268,7 @@ function gradientCall<O extends FeatureGradientOutput>(
               weightGradient: update,
               dFeatures: array(),
             }));
-      keepMemory(state, now, done, update);
+      keepMemory(state, now, done, update, dLoss);
       return {
         ...headResult(now, done, settings),
         dFeatures: dFeatures as OutputArray<O, 'dFeatures'>,
@@ -278,7 +294,9 @@ export function applyCall(state: HeadState, options: ApplyOptions | undefined): 
       try {
         const { learningRate, clip } = update;
         const applied = yield* attemptTwin(settled(native.apply(mode, learningRate, clip)));
-        return yield* agree(settings.group, applied);
+        const done = yield* agree(settings.group, applied);
+        if (done) state.memory = applyMarginGradient(state.memory, learningRate);
+        return done;
       } catch (error) {
         throw publicError(error, signal);
       }
@@ -304,7 +322,7 @@ export function evaluateCall(
     terms,
     rows: plan.rows,
     *twin(mode, counts) {
-      const now = planNow();
+      const now = yield* planNow();
       // No gradients will be asked for, so there is nothing to keep.
       const forgetful = { ...now, problem: { ...now.problem, workspace: 'recompute' } } as const;
       if (group && counts) {

@@ -113,7 +113,7 @@ export class HeadForwardPass implements HeadResult {
       const update = weightGradient.now();
       const gradients = () => ({ dLoss, dFeatures, weightGradient: update });
       runSync(backwardPass('sync', this.#forwarded, undefined, gradients));
-      keepMemory(this.#state, this.#plan, this.#forwarded, update);
+      keepMemory(this.#state, this.#plan, this.#forwarded, update, dLoss);
       return dFeatures as OutputArray<O, 'dFeatures'>;
     }, 'backwardSync');
   }

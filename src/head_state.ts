@@ -1,6 +1,5 @@
 /** What a {@link MarginHead} and the forward passes made on it share, and the types of their results. */
 
-import { nextAdaCosScale } from './adacos.js';
 import { type AngleHistograms, angleHistograms } from './angles.js';
 import type { DeviceArray } from './device_array.js';
 import { engineName } from './engines.js';
@@ -126,13 +125,20 @@ export function weightUpdate(learningRate: number | undefined, state: HeadState)
 /** Keeps what a batch has taught the loss, once its call has succeeded; not where that changes nothing else. */
 export function keepMemory(
   state: HeadState,
-  { memory, problem, learns }: HeadPlan,
-  { rows, whole = { labels: problem.labels, rows } }: Pick<Passed, 'rows' | 'whole'>,
-  { kind }: NativeWeightGradient,
+  plan: HeadPlan,
+  { rows, whole = { labels: plan.problem.labels, rows } }: Pick<Passed, 'rows' | 'whole'>,
+  update: NativeWeightGradient,
+  dLoss: number,
 ): void {
-  if (kind === 'none') return;
-  const scale = learns && { scale: nextAdaCosScale(whole.labels, whole.rows, problem.scale) };
-  state.memory = { ...state.memory, ...memory.after, ...scale };
+  if (update.kind === 'none') return;
+  let memory = { ...state.memory, ...plan.memory.after };
+  const { targetCosine, logNegatives, targetGradient } = whole.rows;
+  if (logNegatives && targetGradient) {
+    const learned = { labels: whole.labels, targetCosine, logNegatives, targetGradient, dLoss, update };
+    for (const learn of plan.learners)
+      memory = { ...memory, ...learn(learned, memory, state.settings.classes) };
+  }
+  state.memory = memory;
 }
 
 /** The caller's array for dFeatures, checked, if there is one. */

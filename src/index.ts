@@ -8,6 +8,7 @@
 
 export { type AdaCosScale, adacos } from './adacos.js';
 export { type AdaFaceMargin, adaface } from './adaface.js';
+export { type AdaptiveFaceMargin, adaptiveFace, type MarginGradient } from './adaptiveface.js';
 export type { AngleHistograms } from './angles.js';
 export type { BatchMargin } from './batch_margins.js';
 export type { AddClassesOptions, RemoveClassesOptions } from './class_changes.js';

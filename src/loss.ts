@@ -1,5 +1,7 @@
 /** The loss as a function of features and weights, with or without gradients. */
 
+import { type MarginGradient, marginGradient } from './adaptiveface.js';
+import { checkWithoutHead, isBatchMargin } from './batch_margins.js';
 import { checkEngine, engineName } from './engines.js';
 import {
   forwardPass,
@@ -109,7 +111,7 @@ export type ValueAndGradOptions<
 export type ValueAndGrad<
   G extends GradientChoice = 'both',
   O extends GradientOutputs = HostOutputs,
-> = LossResult & GradientArrays<G, O> & SkippedMass;
+> = LossResult & GradientArrays<G, O> & MarginGradient & SkippedMass;
 
 /** Everything a call needs, checked. */
 interface Call {
@@ -199,6 +201,7 @@ function* valueAndGradTwin<G extends GradientChoice, O extends GradientOutputs>(
     ...lossResult(call, done.rows, done.result),
     loss,
     ...gradientArrays<G, O>(done.gradients),
+    ...marginGradient(call.plan, done.rows, dLoss),
     ...done.skipped,
   };
 }
@@ -210,7 +213,7 @@ function* forwardTwin(
 ): Twin<ForwardPass> {
   const call = checkCall(batch, checkOptions(options, forwardNames));
   const forwarded = yield* forwardPass(mode, call.plan, call.signal);
-  return new ForwardPass(lossResult(call, forwarded.rows, forwarded.result), forwarded, call.shape);
+  return new ForwardPass(lossResult(call, forwarded.rows, forwarded.result), forwarded, call);
 }
 
 function checkCall(batch: Batch, options: ForwardOptions): Call {
@@ -232,6 +235,7 @@ function checkCall(batch: Batch, options: ForwardOptions): Call {
   if (length === 0 || length % dim !== 0)
     throw mustBe('ERR_SHAPE', 'weights.length', `a positive multiple of dim ${dim}`, String(length));
   const classes = checkCount(length / dim, 'weights.length / dim');
+  if (isBatchMargin(loss.margin)) checkWithoutHead(loss.margin, classes);
   const plan = planEvaluation({
     features: batch.features,
     labels: batch.labels,

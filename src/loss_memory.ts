@@ -14,6 +14,34 @@ export interface LossMemory {
   readonly norms?: NormStatistics;
   /** Of AdaCos: what the last training batch makes of the scale. */
   readonly scale?: number;
+  /** Of AdaptiveFace, [C]; shorter by classes that are new. Updates write to it. */
+  readonly margins?: Float64Array;
+  /** Of the margins, what `accumulate` has added up; as long. */
+  readonly marginGradient?: Float64Array;
+}
+
+/** The arrays with a number for each class, as checkpoints name them. */
+export const classArrays = {
+  margins: 'class_margin',
+  marginGradient: 'class_margin_gradient',
+} as const satisfies Partial<Record<keyof LossMemory, string>>;
+
+export type ClassArrays = Pick<LossMemory, keyof typeof classArrays>;
+
+/** The others, which are JSON. */
+export function memoryNumbers({ margins: _, marginGradient: __, ...numbers }: LossMemory): LossMemory {
+  return numbers;
+}
+
+/** The memory of the classes that stay: those with a new id in `map`, which is not -1. */
+export function memoryOfClasses(memory: LossMemory, map: Int32Array): LossMemory {
+  const staying = (values: Float64Array) => values.filter((_, id) => map[id] !== -1);
+  const { margins, marginGradient } = memory;
+  return {
+    ...memory,
+    ...(margins && { margins: staying(margins) }),
+    ...(marginGradient && { marginGradient: staying(marginGradient) }),
+  };
 }
 
 /** One call's view of it. */
@@ -33,7 +61,11 @@ export function noMemory(): MemoryTrack {
 
 /** What a checkpoint says. */
 export function checkMemory(memory: LossMemory, argument: string): LossMemory {
-  const { norms, scale } = checkOptions(memory, { norms: true, scale: true }, argument);
+  const { norms, scale } = checkOptions<Pick<LossMemory, 'norms' | 'scale'>>(
+    memory,
+    { norms: true, scale: true },
+    argument,
+  );
   if (norms !== undefined) {
     const { mean, deviation } = checkOptions(norms, { mean: true, deviation: true }, `${argument}.norms`);
     checkNumber(mean, `${argument}.norms.mean`, { least: 0 });
