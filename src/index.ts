@@ -55,6 +55,7 @@ export type {
   WeightStorage,
 } from './head_options.js';
 export type { FeatureGradientOutput, HeadResult, SampledClasses, StepResult } from './head_state.js';
+export { l2SoftmaxScale } from './l2softmax.js';
 export {
   type Batch,
   type ForwardOptions,
