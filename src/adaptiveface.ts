@@ -73,7 +73,7 @@ function checkPart(value: unknown, argument: string): void {
 export const adaptiveFaceRule: BatchRule<AdaptiveFaceMargin> = {
   parameters: {
     m(value, argument) {
-      if (value !== undefined) checkOptions(value as object, { perClass: true } as never, argument);
+      if (value !== undefined) checkOptions(value as { perClass: unknown }, { perClass: true }, argument);
     },
     lambda: (value, argument) =>
       checkScheduled(value, argument, { least: 0, magnitude: largestFactor, code }),

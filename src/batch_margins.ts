@@ -8,6 +8,7 @@
 
 import { type AdaFaceMargin, adafaceRule } from './adaface.js';
 import { type AdaptiveFaceMargin, adaptiveFaceRule } from './adaptiveface.js';
+import { type DynArcFaceMargin, dynArcFaceRule } from './dynarcface.js';
 import {
   type ElasticArcFaceMargin,
   type ElasticCosFaceMargin,
@@ -35,6 +36,7 @@ export type BatchMargin =
   | MagFaceMargin
   | AdaFaceMargin
   | AdaptiveFaceMargin
+  | DynArcFaceMargin
   | ElasticArcFaceMargin
   | ElasticCosFaceMargin
   | SphereFaceMargin
@@ -44,6 +46,7 @@ const rules: { readonly [K in BatchMargin['kind']]: BatchRule<Extract<BatchMargi
   magface: magfaceRule,
   adaface: adafaceRule,
   adaptiveFace: adaptiveFaceRule,
+  dynArcFace: dynArcFaceRule,
   elasticArcFace: elasticArcFaceRule,
   elasticCosFace: elasticCosFaceRule,
   sphereface: spherefaceRule,

@@ -24,7 +24,6 @@ import {
   evaluateNames,
   type HeadBatch,
   type HeadCall,
-  type Nearest,
   type NearestOptions,
   nearestCall,
   planEvaluationOn,
@@ -45,9 +44,11 @@ import {
   headResult,
   type StepResult,
 } from './head_state.js';
+import { headView } from './head_view.js';
 import type { NormStatistics } from './loss_memory.js';
 import type { Margin } from './margins.js';
 import { addon } from './native.js';
+import type { Nearest } from './nearest.js';
 import type { Optimizer } from './optimizers.js';
 import { type GradientMode, lossAt, type OverflowPolicy } from './options.js';
 import { CallQueue } from './queue.js';
@@ -205,11 +206,14 @@ export class MarginHead {
    * or a call's has been.
    */
   get classMargins(): Float64Array | undefined {
+    assertOpen(this.#state);
     const { memory, settings } = this.#state;
-    const { classes, sampling, loss } = settings;
-    if (loss.margin.kind !== 'adaptiveFace') return memory.margins?.slice();
-    const head = { classes, seed: sampling.seed };
-    return runSync(batchPrepared(loss.margin, memory, head)).margins ?? memory.margins?.slice();
+    const { margin } = settings.loss;
+    const now =
+      margin.kind === 'adaptiveFace'
+        ? batchPrepared(margin, memory, headView('sync', this.#state))
+        : undefined;
+    return (now && runSync(now).margins) ?? memory.margins?.slice();
   }
 
   /** Updates made so far. Throws ERR_DISPOSED after `dispose`. */
@@ -293,7 +297,7 @@ export class MarginHead {
       true,
     );
     return this.#state.queue.runSync(() => {
-      const plan = runSync(planNow());
+      const plan = runSync(planNow('sync'));
       const forwarded = runSync(forwardPass('sync', plan, signal));
       const result = headResult(plan, forwarded, this.#state.settings);
       return new HeadForwardPass(result, forwarded, plan, this.#state);

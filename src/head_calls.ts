@@ -1,6 +1,6 @@
 /** What each call on a {@link MarginHead} takes, checks and does. */
 
-import { throwIfAborted, watchAbort } from './abort.js';
+import { throwIfAborted } from './abort.js';
 import { isAdaCos, nextAdaCosScale } from './adacos.js';
 import { applyMarginGradient } from './adaptiveface.js';
 import { agree, attemptTwin } from './agreement.js';
@@ -12,7 +12,6 @@ import { forwardPass, gradientPass, type Plan, planEvaluation } from './evaluati
 import { checkPath } from './files.js';
 import type { HostOutputs, OutputArray } from './gradients.js';
 import { shareOf } from './group_batch.js';
-import { nearestInGroup } from './group_nearest.js';
 import { groupPass } from './group_pass.js';
 import {
   type FeatureGradientOutput,
@@ -26,8 +25,10 @@ import {
   type WeightGradient,
   weightUpdate,
 } from './head_state.js';
+import { headView } from './head_view.js';
 import type { LossMemory } from './loss_memory.js';
 import { addon, type NativeMode } from './native.js';
+import { findNearest, type Nearest } from './nearest.js';
 import { checkLoss, isScheduled, type LossOptions, lossAt, lossNames } from './options.js';
 import type { Rows } from './rows.js';
 import { checkSmoothing } from './sampling.js';
@@ -106,14 +107,6 @@ export interface SaveOptions {
   readonly signal?: AbortSignal | undefined;
 }
 
-/** Result of {@link MarginHead.nearest}. */
-export interface Nearest {
-  /** [B, k], class ids, the largest cosine first; equal cosines in the order of their ids. */
-  readonly classes: Int32Array;
-  /** [B, k] */
-  readonly cosines: Float32Array;
-}
-
 export const evaluateNames = {
   ...lossNames,
   accuracyTop5: true,
@@ -151,7 +144,12 @@ export function planEvaluationOn(
   batch: HeadBatch,
   options: EvaluateOptions,
   sampled: boolean,
-): { plan: HeadPlan; planNow: () => Twin<HeadPlan>; terms: unknown; signal: AbortSignal | undefined } {
+): {
+  plan: HeadPlan;
+  planNow: (mode: NativeMode) => Twin<HeadPlan>;
+  terms: unknown;
+  signal: AbortSignal | undefined;
+} {
   checkObject(batch, 'batch');
   const { native, settings } = state;
   const signal = checkSignal(options.signal);
@@ -196,12 +194,10 @@ export function planEvaluationOn(
   const scheduled = isScheduled(loss);
   return {
     plan,
-    *planNow() {
+    *planNow(mode) {
       const now = scheduled ? planAt(native.stepCount, state.memory) : plan;
-      const { seed } = settings.sampling;
       if (isBatchMargin(now.margin)) {
-        const head = { classes: settings.classes, seed };
-        const prepared = yield* batchPrepared(now.margin, state.memory, head);
+        const prepared = yield* batchPrepared(now.margin, state.memory, headView(mode, state, signal));
         state.memory = { ...state.memory, ...prepared };
       }
       return now;
@@ -254,7 +250,7 @@ function gradientCall<O extends FeatureGradientOutput>(
         dFeatures ??= addon().allocate(features.length);
         return dFeatures;
       };
-      const now = yield* planNow();
+      const now = yield* planNow(mode);
       const update = weightGradient.now();
       const done =
         group && counts
@@ -322,7 +318,7 @@ export function evaluateCall(
     terms,
     rows: plan.rows,
     *twin(mode, counts) {
-      const now = yield* planNow();
+      const now = yield* planNow(mode);
       // No gradients will be asked for, so there is nothing to keep.
       const forgetful = { ...now, problem: { ...now.problem, workspace: 'recompute' } } as const;
       if (group && counts) {
@@ -343,35 +339,16 @@ export function nearestCall(
   options: NearestOptions | undefined,
 ): HeadCall<Nearest> {
   const signal = checkSignal(checkOptions(options, { signal: true }).signal);
-  const { native, settings } = state;
-  const { dim, classes } = settings;
+  const { dim, classes } = state.settings;
   checkFloat32Array(features, 'features');
   if (features.length % dim !== 0)
     throw mustBe('ERR_SHAPE', 'features.length', `a multiple of dim ${dim}`, String(features.length));
   checkInteger(k, 'k', { least: 1, most: classes });
-  const { group } = settings;
   return {
     signal,
     terms: k,
     rows: features.length / dim,
-    *twin(mode, counts) {
-      if (group && counts)
-        return yield* nearestInGroup(shareOf(group, counts), native, settings, { features, k, signal });
-      const length = (features.length / dim) * k;
-      const watch = watchAbort(signal);
-      try {
-        const nearest = {
-          classes: new Int32Array(addon().allocate(length).buffer),
-          cosines: addon().allocate(length),
-        };
-        yield* settled(native.nearest(mode, features, k, nearest, watch.cancel));
-        return nearest;
-      } catch (error) {
-        throw publicError(error, signal);
-      } finally {
-        watch.stop();
-      }
-    },
+    twin: (mode, counts) => findNearest(mode, state, { features, k, signal }, counts),
   };
 }
 

@@ -15,6 +15,7 @@ export type { AddClassesOptions, RemoveClassesOptions } from './class_changes.js
 export type { ClassRange } from './class_ranges.js';
 export type { GradientClip } from './clipping.js';
 export type { DeviceArray } from './device_array.js';
+export { type DynArcFaceMargin, dynArcFace } from './dynarcface.js';
 export {
   type DrawnMargin,
   type ElasticArcFaceMargin,
@@ -40,7 +41,6 @@ export type {
   ApplyOptions,
   EvaluateOptions,
   HeadBatch,
-  Nearest,
   NearestOptions,
   SaveOptions,
   StepOptions,
@@ -91,6 +91,7 @@ export {
 } from './margins.js';
 export { releaseMemory } from './memory.js';
 export { type NcclOptions, nccl } from './nccl.js';
+export type { Nearest } from './nearest.js';
 export { type AdamWOptimizer, adamw, type Optimizer, type SgdOptimizer, sgd } from './optimizers.js';
 export type {
   ComputeOptions,

@@ -1,6 +1,6 @@
 /** What a loss remembers between the steps of a head: kept in checkpoints, and the same on all processes of a group. */
 
-import { checkNumber, checkOptions } from './validate.js';
+import { checkInteger, checkNumber, checkOptions } from './validate.js';
 
 /** Running statistics of features' norms. */
 export interface NormStatistics {
@@ -18,25 +18,36 @@ export interface LossMemory {
   readonly margins?: Float64Array;
   /** Of the margins, what `accumulate` has added up; as long. */
   readonly marginGradient?: Float64Array;
+  /** Of Dyn-ArcFace, [C]: angles between each class and the one nearest to it, when the head had made so many updates. */
+  readonly neighbourAngles?: Float64Array;
+  readonly neighbourStep?: number;
 }
 
 /** The arrays with a number for each class, as checkpoints name them. */
 export const classArrays = {
   margins: 'class_margin',
   marginGradient: 'class_margin_gradient',
+  neighbourAngles: 'class_neighbour_angle',
 } as const satisfies Partial<Record<keyof LossMemory, string>>;
 
 export type ClassArrays = Pick<LossMemory, keyof typeof classArrays>;
 
 /** The others, which are JSON. */
-export function memoryNumbers({ margins: _, marginGradient: __, ...numbers }: LossMemory): LossMemory {
+export function memoryNumbers({
+  margins: _,
+  marginGradient: __,
+  neighbourAngles: ___,
+  ...numbers
+}: LossMemory): LossMemory {
   return numbers;
 }
 
 /** The memory of the classes that stay: those with a new id in `map`, which is not -1. */
-export function memoryOfClasses(memory: LossMemory, map: Int32Array): LossMemory {
+export function memoryOfClasses(
+  { margins, marginGradient, neighbourAngles: _, ...memory }: LossMemory,
+  map: Int32Array,
+): LossMemory {
   const staying = (values: Float64Array) => values.filter((_, id) => map[id] !== -1);
-  const { margins, marginGradient } = memory;
   return {
     ...memory,
     ...(margins && { margins: staying(margins) }),
@@ -61,11 +72,14 @@ export function noMemory(): MemoryTrack {
 
 /** What a checkpoint says. */
 export function checkMemory(memory: LossMemory, argument: string): LossMemory {
-  const { norms, scale } = checkOptions<Pick<LossMemory, 'norms' | 'scale'>>(
+  const known = { norms: true, scale: true, neighbourStep: true } as const;
+  const { norms, scale, neighbourStep } = checkOptions<Pick<LossMemory, keyof typeof known>>(
     memory,
-    { norms: true, scale: true },
+    known,
     argument,
   );
+  if (neighbourStep !== undefined)
+    checkInteger(neighbourStep, `${argument}.neighbourStep`, { least: 0, most: Number.MAX_SAFE_INTEGER });
   if (norms !== undefined) {
     const { mean, deviation } = checkOptions(norms, { mean: true, deviation: true }, `${argument}.norms`);
     checkNumber(mean, `${argument}.norms.mean`, { least: 0 });

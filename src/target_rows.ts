@@ -50,6 +50,10 @@ export interface Targets {
 export interface HeadView {
   readonly classes: number;
   readonly seed: number;
+  /** Updates made. */
+  readonly stepCount: number;
+  /** [C], between each class and the one nearest to it. */
+  readonly angles: () => Twin<Float64Array>;
 }
 
 /** All rows of a training batch whose loss is known: in a group those of all processes, and on each of them the same. */
