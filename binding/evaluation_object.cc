@@ -57,13 +57,7 @@ class PhasesJob final : public Job {
     if (!value.IsObject()) throw make_error(value.Env(), Status::failure(Code::type, "statistics must be an object"));
     const auto object = value.As<Napi::Object>();
     const int64_t count = state_->batch.rows;
-    const auto doubles = [&](const char* name) {
-      const Napi::Value array = object.Get(name);
-      const Span<double> values = double_array(array, name);
-      require_size(value.Env(), values.size, count, name);
-      keep(array);
-      return values.data;
-    };
+    const auto doubles = [&](const char* name) { return row_doubles(object, name, count); };
     statistics_ = {doubles("cosine"), doubles("sine"), doubles("logNegatives"), row_array(object, "hardest", count)};
     if (state_->options.label_smoothing > 0) statistics_.cosine_sum = doubles("cosineSum");
     if (state_->options.top_five) {
@@ -83,6 +77,8 @@ class PhasesJob final : public Job {
     rows_.log_sum_exp = row_array(object, "logSumExp", count);
     rows_.target_cosine = row_array(object, "targetCosine", count);
     if (present(object.Get("hardestCosine"))) rows_.hardest = row_array(object, "hardestCosine", count);
+    if (present(object.Get("logNegatives"))) rows_.log_negatives = row_doubles(object, "logNegatives", count);
+    if (present(object.Get("targetGradient"))) rows_.target_gradient = row_doubles(object, "targetGradient", count);
     // The margin's own arrays hang on its object.
     keep(margin);
     epilogue_ = true;
@@ -177,6 +173,14 @@ class PhasesJob final : public Job {
     return values.data;
   }
 
+  double* row_doubles(const Napi::Object& object, const char* name, int64_t count) {
+    const Napi::Value value = object.Get(name);
+    const Span<double> values = double_array(value, name);
+    require_size(object.Env(), values.size, count, name);
+    keep(value);
+    return values.data;
+  }
+
   void read_sink(const Napi::Value& value) {
     const Napi::Env env = value.Env();
     if (!value.IsObject()) throw make_error(env, Status::failure(Code::type, "weightGradient must be an object"));
@@ -215,6 +219,16 @@ class PhasesJob final : public Job {
   bool reserve_ = false;
   bool finish_ = false;
 };
+
+RowFunction read_row_function(const Napi::Value& value) {
+  const auto object = value.As<Napi::Object>();
+  const std::string kind = text(object, "kind");
+  const Span<double> values = double_array(object.Get("values"), "rowFunction.values");
+  return {kind == "focal"    ? RowFunction::Kind::focal
+          : kind == "search" ? RowFunction::Kind::search
+                             : RowFunction::Kind::piecewise,
+          std::vector<double>(values.data, values.data + values.size)};
+}
 
 void read_labels(EvaluationState& state, const Napi::Value& value) {
   const Span<int32_t> labels = int_array(value, "labels");
@@ -313,6 +327,8 @@ EvaluationObject::EvaluationObject(const Napi::CallbackInfo& info) : ObjectWrap(
   options.diagnostics = boolean(problem, "diagnostics");
   options.top_five = boolean(problem, "topFive");
   options.label_smoothing = number(problem, "labelSmoothing");
+  if (const Napi::Value function = problem.Get("rowFunction"); present(function))
+    options.row_function = read_row_function(function);
   if (const Napi::Value row_weights = problem.Get("rowWeights"); present(row_weights)) {
     const Span<float> values = float_array(row_weights, "rowWeights");
     require_size(env, values.size, batch.rows, "rowWeights");

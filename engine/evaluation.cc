@@ -206,13 +206,15 @@ Status Evaluation::epilogue(const Margin& margin, const RowResults& rows, Forwar
       row.loss += batch_.scale * (smoothing * logit.value - each * cosines);
       row.target_shortfall -= smoothing - each;
     }
+    const RowValue value = options_.row_function(row.loss, row.target_shortfall);
     log_sum_exp_[i] = row.log_sum_exp;
     shortfall_[i] = row.target_shortfall;
     derivative_[i] = logit.derivative;
-    row_scale_[i] = options_.row_weights ? options_.row_weights[i] : 1.0;
-    total_weight += row_scale_[i];
-    total_loss += row_scale_[i] * row.loss;
-    rows.loss[i] = static_cast<float>(row.loss);
+    const double weight = options_.row_weights ? options_.row_weights[i] : 1.0;
+    row_scale_[i] = weight * value.slope;
+    total_weight += weight;
+    total_loss += weight * value.loss;
+    rows.loss[i] = static_cast<float>(value.loss);
     rows.log_sum_exp[i] = static_cast<float>(row.log_sum_exp);
     rows.target_cosine[i] = static_cast<float>(target.cosine);
     counted++;
@@ -230,6 +232,9 @@ Status Evaluation::epilogue(const Margin& margin, const RowResults& rows, Forwar
     for (double& scale : row_scale_) scale *= inverse;
     total_loss *= inverse;
   }
+  if (rows.log_negatives) std::copy(log_negatives_.begin(), log_negatives_.end(), rows.log_negatives);
+  if (rows.target_gradient)
+    for (int64_t i = 0; i < count; i++) rows.target_gradient[i] = -row_scale_[i] * batch_.scale * shortfall_[i];
   result->loss = options_.reduction == Reduction::none ? kNaN : total_loss;
   const auto share = [&](bool wanted, int64_t hits) {
     return wanted && counted > 0 ? static_cast<double>(hits) / static_cast<double>(counted) : kNaN;

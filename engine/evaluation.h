@@ -7,6 +7,7 @@
 
 #include "engine/engine.h"
 #include "engine/margin.h"
+#include "engine/row_function.h"
 #include "engine/worker.h"
 
 namespace marginfc {
@@ -38,7 +39,8 @@ struct LossOptions {
   bool top_five = false;               // with diagnostics: also accuracy_top_five
   // The target distribution is 1 - label_smoothing on the own class and label_smoothing / classes on every class.
   double label_smoothing = 0;
-  int64_t classes = 1;  // of all processes: what the tolerance and the smoothing are divided among
+  RowFunction row_function;  // not with label_smoothing
+  int64_t classes = 1;       // of all processes: what the tolerance and the smoothing are divided among
 };
 
 // What classes say of each row, [rows] each: those of this process, or those of all that share them.
@@ -53,10 +55,12 @@ struct RowStatistics {
 };
 
 struct RowResults {
-  float* loss = nullptr;           // [rows]
-  float* log_sum_exp = nullptr;    // [rows]
-  float* target_cosine = nullptr;  // [rows]
-  float* hardest = nullptr;        // [rows], largest negative cosine, -2 without one; with diagnostics, nullable
+  float* loss = nullptr;              // [rows]
+  float* log_sum_exp = nullptr;       // [rows]
+  float* target_cosine = nullptr;     // [rows]
+  float* hardest = nullptr;           // [rows], largest negative cosine, -2 without one; with diagnostics, nullable
+  double* log_negatives = nullptr;    // [rows], as of RowStatistics; nullable
+  double* target_gradient = nullptr;  // [rows], dLoss/dF of the loss as it is reduced; nullable
 };
 
 struct ForwardResult {
@@ -173,7 +177,8 @@ class Evaluation {
   std::vector<double> shortfall_;             // [rows], -dLoss_i/dz_iy: 1 - p_iy, less with label smoothing
   std::vector<double> derivative_;            // [rows], F'
   std::vector<double> norm_derivative_;       // [rows], dF/d|x|; empty if the margin has none
-  std::vector<double> row_scale_;             // [rows], what the reduction multiplies a row's loss with
+  std::vector<double>
+      row_scale_;  // [rows], what reduction and row function multiply the gradient of a row's -log p with
   // From reserve() on:
   std::vector<double> weight_;      // [rows], as row_gradients() gives it
   std::vector<Part> parts_;         // [shards]

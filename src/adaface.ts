@@ -1,14 +1,8 @@
 /** AdaFace: a margin that follows from how a feature's norm lies among those seen so far. */
 
+import type { NormStatistics } from './loss_memory.js';
 import { checkScheduled, type Schedule } from './schedule.js';
-import {
-  angleOf,
-  type BatchRows,
-  type BatchRule,
-  checkedBy,
-  type NormStatistics,
-  targetsOf,
-} from './target_rows.js';
+import { angleOf, type BatchRows, type BatchRule, checkedBy, targetsOf } from './target_rows.js';
 import { checkNumber, checkOptions, largestFactor, mustBe } from './validate.js';
 
 /** `F = cos(theta - m z) - m - m z`, z from the norm. Made by {@link adaface}. */
@@ -78,7 +72,7 @@ export const adafaceRule: BatchRule<AdaFaceMargin> = {
   },
   overflow: [],
   resolve({ m, h, rate, ...first }, rows) {
-    const before = rows.norms ?? { mean: first.mean, deviation: first.deviation };
+    const before = rows.memory.norms ?? { mean: first.mean, deviation: first.deviation };
     const norms = rows.training ? moved(before, rate, rows) : before;
     const targets = targetsOf(rows, (cosine, row) => {
       const deviations = (cutOff(rows.featureNorm[row] as number) - norms.mean) / (norms.deviation + eps);
@@ -88,7 +82,7 @@ export const adafaceRule: BatchRule<AdaFaceMargin> = {
       const inside = angle === theta - m * z;
       return { target: Math.cos(angle) - (m + m * z), dTarget: inside ? Math.sin(angle) / divisor : 0 };
     });
-    return { ...targets, norms };
+    return { ...targets, memory: { norms } };
   },
 };
 

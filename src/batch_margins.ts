@@ -7,22 +7,36 @@
  */
 
 import { type AdaFaceMargin, adafaceRule } from './adaface.js';
+import { type AdaptiveFaceMargin, adaptiveFaceRule } from './adaptiveface.js';
+import { type DynArcFaceMargin, dynArcFaceRule } from './dynarcface.js';
 import {
   type ElasticArcFaceMargin,
   type ElasticCosFaceMargin,
   elasticArcFaceRule,
   elasticCosFaceRule,
 } from './elasticface.js';
+import type { LossMemory } from './loss_memory.js';
 import { type MagFaceMargin, magfaceRule } from './magface.js';
 import type { OverflowPolicy } from './options.js';
 import { type RandomSoftmaxMargin, randomSoftmaxRule } from './random_softmax.js';
 import { type SphereFaceMargin, spherefaceRule } from './sphereface.js';
-import { type AtStep, type BatchRows, type BatchRule, checkedBy, type Targets } from './target_rows.js';
+import {
+  type AtStep,
+  type BatchRows,
+  type BatchRule,
+  checkedBy,
+  type HeadView,
+  type LearnedRows,
+  type Targets,
+} from './target_rows.js';
+import type { Twin } from './twin.js';
 
 /** A margin that is computed over a whole batch; plain data, told apart by `kind`. */
 export type BatchMargin =
   | MagFaceMargin
   | AdaFaceMargin
+  | AdaptiveFaceMargin
+  | DynArcFaceMargin
   | ElasticArcFaceMargin
   | ElasticCosFaceMargin
   | SphereFaceMargin
@@ -31,6 +45,8 @@ export type BatchMargin =
 const rules: { readonly [K in BatchMargin['kind']]: BatchRule<Extract<BatchMargin, { kind: K }>> } = {
   magface: magfaceRule,
   adaface: adafaceRule,
+  adaptiveFace: adaptiveFaceRule,
+  dynArcFace: dynArcFaceRule,
   elasticArcFace: elasticArcFaceRule,
   elasticCosFace: elasticCosFaceRule,
   sphereface: spherefaceRule,
@@ -61,4 +77,31 @@ export function batchOverflow(margin: BatchMargin): readonly OverflowPolicy[] {
 /** Its schedules have been evaluated: heads plan a call at their step, and other calls refuse them. */
 export function batchTargets(margin: BatchMargin, rows: BatchRows): Targets {
   return ruleOf(margin).resolve(margin as AtStep<BatchMargin>, rows);
+}
+
+/** What of a head's memory a margin needs that is not there yet. */
+export function* batchPrepared(margin: BatchMargin, memory: LossMemory, head: HeadView): Twin<LossMemory> {
+  const { prepare } = ruleOf(margin);
+  return prepare ? yield* prepare(margin as AtStep<BatchMargin>, memory, head) : {};
+}
+
+/** What becomes of parts of a head's memory once a training batch's loss is known. */
+export type Learner = (rows: LearnedRows, memory: LossMemory, classes: number) => LossMemory;
+
+/** Of a margin, if it learns. */
+export function batchLearner(margin: BatchMargin): Learner | undefined {
+  const { learn } = ruleOf(margin);
+  return (
+    learn && ((rows, memory, classes) => learn(margin as AtStep<BatchMargin>, rows, memory, { classes }))
+  );
+}
+
+/** Refuses one that needs a head. */
+export function checkWithoutHead(margin: BatchMargin, classes: number): void {
+  ruleOf(margin).withoutHead?.(margin, classes);
+}
+
+/** Refuses one with what heads keep themselves. */
+export function checkOnHead(margin: BatchMargin): void {
+  ruleOf(margin).onHead?.(margin);
 }

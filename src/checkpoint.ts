@@ -11,8 +11,10 @@ import { throwIfAborted } from './abort.js';
 import { agree, attemptTwin, exchangeJson, sameCall } from './agreement.js';
 import { narrowBfloat16, widenBfloat16 } from './bfloat16.js';
 import { bytesOf } from './bytes.js';
+import { writeClassArrays } from './checkpoint_classes.js';
 import {
   type CheckpointIndex,
+  classArraysFileName,
   decodeIndex,
   dtypeOf,
   encodeIndex,
@@ -29,6 +31,7 @@ import { MarginFcError, publicError } from './errors.js';
 import { fileError, fileMust, type OpenFile, syncFolder, withFile, writeWhole } from './files.js';
 import { shareOf } from './group_batch.js';
 import type { HeadSettings } from './head_options.js';
+import type { LossMemory } from './loss_memory.js';
 import type { NativeHead } from './native.js';
 import { readSafetensors, safetensorsStart, type Tensor } from './safetensors.js';
 import { settled, type Twin } from './twin.js';
@@ -46,7 +49,7 @@ const busy = new Set<string>();
 interface Saved {
   readonly native: NativeHead;
   readonly settings: HeadSettings;
-  readonly norms: CheckpointIndex['norms'] | undefined;
+  readonly memory: LossMemory;
 }
 
 /**
@@ -54,14 +57,14 @@ interface Saved {
  * when all of them are on the disk.
  */
 export function* saveCheckpoint(
-  { native, settings, norms = null }: Saved,
+  { native, settings, memory }: Saved,
   folder: string,
   signal: AbortSignal | undefined,
 ): Twin<void> {
   const { group, range, compute } = settings;
   const leads = !group || group.rank === 0;
   const { stepCount, accumulated } = native;
-  const steps = { stepCount, accumulated, norms };
+  const steps = { stepCount, accumulated, memory };
   const claimed = yield* attemptTwin(settled(leads ? claim(folder) : undefined));
   const real = yield* agree(group, claimed, release);
   try {
@@ -75,9 +78,10 @@ export function* saveCheckpoint(
     const write = writeShards(native, makeIndex(settings, steps, []), folder, ranges, names, signal);
     const own = yield* agree(group, yield* attemptTwin(settled(write)), () => unlinkAll(folder, names));
     const files = group ? (yield* exchangeJson(group, own)).flat() : own;
-    const commit = leads ? writeIndex(folder, makeIndex(settings, steps, files)) : undefined;
+    const arrays = classArraysFileName(stepCount, tag[0] as number);
+    const commit = leads ? writeIndex(folder, settings, steps, files, arrays) : undefined;
     yield* agree(group, yield* attemptTwin(settled(commit)));
-    if (leads) yield* settled(removeOthers(folder, new Set(files.map(({ name }) => name))));
+    if (leads) yield* settled(removeOthers(folder, new Set([arrays, ...files.map(({ name }) => name)])));
   } catch (error) {
     throw publicError(error, signal);
   } finally {
@@ -140,9 +144,17 @@ async function unlinkAll(folder: string, names: readonly string[]): Promise<void
   for (const name of names) await unlink(join(folder, name)).catch(() => {});
 }
 
-/** An index that may be in place keeps its files, also where this fails. */
-async function writeIndex(folder: string, index: CheckpointIndex): Promise<void> {
-  await writeWhole(folder, indexName, [encodeIndex(index)]);
+/** The arrays that all processes have, and the index. One that may be in place keeps its files, also where this fails. */
+async function writeIndex(
+  folder: string,
+  settings: HeadSettings,
+  steps: Pick<CheckpointIndex, 'stepCount' | 'accumulated' | 'memory'>,
+  files: readonly ShardFile[],
+  arraysName: string,
+): Promise<void> {
+  const arrays = await writeClassArrays(folder, arraysName, steps.memory);
+  await syncFolder(folder);
+  await writeWhole(folder, indexName, [encodeIndex(makeIndex(settings, steps, files, arrays))]);
   await syncFolder(folder);
 }
 

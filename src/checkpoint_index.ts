@@ -4,6 +4,7 @@ import { createHash } from 'node:crypto';
 import { checkClip, type GradientClip } from './clipping.js';
 import { fileMust } from './files.js';
 import { type HeadSettings, mostAdditions, type WeightStorage } from './head_options.js';
+import { checkMemory, type LossMemory, memoryNumbers } from './loss_memory.js';
 import { type StoredMargin, storedMargin } from './margins.js';
 import type { NativeClassArray } from './native.js';
 import { nativeOptimizer, type Optimizer } from './optimizers.js';
@@ -18,7 +19,6 @@ import {
 } from './options.js';
 import { isRecord } from './safetensors.js';
 import { checkSampling, checkSeed, type SamplingOptions, samplingNames } from './sampling.js';
-import type { NormStatistics } from './target_rows.js';
 import {
   checkBoolean,
   checkCount,
@@ -36,11 +36,14 @@ export const indexName = 'head.json';
 const format = 'marginfc.head';
 const version = 1;
 
-/** Of one file. */
-export interface ShardFile {
+export interface WrittenFile {
   readonly name: string;
   readonly bytes: number;
   readonly sha256: string;
+}
+
+/** Of one file. */
+export interface ShardFile extends WrittenFile {
   /** Its classes are start .. end-1. */
   readonly start: number;
   readonly end: number;
@@ -54,8 +57,10 @@ export interface CheckpointIndex {
   readonly stepCount: number;
   /** Whether there is an accumulated gradient. */
   readonly accumulated: boolean;
-  /** Of the features' norms, null where no margin has needed them. */
-  readonly norms: NormStatistics | null;
+  /** Without its arrays. */
+  readonly memory: LossMemory;
+  /** Those, null where there are none. */
+  readonly classArrays: WrittenFile | null;
   /** Null for one with arrays or a callback, which only the program has. */
   readonly margin: StoredMargin | null;
   readonly loss: Omit<Loss, 'margin'>;
@@ -73,13 +78,14 @@ export interface CheckpointIndex {
 
 export function makeIndex(
   settings: HeadSettings,
-  steps: Pick<CheckpointIndex, 'stepCount' | 'accumulated' | 'norms'>,
+  steps: Pick<CheckpointIndex, 'stepCount' | 'accumulated' | 'memory'>,
   files: readonly ShardFile[],
+  classArrays: WrittenFile | null = null,
 ): CheckpointIndex {
   const { dim, classes, loss, compute, optimizer, clipWeightGradient, storage, sampling, normal } = settings;
   const { margin, ...formula } = loss;
   const { devices: _, shards: __, ...numerics } = compute;
-  const { stepCount, accumulated, norms } = steps;
+  const { stepCount, accumulated, memory } = steps;
   return {
     format,
     version,
@@ -87,7 +93,8 @@ export function makeIndex(
     classes,
     stepCount,
     accumulated,
-    norms,
+    memory: memoryNumbers(memory),
+    classArrays,
     margin: storedMargin(margin) ?? null,
     loss: formula,
     optimizer,
@@ -102,7 +109,7 @@ export function makeIndex(
 
 /** A shard's metadata: for people and other programs; the index is what is loaded. */
 export function shardMetadata(
-  { files: _, ...settings }: CheckpointIndex,
+  settings: CheckpointIndex,
   range: { readonly start: number; readonly end: number },
 ): Record<string, string> {
   const { stepCount, classes, dim, margin, loss, optimizer, sampling } = settings;
@@ -148,17 +155,26 @@ export function dtypeOf(
 }
 
 const shardName = /^head-\d+-[0-9a-f]{8}-\d{5}-of-\d{5}\.safetensors$/;
+const classArraysName = /^head-\d+-[0-9a-f]{8}-classes\.safetensors$/;
 
 /** `tag` < 2^32 is another one for each save, so that no save writes over the files of one before. */
 export function shardFileName(stepCount: number, tag: number, index: number, count: number): string {
   const digits = (value: number) => String(value).padStart(5, '0');
-  return `head-${stepCount}-${tag.toString(16).padStart(8, '0')}-${digits(index + 1)}-of-${digits(count)}.safetensors`;
+  return fileName(stepCount, tag, `${digits(index + 1)}-of-${digits(count)}`);
+}
+
+export function classArraysFileName(stepCount: number, tag: number): string {
+  return fileName(stepCount, tag, 'classes');
+}
+
+function fileName(stepCount: number, tag: number, part: string): string {
+  return `head-${stepCount}-${tag.toString(16).padStart(8, '0')}-${part}.safetensors`;
 }
 
 /** Whether a file is, or was to become, one of a checkpoint. */
 export function isCheckpointFile(name: string): boolean {
   const whole = name.startsWith('.') && name.endsWith('.tmp') ? name.slice(1, -4) : name;
-  return shardName.test(whole) || (whole !== name && whole === indexName);
+  return shardName.test(whole) || classArraysName.test(whole) || (whole !== name && whole === indexName);
 }
 
 export function encodeIndex(index: CheckpointIndex): Uint8Array {
@@ -202,11 +218,7 @@ function checkIndex(index: CheckpointIndex): CheckpointIndex {
   checkCount(classes, 'classes');
   checkInteger(stepCount, 'stepCount', { least: 0, most: Number.MAX_SAFE_INTEGER });
   checkBoolean(accumulated, 'accumulated');
-  if (index.norms !== null) {
-    const { mean, deviation } = checkOptions(index.norms, { mean: true, deviation: true }, 'norms');
-    checkNumber(mean, 'norms.mean', { least: 0 });
-    checkNumber(deviation, 'norms.deviation', { least: 0 });
-  }
+  checkMemory(index.memory, 'memory');
   checkLoss({ ...checkOptions<Partial<Loss>>(loss, lossNames, 'loss'), margin: margin ?? undefined });
   nativeOptimizer(optimizer);
   checkClip(clipWeightGradient, ['cpu']);
@@ -215,18 +227,24 @@ function checkIndex(index: CheckpointIndex): CheckpointIndex {
   checkNumber(normal.std, 'normal.std', { least: 0 });
   checkSeed(normal.seed, 'normal.seed');
   checkInteger(normal.additions, 'normal.additions', { least: 0, most: mostAdditions });
+  if (index.classArrays !== null) checkFile(index.classArrays, classArraysName);
   let next = 0;
   if (!Array.isArray(files)) throw mustBe('ERR_TYPE', 'files', 'an array', show(files));
-  for (const { name, bytes, sha256, start, end } of files as ShardFile[]) {
-    if (typeof name !== 'string' || !shardName.test(name))
-      throw mustBe('ERR_OPTION', 'name of a file', 'one that save gives', show(name));
-    if (typeof sha256 !== 'string' || !/^[0-9a-f]{64}$/.test(sha256))
-      throw mustBe('ERR_OPTION', `sha256 of ${name}`, '64 hexadecimal digits', show(sha256));
-    checkInteger(bytes, `bytes of ${name}`, { least: 8, most: Number.MAX_SAFE_INTEGER });
+  for (const file of files as ShardFile[]) {
+    const { name, start, end } = file;
+    checkFile(file, shardName);
     checkInteger(start, `start of ${name}`, { least: next, most: next });
     checkInteger(end, `end of ${name}`, { least: start + 1, most: classes });
     next = end;
   }
   if (next !== classes) throw mustBe('ERR_SHAPE', 'classes of all files', String(classes), String(next));
   return index;
+}
+
+function checkFile({ name, bytes, sha256 }: WrittenFile, names: RegExp): void {
+  if (typeof name !== 'string' || !names.test(name))
+    throw mustBe('ERR_OPTION', 'name of a file', 'one that save gives', show(name));
+  if (typeof sha256 !== 'string' || !/^[0-9a-f]{64}$/.test(sha256))
+    throw mustBe('ERR_OPTION', `sha256 of ${name}`, '64 hexadecimal digits', show(sha256));
+  checkInteger(bytes, `bytes of ${name}`, { least: 8, most: Number.MAX_SAFE_INTEGER });
 }

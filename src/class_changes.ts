@@ -22,6 +22,7 @@ import {
   type WeightSource,
 } from './head_options.js';
 import type { HeadState } from './head_state.js';
+import { memoryOfClasses } from './loss_memory.js';
 import { isPerClass, type Margin, marginOfClasses } from './margins.js';
 import type { NativeHead, NativeMode } from './native.js';
 import { checkLoss } from './options.js';
@@ -134,6 +135,7 @@ export function removeClassesCall(
       yield* reshape(state, next, signal, (from, to) =>
         copyClasses(mode, { from, settings }, { to, settings: next }, map, signal),
       );
+      state.memory = memoryOfClasses(state.memory, map);
       return map;
     },
   };

@@ -39,3 +39,13 @@ export function normalOf(seed: number, step: number, row: number): number {
   const [u, v] = philox([seed, 0], [row, 0, step >>> 0, 0x40000000 + stepHigh]);
   return Math.sqrt(-2 * Math.log((u + 0.5) / 2 ** 32)) * Math.cos((2 * Math.PI * v) / 2 ** 32);
 }
+
+/** Numbers in (0, 1), of which the n-th depends on seed and n alone. */
+export function uniforms(seed: number, count: number): Float64Array {
+  const values = new Float64Array(count);
+  for (let n = 0; n < count; n += 4) {
+    const words = philox([seed, 0], [n / 4, 1, 0, 0x40000000]);
+    for (let k = 0; k < 4 && n + k < count; k++) values[n + k] = ((words[k] as number) + 0.5) / 2 ** 32;
+  }
+  return values;
+}

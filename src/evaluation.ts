@@ -4,9 +4,16 @@
  */
 
 import { watchAbort } from './abort.js';
-import { type BatchMargin, batchTargets, isBatchMargin } from './batch_margins.js';
+import {
+  type BatchMargin,
+  batchLearner,
+  batchTargets,
+  isBatchMargin,
+  type Learner,
+} from './batch_margins.js';
 import { customTargets } from './custom_margin.js';
 import { publicError } from './errors.js';
+import { type MemoryTrack, noMemory } from './loss_memory.js';
 import { type CustomMargin, nativeMargin } from './margins.js';
 import { noteUse } from './memory.js';
 import {
@@ -21,13 +28,13 @@ import {
   type NativeRows,
 } from './native.js';
 import { type Compute, checkLossOn, type PlainLoss, type Reduction, refuseOnGpus } from './options.js';
+import { nativeRowFunction } from './row_functions.js';
 import { type CheckedRows, checkRowsOf, type Rows } from './rows.js';
-import type { NormStatistics } from './target_rows.js';
 import { settled, type Twin } from './twin.js';
 import { checkFloats, checkInt32Array, checkLabels, checkValues, mustBe, show } from './validate.js';
 
 /** What is known of each row. */
-export interface RowResults extends Omit<NativeRows, 'hardestCosine'> {
+export interface RowResults {
   /** [B], `logSumExp - scale F(theta)` (with label smoothing see there); 0 where the label is -1. */
   readonly rowLoss: Float32Array;
   /** [B], logarithm of the sum over all classes of exp of the logits, the row's own with its margin. */
@@ -45,22 +52,17 @@ export interface SkippedMass {
   readonly skippedMass?: number;
 }
 
-/** The statistics of norms in one call: what they are when its turn comes, and what its batch makes of them. */
-export interface NormTrack {
-  readonly before: () => NormStatistics | undefined;
-  /** Whether the batch moves them. */
-  readonly training: boolean;
-  after?: NormStatistics;
-}
-
 /** One batch against one set of classes, checked. */
 export interface Plan {
   readonly problem: NativeProblem;
   readonly margin: NativeMargin | CustomMargin | BatchMargin;
   /** Of a head's draws; 0 without one. */
   readonly seed: number;
-  readonly norms: NormTrack;
+  readonly memory: MemoryTrack;
+  /** What it teaches once its loss is known. */
+  readonly learners: readonly Learner[];
   readonly rows: number;
+  readonly classes: number;
   /** Whether each row's largest negative cosine is wanted. */
   readonly hardest: boolean;
 }
@@ -95,7 +97,9 @@ export interface PlanInput {
   readonly sampled: boolean;
   /** Of the head, if there is one. */
   readonly seed?: number;
-  readonly norms?: NormTrack;
+  readonly memory?: MemoryTrack;
+  /** Of the scale, where that is learned. */
+  readonly scaleLearner?: Learner | undefined;
 }
 
 /** Checks what depends on the batch: lengths, labels, and arrays with one entry per row or class. */
@@ -117,11 +121,18 @@ export function planEvaluation(input: PlanInput): Plan {
     throw mustBe('ERR_OPTION', 'features.dtype', `'float32' in a GPU's memory`, show(features.type));
   checkLabels(labels, classes);
   const { margin } = loss;
+  const { memory = noMemory() } = input;
   return {
     margin: margin.kind === 'custom' || isBatchMargin(margin) ? margin : nativeMargin(margin, rows, classes),
     seed: input.seed ?? 0,
-    norms: input.norms ?? { before: () => undefined, training: true },
+    memory,
+    learners: memory.training
+      ? [input.scaleLearner, isBatchMargin(margin) ? batchLearner(margin) : undefined].filter(
+          (learner) => learner !== undefined,
+        )
+      : [],
     rows,
+    classes,
     hardest: diagnostics?.hardest === true,
     problem: {
       features: features.array,
@@ -144,6 +155,7 @@ export function planEvaluation(input: PlanInput): Plan {
       engines: compute.devices,
       checkFinite: compute.checkFinite,
       labelSmoothing: loss.labelSmoothing,
+      ...nativeRowFunction(loss.rowFunction, loss.scale),
       diagnostics: diagnostics !== undefined,
       topFive: diagnostics?.topFive === true,
       sampled,
@@ -247,24 +259,33 @@ function* resolveMargin(mode: NativeMode, plan: Plan, evaluation: NativeEvaluati
 /** A batch margin over the rows of a batch, now that it is the batch's turn. */
 export function resolveBatch(
   margin: BatchMargin,
-  { problem, seed, norms: track }: Plan,
+  { problem, seed, memory: track }: Plan,
   angles: { readonly cosine: Float64Array; readonly featureNorm: Float64Array },
 ): NativeMargin {
   const { labels, scale, onOverflow, weights } = problem;
   const step = 'stepCount' in weights ? weights.stepCount : 0;
   const { training } = track;
-  const rows = { ...angles, labels, scale, onOverflow, seed, step, norms: track.before(), training };
-  const { norms, ...targets } = batchTargets(margin, rows);
-  if (norms && training) track.after = norms;
+  const rows = { ...angles, labels, scale, onOverflow, seed, step, memory: track.before(), training };
+  const { memory, ...targets } = batchTargets(margin, rows);
+  if (memory && training) track.after = memory;
   return targets;
 }
 
+/** What callers are told of the rows. */
+export function rowResults({ rowLoss, logSumExp, targetCosine }: NativeRows): RowResults {
+  return { rowLoss, logSumExp, targetCosine };
+}
+
 /** Memory for the results of a plan's rows. */
-export function newRows({ rows, hardest }: Plan): NativeRows {
+export function newRows({ rows, hardest, learners }: Plan): NativeRows {
   return {
     rowLoss: new Float32Array(rows),
     logSumExp: new Float32Array(rows),
     targetCosine: new Float32Array(rows),
     ...(hardest && { hardestCosine: new Float32Array(rows) }),
+    ...(learners.length > 0 && {
+      logNegatives: new Float64Array(rows),
+      targetGradient: new Float64Array(rows),
+    }),
   };
 }

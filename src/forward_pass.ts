@@ -1,6 +1,7 @@
 /** What {@link forward} returns: the loss, and the means to get its gradients later. */
 
-import { backwardPass, type Forwarded, type RowResults } from './evaluation.js';
+import { type MarginGradient, marginGradient } from './adaptiveface.js';
+import { backwardPass, type Forwarded, type Plan, type RowResults } from './evaluation.js';
 import {
   type GradientArrays,
   type GradientChoice,
@@ -51,11 +52,16 @@ export class ForwardPass implements LossResult {
   readonly workspace: 'keep' | 'recompute';
   readonly #queue = new CallQueue('forward pass');
   readonly #forwarded: Forwarded;
+  readonly #plan: Plan;
   readonly #shape: Shape;
   #disposed = false;
 
   /** @internal */
-  constructor(result: LossResult, forwarded: Forwarded, shape: Shape) {
+  constructor(
+    result: LossResult,
+    forwarded: Forwarded,
+    { plan, shape }: { readonly plan: Plan; readonly shape: Shape },
+  ) {
     this.loss = result.loss;
     this.rowLoss = result.rowLoss;
     this.logSumExp = result.logSumExp;
@@ -64,6 +70,7 @@ export class ForwardPass implements LossResult {
     this.precision = result.precision;
     this.workspace = result.workspace;
     this.#forwarded = forwarded;
+    this.#plan = plan;
     this.#shape = shape;
   }
 
@@ -79,7 +86,7 @@ export class ForwardPass implements LossResult {
   async backward<G extends GradientChoice = 'both', O extends GradientOutputs = HostOutputs>(
     dLoss?: number | Float32Array,
     options?: BackwardOptions<G, O>,
-  ): Promise<GradientArrays<G, O>> {
+  ): Promise<GradientArrays<G, O> & MarginGradient> {
     const backward = this.#backward(dLoss, options);
     return this.#queue.run(() => runAsync(backward.twin('async')), backward.signal);
   }
@@ -88,7 +95,7 @@ export class ForwardPass implements LossResult {
   backwardSync<G extends GradientChoice = 'both', O extends GradientOutputs = HostOutputs>(
     dLoss?: number | Float32Array,
     options?: BackwardOptions<G, O>,
-  ): GradientArrays<G, O> {
+  ): GradientArrays<G, O> & MarginGradient {
     const backward = this.#backward(dLoss, options);
     return this.#queue.runSync(() => runSync(backward.twin('sync')), 'backwardSync');
   }
@@ -107,16 +114,23 @@ export class ForwardPass implements LossResult {
   #backward<G extends GradientChoice, O extends GradientOutputs>(
     dLoss: number | Float32Array | undefined,
     options: BackwardOptions<G, O> | undefined,
-  ): { signal: AbortSignal | undefined; twin: (mode: NativeMode) => Twin<GradientArrays<G, O>> } {
+  ): {
+    signal: AbortSignal | undefined;
+    twin: (mode: NativeMode) => Twin<GradientArrays<G, O> & MarginGradient>;
+  } {
     if (this.#disposed) throw mustBe('ERR_DISPOSED', 'forward pass', 'open', 'one that has been disposed');
     const checked = checkOptions(options, backwardNames);
     const signal = checkSignal(checked.signal);
     const request = gradientRequest(this.#shape, dLoss, checked);
-    const forwarded = this.#forwarded;
+    const [forwarded, plan] = [this.#forwarded, this.#plan];
     return {
       signal,
       *twin(mode) {
-        return gradientArrays<G, O>(yield* backwardPass(mode, forwarded, signal, request));
+        const gradients = yield* backwardPass(mode, forwarded, signal, request);
+        return {
+          ...gradientArrays<G, O>(gradients),
+          ...marginGradient(plan, forwarded.rows, gradients.dLoss),
+        };
       },
     };
   }

@@ -6,9 +6,9 @@ import { bytesOf } from './bytes.js';
 import { rangeOf } from './class_ranges.js';
 import { publicError } from './errors.js';
 import { gatherFeatures, type Share } from './group_batch.js';
-import type { Nearest } from './head_calls.js';
 import type { HeadSettings } from './head_options.js';
 import { addon, type NativeHead } from './native.js';
+import type { Nearest } from './nearest.js';
 import { settled, type Twin } from './twin.js';
 
 interface Query {

@@ -80,6 +80,7 @@ export function* groupPass(
     yield* agree(group, yield* attemptTwin(settled(evaluation.negatives('async', statistics, gradients))));
     yield* addUp(share, statistics, plan.problem.scale);
     const own = yield* agree(group, yield* attemptTwin(end(evaluation, margin, rows, statistics, gradients)));
+    yield* sameRows(share, rows);
     const classes = Float64Array.of(own.classes);
     if (plan.problem.sampled && sampling.sampleRate < 1) yield* settled(group.allReduce(classes, 'sum'));
     const result = { ...own, classes: classes[0] as number };
@@ -112,6 +113,11 @@ export function* groupPass(
     watch.stop();
     noteUse();
   }
+}
+
+/** What processes learn from must not differ in its last bits. */
+function* sameRows({ group }: Share, { logNegatives, targetGradient }: NativeRows): Twin<void> {
+  for (const values of [logNegatives, targetGradient]) if (values) yield* settled(group.broadcast(values, 0));
 }
 
 /** As engines check the features of a whole batch. */

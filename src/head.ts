@@ -1,5 +1,7 @@
 /** A classification head that owns its class weights and trains them. */
 
+import type { AdaCosScale } from './adacos.js';
+import { batchPrepared } from './batch_margins.js';
 import {
   type AddClassesOptions,
   addClassesCall,
@@ -22,7 +24,6 @@ import {
   evaluateNames,
   type HeadBatch,
   type HeadCall,
-  type Nearest,
   type NearestOptions,
   nearestCall,
   planEvaluationOn,
@@ -43,14 +44,17 @@ import {
   headResult,
   type StepResult,
 } from './head_state.js';
+import { headView } from './head_view.js';
+import type { NormStatistics } from './loss_memory.js';
 import type { Margin } from './margins.js';
 import { addon } from './native.js';
+import type { Nearest } from './nearest.js';
 import type { Optimizer } from './optimizers.js';
-import type { GradientMode, OverflowPolicy } from './options.js';
+import { type GradientMode, lossAt, type OverflowPolicy } from './options.js';
 import { CallQueue } from './queue.js';
+import type { RowFunction } from './row_functions.js';
 import type { SampledUpdate } from './sampling.js';
 import type { Schedule } from './schedule.js';
-import type { NormStatistics } from './target_rows.js';
 import { runAsync, runSync } from './twin.js';
 import { checkInteger, checkOptions, checkSignal, mustBe } from './validate.js';
 
@@ -85,9 +89,9 @@ import { checkInteger, checkOptions, checkSignal, mustBe } from './validate.js';
 export class MarginHead {
   readonly #state: HeadState;
 
-  private constructor({ native, settings, norms }: MadeHead) {
+  private constructor({ native, settings, memory }: MadeHead) {
     const queue = new CallQueue('head');
-    this.#state = { native, settings, queue, norms, reshaping: 0, disposed: false };
+    this.#state = { native, settings, queue, memory, reshaping: 0, disposed: false };
   }
 
   /**
@@ -133,8 +137,15 @@ export class MarginHead {
   }
 
   /** The scale of calls that give none. */
-  get scale(): number | Schedule {
+  get scale(): number | Schedule | AdaCosScale {
     return this.#state.settings.loss.scale;
+  }
+
+  /** What that is for the next call: with a schedule or {@link adacos} another number after each step. */
+  get currentScale(): number {
+    const { native, settings, memory } = this.#state;
+    assertOpen(this.#state);
+    return lossAt(settings.loss, { step: native.stepCount, memory, classes: settings.classes }).scale;
   }
 
   /** The gradient mode of calls that give none. */
@@ -150,6 +161,11 @@ export class MarginHead {
   /** The label smoothing of calls that give none. */
   get labelSmoothing(): number {
     return this.#state.settings.loss.labelSmoothing;
+  }
+
+  /** The function of the probability of calls that give none. */
+  get rowFunction(): RowFunction | 'none' {
+    return this.#state.settings.loss.rowFunction;
   }
 
   get optimizer(): Optimizer {
@@ -182,7 +198,22 @@ export class MarginHead {
 
   /** Running statistics of the features' norms, where a margin has needed them ({@link adaface}). */
   get normStatistics(): NormStatistics | undefined {
-    return this.#state.norms;
+    return this.#state.memory.norms;
+  }
+
+  /**
+   * A copy of the margins of the classes, [C] in the order of ids, of all processes, where the head's margin is {@link adaptiveFace}
+   * or a call's has been.
+   */
+  get classMargins(): Float64Array | undefined {
+    assertOpen(this.#state);
+    const { memory, settings } = this.#state;
+    const { margin } = settings.loss;
+    const now =
+      margin.kind === 'adaptiveFace'
+        ? batchPrepared(margin, memory, headView('sync', this.#state))
+        : undefined;
+    return (now && runSync(now).margins) ?? memory.margins?.slice();
   }
 
   /** Updates made so far. Throws ERR_DISPOSED after `dispose`. */
@@ -266,7 +297,7 @@ export class MarginHead {
       true,
     );
     return this.#state.queue.runSync(() => {
-      const plan = planNow();
+      const plan = runSync(planNow('sync'));
       const forwarded = runSync(forwardPass('sync', plan, signal));
       const result = headResult(plan, forwarded, this.#state.settings);
       return new HeadForwardPass(result, forwarded, plan, this.#state);

@@ -1,15 +1,17 @@
 /** What each call on a {@link MarginHead} takes, checks and does. */
 
-import { throwIfAborted, watchAbort } from './abort.js';
+import { throwIfAborted } from './abort.js';
+import { isAdaCos, nextAdaCosScale } from './adacos.js';
+import { applyMarginGradient } from './adaptiveface.js';
 import { agree, attemptTwin } from './agreement.js';
 import { checkBins } from './angles.js';
+import { batchPrepared, checkOnHead, isBatchMargin } from './batch_margins.js';
 import { saveCheckpoint } from './checkpoint.js';
 import { publicError } from './errors.js';
 import { forwardPass, gradientPass, type Plan, planEvaluation } from './evaluation.js';
 import { checkPath } from './files.js';
 import type { HostOutputs, OutputArray } from './gradients.js';
 import { shareOf } from './group_batch.js';
-import { nearestInGroup } from './group_nearest.js';
 import { groupPass } from './group_pass.js';
 import {
   type FeatureGradientOutput,
@@ -18,12 +20,15 @@ import {
   type HeadResult,
   type HeadState,
   headResult,
-  keepNorms,
+  keepMemory,
   type StepResult,
   type WeightGradient,
   weightUpdate,
 } from './head_state.js';
+import { headView } from './head_view.js';
+import type { LossMemory } from './loss_memory.js';
 import { addon, type NativeMode } from './native.js';
+import { findNearest, type Nearest } from './nearest.js';
 import { checkLoss, isScheduled, type LossOptions, lossAt, lossNames } from './options.js';
 import type { Rows } from './rows.js';
 import { checkSmoothing } from './sampling.js';
@@ -102,14 +107,6 @@ export interface SaveOptions {
   readonly signal?: AbortSignal | undefined;
 }
 
-/** Result of {@link MarginHead.nearest}. */
-export interface Nearest {
-  /** [B, k], class ids, the largest cosine first; equal cosines in the order of their ids. */
-  readonly classes: Int32Array;
-  /** [B, k] */
-  readonly cosines: Float32Array;
-}
-
 export const evaluateNames = {
   ...lossNames,
   accuracyTop5: true,
@@ -147,35 +144,46 @@ export function planEvaluationOn(
   batch: HeadBatch,
   options: EvaluateOptions,
   sampled: boolean,
-): { plan: HeadPlan; planNow: () => HeadPlan; terms: unknown; signal: AbortSignal | undefined } {
+): {
+  plan: HeadPlan;
+  planNow: (mode: NativeMode) => Twin<HeadPlan>;
+  terms: unknown;
+  signal: AbortSignal | undefined;
+} {
   checkObject(batch, 'batch');
   const { native, settings } = state;
   const signal = checkSignal(options.signal);
   const loss = checkLoss(options, settings.loss);
+  if (isBatchMargin(loss.margin)) checkOnHead(loss.margin);
   if (sampled) checkSmoothing(loss, settings.sampling);
   const { accuracyTop5: topFive = false, histograms = false } = options;
   checkBoolean(topFive, 'accuracyTop5');
   const bins = checkBins(histograms);
-  const planAt = (step: number) => ({
-    ...planEvaluation({
-      features: batch.features,
-      labels: batch.labels,
-      dim: settings.dim,
-      classes: settings.classes,
-      weights: native,
-      loss: lossAt(loss, step),
-      compute: settings.compute,
-      reduction: 'mean',
-      rowWeights: options.rowWeights,
-      diagnostics: { topFive, hardest: bins > 0 },
-      sampled,
-      seed: settings.sampling.seed,
-      norms: { before: () => state.norms, training: sampled },
-    }),
-    bins,
-  });
+  const adaptive = isAdaCos(loss.scale) && !loss.scale.fixed;
+  const planAt = (step: number, memory: LossMemory) => {
+    const at = lossAt(loss, { step, memory, classes: settings.classes });
+    return {
+      ...planEvaluation({
+        features: batch.features,
+        labels: batch.labels,
+        dim: settings.dim,
+        classes: settings.classes,
+        weights: native,
+        loss: at,
+        compute: settings.compute,
+        reduction: 'mean',
+        rowWeights: options.rowWeights,
+        diagnostics: { topFive, hardest: bins > 0 },
+        sampled,
+        seed: settings.sampling.seed,
+        memory: { before: () => state.memory, training: sampled },
+        scaleLearner: adaptive ? (rows) => ({ scale: nextAdaCosScale(rows, at.scale) }) : undefined,
+      }),
+      bins,
+    };
+  };
   // What is checked, and compared between processes, is the same wherever they are in their steps.
-  const plan = planAt(0);
+  const plan = planAt(0, {});
   if (settings.group && !ArrayBuffer.isView(plan.problem.features))
     throw mustBe(
       'ERR_OPTION',
@@ -186,8 +194,15 @@ export function planEvaluationOn(
   const scheduled = isScheduled(loss);
   return {
     plan,
-    planNow: scheduled ? () => planAt(native.stepCount) : () => plan,
-    terms: [termsOf(plan), scheduled && [loss.scale, loss.margin]],
+    *planNow(mode) {
+      const now = scheduled ? planAt(native.stepCount, state.memory) : plan;
+      if (isBatchMargin(now.margin)) {
+        const prepared = yield* batchPrepared(now.margin, state.memory, headView(mode, state, signal));
+        state.memory = { ...state.memory, ...prepared };
+      }
+      return now;
+    },
+    terms: [termsOf(plan), loss.rowFunction, scheduled && [loss.scale, loss.margin]],
     signal,
   };
 }
@@ -235,7 +250,7 @@ function gradientCall<O extends FeatureGradientOutput>(
         dFeatures ??= addon().allocate(features.length);
         return dFeatures;
       };
-      const now = planNow();
+      const now = yield* planNow(mode);
       const update = weightGradient.now();
       const done =
         group && counts
@@ -249,7 +264,7 @@ function gradientCall<O extends FeatureGradientOutput>(
               weightGradient: update,
               dFeatures: array(),
             }));
-      keepNorms(state, now.norms, update);
+      keepMemory(state, now, done, update, dLoss);
       return {
         ...headResult(now, done, settings),
         dFeatures: dFeatures as OutputArray<O, 'dFeatures'>,
@@ -275,7 +290,9 @@ export function applyCall(state: HeadState, options: ApplyOptions | undefined): 
       try {
         const { learningRate, clip } = update;
         const applied = yield* attemptTwin(settled(native.apply(mode, learningRate, clip)));
-        return yield* agree(settings.group, applied);
+        const done = yield* agree(settings.group, applied);
+        if (done) state.memory = applyMarginGradient(state.memory, learningRate);
+        return done;
       } catch (error) {
         throw publicError(error, signal);
       }
@@ -301,7 +318,7 @@ export function evaluateCall(
     terms,
     rows: plan.rows,
     *twin(mode, counts) {
-      const now = planNow();
+      const now = yield* planNow(mode);
       // No gradients will be asked for, so there is nothing to keep.
       const forgetful = { ...now, problem: { ...now.problem, workspace: 'recompute' } } as const;
       if (group && counts) {
@@ -322,35 +339,16 @@ export function nearestCall(
   options: NearestOptions | undefined,
 ): HeadCall<Nearest> {
   const signal = checkSignal(checkOptions(options, { signal: true }).signal);
-  const { native, settings } = state;
-  const { dim, classes } = settings;
+  const { dim, classes } = state.settings;
   checkFloat32Array(features, 'features');
   if (features.length % dim !== 0)
     throw mustBe('ERR_SHAPE', 'features.length', `a multiple of dim ${dim}`, String(features.length));
   checkInteger(k, 'k', { least: 1, most: classes });
-  const { group } = settings;
   return {
     signal,
     terms: k,
     rows: features.length / dim,
-    *twin(mode, counts) {
-      if (group && counts)
-        return yield* nearestInGroup(shareOf(group, counts), native, settings, { features, k, signal });
-      const length = (features.length / dim) * k;
-      const watch = watchAbort(signal);
-      try {
-        const nearest = {
-          classes: new Int32Array(addon().allocate(length).buffer),
-          cosines: addon().allocate(length),
-        };
-        yield* settled(native.nearest(mode, features, k, nearest, watch.cancel));
-        return nearest;
-      } catch (error) {
-        throw publicError(error, signal);
-      } finally {
-        watch.stop();
-      }
-    },
+    twin: (mode, counts) => findNearest(mode, state, { features, k, signal }, counts),
   };
 }
 

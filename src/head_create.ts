@@ -11,14 +11,14 @@ import {
   type MarginHeadOptions,
   newNativeHead,
 } from './head_options.js';
+import type { LossMemory } from './loss_memory.js';
 import type { NativeHead } from './native.js';
-import type { NormStatistics } from './target_rows.js';
 import type { Twin } from './twin.js';
 
 export interface MadeHead {
   readonly native: NativeHead;
   readonly settings: HeadSettings;
-  readonly norms: NormStatistics | undefined;
+  readonly memory: LossMemory;
 }
 
 export function* createHead(options: MarginHeadOptions): Twin<MadeHead> {
@@ -30,7 +30,7 @@ export function* createHead(options: MarginHeadOptions): Twin<MadeHead> {
   if (group) yield* sameCall(group, 'MarginHead.create', commonTerms(settings), 0);
   const made = yield* attemptTwin(makeNative(settings, init));
   const native = yield* agree(group, made, (unwanted) => unwanted.dispose());
-  return { native, settings, norms: undefined };
+  return { native, settings, memory: {} };
 }
 
 function* makeNative(settings: HeadSettings, init: FirstWeights): Twin<NativeHead> {

@@ -1,15 +1,16 @@
 /** What {@link MarginHead.forwardSync} returns: for trainers that learn of the backward pass later, such as tfjs. */
 
 import type { AngleHistograms } from './angles.js';
-import { backwardPass, type Forwarded, type Plan } from './evaluation.js';
+import { backwardPass, type Forwarded } from './evaluation.js';
 import type { HostOutputs, OutputArray } from './gradients.js';
 import {
   assertOpen,
   type FeatureGradientOutput,
   featureGradientOutput,
+  type HeadPlan,
   type HeadResult,
   type HeadState,
-  keepNorms,
+  keepMemory,
   weightUpdate,
 } from './head_state.js';
 import { addon, type NativeHead } from './native.js';
@@ -49,7 +50,7 @@ export class HeadForwardPass implements HeadResult {
   readonly sampledClasses?: number;
   readonly #state: HeadState;
   readonly #forwarded: Forwarded;
-  readonly #norms: Plan['norms'];
+  readonly #plan: HeadPlan;
   readonly #features: CheckedRows;
   /** Updates the head had made: after another one, what this pass remembers is of other weights. */
   readonly #stepCount: number;
@@ -58,12 +59,7 @@ export class HeadForwardPass implements HeadResult {
   #disposed = false;
 
   /** @internal */
-  constructor(
-    result: HeadResult,
-    forwarded: Forwarded,
-    { problem: { features, featuresType }, norms }: Plan,
-    state: HeadState,
-  ) {
+  constructor(result: HeadResult, forwarded: Forwarded, plan: HeadPlan, state: HeadState) {
     this.loss = result.loss;
     this.accuracy = result.accuracy;
     if (result.accuracyTop5 !== undefined) this.accuracyTop5 = result.accuracyTop5;
@@ -77,7 +73,8 @@ export class HeadForwardPass implements HeadResult {
     if (result.sampledClasses !== undefined) this.sampledClasses = result.sampledClasses;
     this.#state = state;
     this.#forwarded = forwarded;
-    this.#norms = norms;
+    this.#plan = plan;
+    const { features, featuresType } = plan.problem;
     this.#features = { array: features, type: featuresType };
     this.#native = state.native;
     this.#stepCount = state.native.stepCount;
@@ -116,7 +113,7 @@ export class HeadForwardPass implements HeadResult {
       const update = weightGradient.now();
       const gradients = () => ({ dLoss, dFeatures, weightGradient: update });
       runSync(backwardPass('sync', this.#forwarded, undefined, gradients));
-      keepNorms(this.#state, this.#norms, update);
+      keepMemory(this.#state, this.#plan, this.#forwarded, update, dLoss);
       return dFeatures as OutputArray<O, 'dFeatures'>;
     }, 'backwardSync');
   }

@@ -2,6 +2,7 @@
 
 import { agree, attempt, attemptTwin, checkGroup, sameCall } from './agreement.js';
 import { checkShardFiles, isMissing, readIndex, readShardFiles } from './checkpoint.js';
+import { readClassArrays } from './checkpoint_classes.js';
 import { type CheckpointIndex, shardArrays } from './checkpoint_index.js';
 import type { GradientClip } from './clipping.js';
 import { publicError } from './errors.js';
@@ -17,6 +18,7 @@ import {
   newNativeHead,
   type WeightStorage,
 } from './head_options.js';
+import type { ClassArrays } from './loss_memory.js';
 import type { NativeHead } from './native.js';
 import { nativeOptimizer, type Optimizer } from './optimizers.js';
 import { type ComputeOptions, computeNames, type LossOptions, lossNames } from './options.js';
@@ -98,8 +100,8 @@ function* loadIndexed(
   );
   if (group) yield* sameCall(group, 'MarginHead.load', [commonTerms(settings), index.files], 0);
   const read = yield* attemptTwin(readHead(settings, folder, index, signal));
-  const native = yield* agree(group, read, (unwanted) => unwanted.dispose());
-  return { native, settings, norms: index.norms ?? undefined };
+  const { native, arrays } = yield* agree(group, read, (unwanted) => unwanted.native.dispose());
+  return { native, settings, memory: { ...index.memory, ...arrays } };
 }
 
 function* readHead(
@@ -107,13 +109,14 @@ function* readHead(
   folder: string,
   index: CheckpointIndex,
   signal: AbortSignal | undefined,
-): Twin<NativeHead> {
+): Twin<{ native: NativeHead; arrays: ClassArrays }> {
   let native: NativeHead | undefined;
   try {
     yield* settled(checkShardFiles(folder, index, signal));
+    const arrays = yield* settled(readClassArrays(folder, index));
     native = newNativeHead(settings);
     yield* settled(readShardFiles(native, settings.range, folder, index, signal));
-    return native;
+    return { native, arrays };
   } catch (error) {
     native?.dispose();
     throw publicError(error, signal);

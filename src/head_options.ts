@@ -1,6 +1,7 @@
 /** What a {@link MarginHead} is made from: types, defaults, checks and the filling of its weights. */
 
 import { checkGroup } from './agreement.js';
+import { checkOnHead, isBatchMargin } from './batch_margins.js';
 import { type ClassRange, overlap, rangeOf } from './class_ranges.js';
 import { checkClip, type GradientClip } from './clipping.js';
 import { checkDevices } from './engines.js';
@@ -23,6 +24,7 @@ import {
   type DeviceName,
   type Loss,
   type LossOptions,
+  lossAt,
   lossNames,
   type Precision,
 } from './options.js';
@@ -178,6 +180,8 @@ export function checkHeadOptions(options: MarginHeadOptions): {
       '1 on GPUs, where classes are not sampled yet',
       show(sampling.sampleRate),
     );
+  if (isBatchMargin(loss.margin)) checkOnHead(loss.margin);
+  lossAt(loss, { step: 0, memory: {}, classes });
   checkLossOn(loss, devices);
   checkSmoothing(loss, sampling);
   checkStorage(storage, devices);

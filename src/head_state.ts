@@ -3,16 +3,16 @@
 import { type AngleHistograms, angleHistograms } from './angles.js';
 import type { DeviceArray } from './device_array.js';
 import { engineName } from './engines.js';
-import type { NormTrack, Plan, RowResults, SkippedMass } from './evaluation.js';
+import { type Plan, type RowResults, rowResults, type SkippedMass } from './evaluation.js';
 import { checkOutput, type HostOutputs, type OutputArray } from './gradients.js';
 import type { HeadSettings } from './head_options.js';
+import type { LossMemory } from './loss_memory.js';
 import type { NativeForwardResult, NativeHead, NativeRows, NativeWeightGradient } from './native.js';
 import { checkLearningRate } from './optimizers.js';
 import type { EngineName, Precision } from './options.js';
 import type { CallQueue } from './queue.js';
 import type { CheckedRows } from './rows.js';
 import { valueAt } from './schedule.js';
-import type { NormStatistics } from './target_rows.js';
 import { checkOptions, mustBe } from './validate.js';
 
 export interface HeadState {
@@ -21,8 +21,7 @@ export interface HeadState {
   settings: HeadSettings;
   /** Every call on the head goes through it, so that none sees the weights of a half-made update. */
   readonly queue: CallQueue;
-  /** Of the features' norms, where a margin has asked for them. */
-  norms: NormStatistics | undefined;
+  memory: LossMemory;
   /** Calls that add or remove classes and have not ended. */
   reshaping: number;
   disposed: boolean;
@@ -75,11 +74,10 @@ export function headResult(
 ): HeadResult {
   const engine = engineName(compute.devices, compute.shards);
   const { loss, accuracy, accuracyTop5, workspace, classes } = result;
-  const { hardestCosine: _, ...rows } = own;
   const { targetCosine, hardestCosine } = whole.rows;
   return {
     loss,
-    ...rows,
+    ...rowResults(own),
     accuracy,
     ...(problem.topFive && { accuracyTop5 }),
     ...(hardestCosine && { angles: angleHistograms(whole.labels, targetCosine, hardestCosine, bins) }),
@@ -124,9 +122,23 @@ export function weightUpdate(learningRate: number | undefined, state: HeadState)
   return { terms: rate, now };
 }
 
-/** Keeps what a call has made of the statistics, once it has succeeded; not where it changes nothing else. */
-export function keepNorms(state: HeadState, { after }: NormTrack, { kind }: NativeWeightGradient): void {
-  if (after && kind !== 'none') state.norms = after;
+/** Keeps what a batch has taught the loss, once its call has succeeded; not where that changes nothing else. */
+export function keepMemory(
+  state: HeadState,
+  plan: HeadPlan,
+  { rows, whole = { labels: plan.problem.labels, rows } }: Pick<Passed, 'rows' | 'whole'>,
+  update: NativeWeightGradient,
+  dLoss: number,
+): void {
+  if (update.kind === 'none') return;
+  let memory = { ...state.memory, ...plan.memory.after };
+  const { targetCosine, logNegatives, targetGradient } = whole.rows;
+  if (logNegatives && targetGradient) {
+    const learned = { labels: whole.labels, targetCosine, logNegatives, targetGradient, dLoss, update };
+    for (const learn of plan.learners)
+      memory = { ...memory, ...learn(learned, memory, state.settings.classes) };
+  }
+  state.memory = memory;
 }
 
 /** The caller's array for dFeatures, checked, if there is one. */

@@ -6,13 +6,16 @@
  * @packageDocumentation
  */
 
+export { type AdaCosScale, adacos } from './adacos.js';
 export { type AdaFaceMargin, adaface } from './adaface.js';
+export { type AdaptiveFaceMargin, adaptiveFace, type MarginGradient } from './adaptiveface.js';
 export type { AngleHistograms } from './angles.js';
 export type { BatchMargin } from './batch_margins.js';
 export type { AddClassesOptions, RemoveClassesOptions } from './class_changes.js';
 export type { ClassRange } from './class_ranges.js';
 export type { GradientClip } from './clipping.js';
 export type { DeviceArray } from './device_array.js';
+export { type DynArcFaceMargin, dynArcFace } from './dynarcface.js';
 export {
   type DrawnMargin,
   type ElasticArcFaceMargin,
@@ -38,7 +41,6 @@ export type {
   ApplyOptions,
   EvaluateOptions,
   HeadBatch,
-  Nearest,
   NearestOptions,
   SaveOptions,
   StepOptions,
@@ -53,6 +55,7 @@ export type {
   WeightStorage,
 } from './head_options.js';
 export type { FeatureGradientOutput, HeadResult, SampledClasses, StepResult } from './head_state.js';
+export { l2SoftmaxScale } from './l2softmax.js';
 export {
   type Batch,
   type ForwardOptions,
@@ -64,6 +67,7 @@ export {
   valueAndGrad,
   valueAndGradSync,
 } from './loss.js';
+export type { NormStatistics } from './loss_memory.js';
 export { type MagFaceMargin, magface } from './magface.js';
 export {
   type ArcFaceMargin,
@@ -87,6 +91,7 @@ export {
 } from './margins.js';
 export { releaseMemory } from './memory.js';
 export { type NcclOptions, nccl } from './nccl.js';
+export type { Nearest } from './nearest.js';
 export { type AdamWOptimizer, adamw, type Optimizer, type SgdOptimizer, sgd } from './optimizers.js';
 export type {
   ComputeOptions,
@@ -102,6 +107,15 @@ export type {
 } from './options.js';
 export { presets } from './presets.js';
 export { type RandomSoftmaxMargin, randomSoftmax } from './random_softmax.js';
+export {
+  type AmLfsFunction,
+  amLfs,
+  type FocalFunction,
+  focal,
+  type RowFunction,
+  type SearchSoftmaxFunction,
+  searchSoftmax,
+} from './row_functions.js';
 export type { Float16ArrayLike, HalfArray, Rows } from './rows.js';
 export type { SampledUpdate, SamplingOptions } from './sampling.js';
 export {
@@ -116,5 +130,4 @@ export {
   valueAt,
 } from './schedule.js';
 export { type SphereFaceMargin, sphereface } from './sphereface.js';
-export type { NormStatistics } from './target_rows.js';
 export { type WeightFile, type WeightFileOptions, weightsFrom } from './weight_file.js';

@@ -1,12 +1,14 @@
 /** The loss as a function of features and weights, with or without gradients. */
 
+import { type MarginGradient, marginGradient } from './adaptiveface.js';
+import { checkWithoutHead, isBatchMargin } from './batch_margins.js';
 import { checkEngine, engineName } from './engines.js';
 import {
   forwardPass,
   gradientPass,
   type Plan,
   planEvaluation,
-  type RowResults,
+  rowResults,
   type SkippedMass,
 } from './evaluation.js';
 import { ForwardPass, type LossResult } from './forward_pass.js';
@@ -19,7 +21,7 @@ import {
   type HostOutputs,
   type Shape,
 } from './gradients.js';
-import type { NativeForwardResult, NativeMode } from './native.js';
+import type { NativeForwardResult, NativeMode, NativeRows } from './native.js';
 import {
   type ComputeOptions,
   checkCompute,
@@ -109,7 +111,7 @@ export type ValueAndGradOptions<
 export type ValueAndGrad<
   G extends GradientChoice = 'both',
   O extends GradientOutputs = HostOutputs,
-> = LossResult & GradientArrays<G, O> & SkippedMass;
+> = LossResult & GradientArrays<G, O> & MarginGradient & SkippedMass;
 
 /** Everything a call needs, checked. */
 interface Call {
@@ -199,6 +201,7 @@ function* valueAndGradTwin<G extends GradientChoice, O extends GradientOutputs>(
     ...lossResult(call, done.rows, done.result),
     loss,
     ...gradientArrays<G, O>(done.gradients),
+    ...marginGradient(call.plan, done.rows, dLoss),
     ...done.skipped,
   };
 }
@@ -210,7 +213,7 @@ function* forwardTwin(
 ): Twin<ForwardPass> {
   const call = checkCall(batch, checkOptions(options, forwardNames));
   const forwarded = yield* forwardPass(mode, call.plan, call.signal);
-  return new ForwardPass(lossResult(call, forwarded.rows, forwarded.result), forwarded, call.shape);
+  return new ForwardPass(lossResult(call, forwarded.rows, forwarded.result), forwarded, call);
 }
 
 function checkCall(batch: Batch, options: ForwardOptions): Call {
@@ -222,7 +225,8 @@ function checkCall(batch: Batch, options: ForwardOptions): Call {
     'engine',
     options.shards,
   );
-  const loss = plainLoss(checkLoss(options));
+
+  const loss = checkLoss(options);
   const compute = checkCompute(options, devices);
   const signal = checkSignal(options.signal);
   const dim = checkCount(batch.dim, 'dim');
@@ -230,13 +234,15 @@ function checkCall(batch: Batch, options: ForwardOptions): Call {
   const { length } = weights.array;
   if (length === 0 || length % dim !== 0)
     throw mustBe('ERR_SHAPE', 'weights.length', `a positive multiple of dim ${dim}`, String(length));
+  const classes = checkCount(length / dim, 'weights.length / dim');
+  if (isBatchMargin(loss.margin)) checkWithoutHead(loss.margin, classes);
   const plan = planEvaluation({
     features: batch.features,
     labels: batch.labels,
     dim,
-    classes: checkCount(length / dim, 'weights.length / dim'),
+    classes,
     weights,
-    loss,
+    loss: plainLoss(loss, classes),
     compute,
     reduction,
     rowWeights,
@@ -249,9 +255,9 @@ function checkCall(batch: Batch, options: ForwardOptions): Call {
   return { plan, engine, precision: compute.precision, signal, shape };
 }
 
-function lossResult(call: Call, rows: RowResults, result: NativeForwardResult): LossResult {
+function lossResult(call: Call, rows: NativeRows, result: NativeForwardResult): LossResult {
   const { engine, precision } = call;
-  return { loss: result.loss, ...rows, engine, precision, workspace: result.workspace };
+  return { loss: result.loss, ...rowResults(rows), engine, precision, workspace: result.workspace };
 }
 
 function weightedSum(factors: Float32Array, values: Float32Array): number {

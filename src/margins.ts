@@ -15,7 +15,7 @@ import {
 } from './batch_margins.js';
 import type { NativeMargin, NativeParameter } from './native.js';
 import type { OverflowPolicy } from './options.js';
-import { checkSchedule, isSchedule, type Schedule, valueAt } from './schedule.js';
+import { checkSchedule, isSchedule, type Schedule } from './schedule.js';
 import {
   checkFloat32Array,
   checkFloats,
@@ -270,16 +270,6 @@ export function storedMargin(margin: Margin): StoredMargin | undefined {
     return typeof parameter === 'number' || isSchedule(parameter);
   });
   return plain ? margin : undefined;
-}
-
-/** The margin after `step` updates, without schedules. */
-export function marginAt(margin: Margin, step: number): Margin {
-  if (!Object.values(margin).some(isSchedule)) return margin;
-  const entries = Object.entries(margin).map(([name, value]) => [
-    name,
-    isSchedule(value) ? valueAt(value, step) : value,
-  ]);
-  return Object.fromEntries(entries);
 }
 
 /** Overflow policies that a margin knows besides `none`. */

@@ -72,12 +72,20 @@ export interface NativeProblem {
   readonly sampled: boolean;
   /** In [0, 1]: part of the target distribution that all classes share. */
   readonly labelSmoothing: number;
+  /** Of the probability of a row's own class, instead of -log p. */
+  readonly rowFunction?: NativeRowFunction;
   /** Also find each row's largest negative cosine and the accuracy. */
   readonly diagnostics: boolean;
   /** With diagnostics: also accuracyTop5. */
   readonly topFive: boolean;
   /** A shared int32: the work stops soon after it becomes non-zero. */
   readonly cancel?: Int32Array;
+}
+
+/** A function of p as the addon reads it; `values` as of engine/row_function.h. */
+export interface NativeRowFunction {
+  readonly kind: 'focal' | 'search' | 'piecewise';
+  readonly values: Float64Array;
 }
 
 /** Row results, written by the addon. */
@@ -90,6 +98,10 @@ export interface NativeRows {
   readonly targetCosine: Float32Array;
   /** [B], the largest cosine to another class, -2 where there is none; with diagnostics. */
   readonly hardestCosine?: Float32Array;
+  /** [B], logarithm of the sum over all other classes of exp(logit). */
+  readonly logNegatives?: Float64Array;
+  /** [B], dLoss/dF of the loss as it is reduced; 0 where the label is -1. */
+  readonly targetGradient?: Float64Array;
 }
 
 /** What becomes of the weights' gradient: written out, added to the head's sum, or used up by its optimiser. */

@@ -1,8 +1,11 @@
 /** Options that more than one call takes: their types, defaults and checks. */
 
+import { type AdaCosScale, adaCosScale, checkAdaCos, isAdaCos } from './adacos.js';
 import { checkPrecision } from './engines.js';
-import { arcface, checkMargin, type Margin, marginAt, overflowOf } from './margins.js';
-import { checkScheduled, isSchedule, type Schedule, valueAt } from './schedule.js';
+import type { LossMemory } from './loss_memory.js';
+import { arcface, checkMargin, type Margin, overflowOf } from './margins.js';
+import { checkRowFunction, type RowFunction } from './row_functions.js';
+import { atStep, checkScheduled, isSchedule, type Schedule, valueAt } from './schedule.js';
 import {
   checkBoolean,
   checkInteger,
@@ -41,8 +44,10 @@ export type Precision = 'float32' | 'bfloat16' | 'float16';
 export interface LossOptions {
   /** Default `arcface()`. */
   readonly margin?: Margin | undefined;
-  /** Factor s on every cosine, > 0; on a `MarginHead` also a schedule over its step count. Default 64. */
-  readonly scale?: number | Schedule | undefined;
+  /**
+   * Factor s on every cosine, > 0: a number, or `adacos()`; on a `MarginHead` also a schedule over its step count. Default 64.
+   */
+  readonly scale?: number | Schedule | AdaCosScale | undefined;
   /** Default `exact`: what papers and Paddle do; InsightFace's ArcFace is `straightThrough`. */
   readonly gradient?: GradientMode | undefined;
   /**
@@ -60,6 +65,12 @@ export interface LossOptions {
    * Costs O(C dim) a call. GPUs have none. Default 0.
    */
   readonly labelSmoothing?: number | undefined;
+  /**
+   * A function phi of the probability p that a row has of its own class, with its margin: `focal`, `searchSoftmax` or
+   * `amLfs`. `rowLoss` is phi(p) instead of -log p, and gradients are those of it; reductions and `rowWeights` as ever. Not
+   * with `labelSmoothing`, whose loss is no function of p. Default `none`.
+   */
+  readonly rowFunction?: RowFunction | 'none' | undefined;
 }
 
 /** How it is computed. */
@@ -113,6 +124,7 @@ export const lossNames = {
   gradient: true,
   onOverflow: true,
   labelSmoothing: true,
+  rowFunction: true,
 } as const satisfies Record<keyof LossOptions, true>;
 
 export const computeNames = {
@@ -130,6 +142,7 @@ const defaultLoss: Loss = {
   gradient: 'exact',
   onOverflow: 'none',
   labelSmoothing: 0,
+  rowFunction: 'none',
 };
 
 export function checkLoss(options: LossOptions, defaults: Loss = defaultLoss): Loss {
@@ -139,15 +152,25 @@ export function checkLoss(options: LossOptions, defaults: Loss = defaultLoss): L
     gradient = defaults.gradient,
     onOverflow = defaults.onOverflow,
     labelSmoothing = defaults.labelSmoothing,
+    rowFunction = defaults.rowFunction,
   } = options;
   checkMargin(margin);
-  checkScheduled(scale, 'scale', { least: 0, exclusive: true, magnitude: largestFactor });
+  if (isAdaCos(scale)) checkAdaCos(scale, 'scale');
+  else checkScheduled(scale, 'scale', { least: 0, exclusive: true, magnitude: largestFactor });
   checkOneOf(gradient, ['exact', 'straightThrough'], 'gradient');
   checkOneOf(onOverflow, ['none', 'fallback', 'easy'], 'onOverflow');
   if (onOverflow !== 'none' && !overflowOf(margin).includes(onOverflow))
     throw mustBe('ERR_OPTION', 'onOverflow', `'none' with margin ${margin.kind}`, show(onOverflow));
   checkNumber(labelSmoothing, 'labelSmoothing', { least: 0, magnitude: 1 });
-  return { margin, scale, gradient, onOverflow, labelSmoothing };
+  checkRowFunction(rowFunction, 'rowFunction');
+  if (rowFunction !== 'none' && labelSmoothing > 0)
+    throw mustBe(
+      'ERR_OPTION',
+      'rowFunction',
+      `'none' with labelSmoothing ${labelSmoothing}`,
+      rowFunction.kind,
+    );
+  return { margin, scale, gradient, onOverflow, labelSmoothing, rowFunction };
 }
 
 /** What GPUs do not compute: `wanted`, which is not the default, must be `instead` there. */
@@ -168,28 +191,51 @@ export function checkLossOn(loss: Loss, devices: readonly DeviceName[]): void {
   if (labelSmoothing > 0) refuseOnGpus('labelSmoothing', labelSmoothing, '0', devices);
 }
 
-/** The loss after `step` updates of a head. */
-export function lossAt(loss: Loss, step: number): PlainLoss {
-  return { ...loss, margin: marginAt(loss.margin, step), scale: valueAt(loss.scale, step) };
+/** What a loss depends on besides a batch. */
+export interface LossState {
+  /** Updates that the head has made. */
+  readonly step: number;
+  readonly memory: LossMemory;
+  readonly classes: number;
 }
 
-/** Whether a loss is another one at another step. */
-export function isScheduled({ margin, scale }: Loss): boolean {
-  return [...Object.values(margin), scale].some(isSchedule);
+/** The loss in one state of a head. */
+export function lossAt(loss: Loss, { step, memory, classes }: LossState): PlainLoss {
+  const { margin, scale, rowFunction } = loss;
+  return {
+    ...loss,
+    margin: atStep(margin, step),
+    scale: isAdaCos(scale) ? adaCosScale(scale, classes, memory) : valueAt(scale, step),
+    rowFunction: rowFunction === 'none' ? rowFunction : atStep(rowFunction, step),
+  };
 }
 
-/** The loss of a call that has no steps. */
-export function plainLoss(loss: Loss): PlainLoss {
-  const { margin, scale } = loss;
-  for (const [name, value] of Object.entries({ scale, ...margin }))
-    if (isSchedule(value))
-      throw mustBe(
-        'ERR_OPTION',
-        name === 'scale' ? name : `margin.${name}`,
-        'without a schedule, for which only a MarginHead has a step count',
-        `a ${value.kind} one`,
-      );
-  return lossAt(loss, 0);
+/** Whether a loss is another one in another state of its head. */
+export function isScheduled({ margin, scale, rowFunction }: Loss): boolean {
+  return [...Object.values(margin), ...Object.values(rowFunction), scale].some(isSchedule);
+}
+
+/** The loss of a call that has no steps and remembers nothing. */
+export function plainLoss(loss: Loss, classes: number): PlainLoss {
+  const { margin, scale, rowFunction } = loss;
+  const adaptive = isAdaCos(scale);
+  if (adaptive && !scale.fixed)
+    throw mustBe('ERR_OPTION', 'scale', 'fixed where no MarginHead remembers it', 'adacos that is not');
+  const named = [
+    { of: '', data: adaptive ? {} : { scale } },
+    { of: 'margin.', data: margin },
+    { of: 'rowFunction.', data: rowFunction },
+  ];
+  for (const { of, data } of named)
+    for (const [name, value] of Object.entries(data))
+      if (isSchedule(value))
+        throw mustBe(
+          'ERR_OPTION',
+          `${of}${name}`,
+          'without a schedule, for which only a MarginHead has a step count',
+          `a ${value.kind} one`,
+        );
+  return lossAt(loss, { step: 0, memory: {}, classes });
 }
 
 export function checkCompute(options: ComputeOptions, devices: readonly DeviceName[]): Compute {

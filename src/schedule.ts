@@ -142,6 +142,16 @@ export function valueAt(schedule: number | Schedule, step: number): number {
   }
 }
 
+/** Data after `step` updates: without schedules among its values. */
+export function atStep<T extends object>(data: T, step: number): T {
+  if (!Object.values(data).some(isSchedule)) return data;
+  const entries = Object.entries(data).map(([name, value]) => [
+    name,
+    isSchedule(value) ? valueAt(value, step) : value,
+  ]);
+  return Object.fromEntries(entries);
+}
+
 /** How much of a ramp is behind, in [0, 1]. */
 function partOf({ start, steps }: LinearSchedule | CosineSchedule, step: number): number {
   return Math.min(1, Math.max(0, (step - start) / steps));

@@ -1,14 +1,11 @@
 /** What a batch margin is told of the rows of a batch, what it answers, and the formulas that several of them share. */
 
+import type { LossMemory } from './loss_memory.js';
+import type { NativeWeightGradient } from './native.js';
 import type { OverflowPolicy } from './options.js';
 import type { Schedule } from './schedule.js';
+import type { Twin } from './twin.js';
 import { checkOptions } from './validate.js';
-
-/** Running statistics of features' norms. */
-export interface NormStatistics {
-  readonly mean: number;
-  readonly deviation: number;
-}
 
 /** All rows of a batch: in a group those of all processes, and on each of them the same. */
 export interface BatchRows {
@@ -24,9 +21,9 @@ export interface BatchRows {
   readonly seed: number;
   /** Updates the head has made, or 0. */
   readonly step: number;
-  /** What the head's batches so far have made of the norms' statistics, if anything. */
-  readonly norms: NormStatistics | undefined;
-  /** Whether the batch moves statistics: not that of an `evaluate`. */
+  /** What the head's batches so far have left. */
+  readonly memory: LossMemory;
+  /** Whether the batch changes that: not that of an `evaluate`. */
   readonly training: boolean;
 }
 
@@ -45,8 +42,34 @@ export interface Targets {
   readonly target: Float64Array;
   readonly dTarget: Float64Array;
   readonly dFeatureNorm?: Float64Array;
-  /** Statistics with this batch, if it has a part in them. */
-  readonly norms?: NormStatistics;
+  /** What this batch makes of parts of the memory. */
+  readonly memory?: LossMemory;
+}
+
+/** What a head lets a margin know before the first batch it is used for. */
+export interface HeadView {
+  readonly classes: number;
+  readonly seed: number;
+  /** Updates made. */
+  readonly stepCount: number;
+  /** [C], between each class and the one nearest to it. */
+  readonly angles: () => Twin<Float64Array>;
+}
+
+/** All rows of a training batch whose loss is known: in a group those of all processes, and on each of them the same. */
+export interface LearnedRows {
+  /** [B], -1 where a row is ignored. */
+  readonly labels: Int32Array;
+  /** [B] */
+  readonly targetCosine: Float32Array;
+  /** [B], logarithm of the sum over all other classes of exp(logit). */
+  readonly logNegatives: Float64Array;
+  /** [B], dLoss/dF of the loss as it is reduced. */
+  readonly targetGradient: Float64Array;
+  /** What multiplies every gradient. */
+  readonly dLoss: number;
+  /** What becomes of gradients. */
+  readonly update: NativeWeightGradient;
 }
 
 /** A margin at one step, its schedules evaluated. */
@@ -63,6 +86,19 @@ export interface BatchRule<M extends { readonly kind: string }> {
   /** Policies it knows besides `none`. */
   readonly overflow: readonly OverflowPolicy[];
   readonly resolve: (margin: AtStep<M>, rows: BatchRows) => Targets;
+  /** What a call without a head must give it; where there is nothing to remember, nothing. */
+  readonly withoutHead?: (margin: M, classes: number) => void;
+  /** What it must be on a head. */
+  readonly onHead?: (margin: M) => void;
+  /** Parts of a head's memory that `resolve` needs and that are missing. */
+  readonly prepare?: (margin: AtStep<M>, memory: LossMemory, head: HeadView) => Twin<LossMemory>;
+  /** Parts of the memory that a training batch changes once its loss is known. */
+  readonly learn?: (
+    margin: AtStep<M>,
+    rows: LearnedRows,
+    memory: LossMemory,
+    head: Pick<HeadView, 'classes'>,
+  ) => LossMemory;
 }
 
 /** Names and values; they need no batch. */

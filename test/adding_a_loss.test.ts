@@ -46,7 +46,7 @@ test("the page has a rule that is the formula of its test, with that formula's d
     onOverflow: 'none',
     seed: 0,
     step: 0,
-    norms: undefined,
+    memory: {},
     training: true,
   };
   const { target, dTarget, dFeatureNorm } = rule.resolve(margin, rows);

@@ -3,7 +3,9 @@
 import { normalOf } from '../src/counter_random.js';
 import {
   adaface,
+  adaptiveFace,
   type BatchMargin,
+  dynArcFace,
   elasticArcFace,
   elasticCosFace,
   type GradientMode,
@@ -111,9 +113,19 @@ const searched: (a: number) => Formula =
   (c, _, __, { scale }) =>
     c - log(1 - a) / scale;
 
+/** A number for each class, in [0, 0.9]. */
+const perClass = Float32Array.from({ length: size.classes }, (_, c) => ((c * 7) % 10) / 10);
+
+const dynamic: Formula = (_, __, row, { labels }) => {
+  const phi = perClass[labels[row]!]!;
+  return max(phi - 0.5, 0) * 0.3 + 0.4 + (0.03 * 0.4) / (1 + (20 * abs(phi - 0.5)) ** 1.1);
+};
+
 export interface Case {
   readonly name: string;
   readonly margin: BatchMargin;
+  /** What a head takes, where it has its own of what calls without a head are given. */
+  readonly head?: BatchMargin;
   readonly formula: Formula;
   readonly onOverflow?: OverflowPolicy;
 }
@@ -125,6 +137,19 @@ export const cases: readonly Case[] = [
     margin: adaface({ m: 0.9, h: 2, rate: 1 }),
     formula: adafaceFormula(0.9, 2, 1),
   },
+  {
+    name: 'adaptiveFace',
+    margin: adaptiveFace({ m: { perClass } }),
+    head: adaptiveFace({ lambda: 500 }),
+    formula: (c, _, row, { labels }) => c - perClass[labels[row]!]!,
+  },
+  ...(['none', 'fallback'] as const).map((onOverflow) => ({
+    name: `dynArcFace, ${onOverflow}`,
+    margin: dynArcFace({ k1: 0.5, k2: 0.3, k3: 0.4, angles: { perClass } }),
+    head: dynArcFace({ k1: 0.5, k2: 0.3, k3: 0.4, every: 2 }),
+    formula: ((c, norm, row, batch) => arc(onOverflow)(c, dynamic(c, norm, row, batch))) as Formula,
+    onOverflow,
+  })),
   { name: 'magface', margin: magface(), formula: magfaceFormula('none') },
   ...(['fallback', 'easy'] as const).map((onOverflow) => ({
     name: `magface, ${onOverflow}`,

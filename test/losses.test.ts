@@ -32,7 +32,7 @@ import { makeProblem } from './problems.js';
 import { processGroup } from './process_group.js';
 import { reference } from './reference.js';
 
-describe.each(cases)('$name', ({ margin, formula, onOverflow = 'none' }) => {
+describe.each(cases)('$name', ({ margin, head: ofHead, formula, onOverflow = 'none' }) => {
   test.each([
     ['spread rows', spread, 64],
     ['rows near their class', clustered, 64],
@@ -45,7 +45,7 @@ describe.each(cases)('$name', ({ margin, formula, onOverflow = 'none' }) => {
   });
 
   test('the gradient of features is the difference quotient of the loss', () => {
-    const small = withNorms(makeProblem({ rows: 4, dim: 3, classes: 5 }, 'spread', 'random', 5));
+    const small = withNorms(makeProblem({ rows: 4, dim: 3, classes: size.classes }, 'spread', 'random', 5));
     const { dFeatures } = valueAndGradSync(small, { margin, onOverflow, scale: 4 });
     const far = dFeatures.reduce((most, value) => Math.max(most, Math.abs(value)), 0);
     // Where every row's own margin is, so that none changes its place meanwhile.
@@ -97,7 +97,7 @@ describe.each(cases)('$name', ({ margin, formula, onOverflow = 'none' }) => {
     }
   });
 
-  test('is plain data', () => {
+  test.skipIf(ofHead !== undefined)('is plain data', () => {
     expect(JSON.parse(JSON.stringify(margin))).toEqual(margin);
     const copy: Margin = JSON.parse(JSON.stringify(margin));
     expect(valueAndGradSync(spread, { margin: copy, onOverflow })).toEqual(
@@ -119,7 +119,8 @@ describe.each(cases)('$name', ({ margin, formula, onOverflow = 'none' }) => {
 
   test.each([1, 2, 4])('steps of a head over %i processes are those of one', async (ranks) => {
     const init = spread.weights;
-    const options = { dim: size.dim, classes: size.classes, init, margin, onOverflow, seed: 7 };
+    const common = { dim: size.dim, classes: size.classes, init, onOverflow, seed: 7 };
+    const options = { ...common, margin: ofHead ?? margin };
     const optimizer = sgd({ learningRate: 0.1, momentum: 0.9 });
     const alone = await MarginHead.create({ ...options, optimizer, shards: 3 });
     const heads = await Promise.all(

@@ -4,7 +4,8 @@
  *
  *   z_ij = s c_ij,  z_iy = s F(theta_iy),  lse_i = log sum_j exp z_ij,  rowLoss_i = lse_i - z_iy
  *
- * and with label smoothing eps  rowLoss_i = lse_i - sum_j q_ij z_ij,  q_ij = eps / C, and 1 - eps more for the own class.
+ * and with label smoothing eps  rowLoss_i = lse_i - sum_j q_ij z_ij,  q_ij = eps / C, and 1 - eps more for the own class;
+ * with a row function  rowLoss_i = phi(p_iy).
  */
 
 /** A margin parameter: one value, one a row of the batch, or one a class. */
@@ -26,6 +27,12 @@ export type ReferenceMargin =
   | { readonly kind: 'softmax' }
   | { readonly kind: 'custom'; readonly callback: CustomTarget };
 
+/** phi(p): `-(1 - p)^gamma log p`, `-log(p / (a p + 1 - a))` or `-log(a p + b)`, the latter two with a and b by bins of p. */
+export type ReferenceRowFunction =
+  | { readonly kind: 'focal'; readonly gamma: number }
+  | { readonly kind: 'searchSoftmax'; readonly a: readonly number[]; readonly exponent: number }
+  | { readonly kind: 'amLfs'; readonly a: readonly number[]; readonly b: readonly number[] };
+
 export interface ReferenceProblem {
   /** [B, D] */
   readonly features: Float32Array | Float64Array;
@@ -44,6 +51,8 @@ export interface ReferenceOptions {
   readonly reduction: 'mean' | 'sum' | 'none';
   /** Default 0. */
   readonly labelSmoothing?: number;
+  /** Default -log p. */
+  readonly rowFunction?: ReferenceRowFunction;
   /** [B], for mean and sum. */
   readonly rowWeights?: Float32Array;
   /** Multiplies the loss whose gradient is taken: a number, or with reduction 'none' one a row [B]. */
@@ -204,6 +213,33 @@ export function targetLogit(
   return { value, derivative: straightThrough ? 1 : derivative, normDerivative: 0 };
 }
 
+/** phi, and -p phi'(p): its derivative by l = -log p, in terms of which both keep their digits where p is near 0 or 1. */
+export function rowValue(
+  rowFunction: ReferenceRowFunction | undefined,
+  loss: number,
+  scale: number,
+): { value: number; slope: number } {
+  if (rowFunction === undefined || loss === 0) return { value: loss, slope: 1 };
+  const [l, p, q] = [loss, Math.exp(-loss), -Math.expm1(-loss)];
+  const ofBin = (values: readonly number[]) =>
+    values[values.findIndex((_, j) => p <= (j + 1) / values.length)]!;
+  switch (rowFunction.kind) {
+    case 'focal': {
+      const { gamma } = rowFunction;
+      return { value: q ** gamma * l, slope: q ** gamma + gamma * p * q ** (gamma - 1) * l };
+    }
+    case 'searchSoftmax': {
+      const a = ofBin(rowFunction.a) * Math.exp(rowFunction.exponent * scale);
+      return { value: l + Math.log1p(-a * q), slope: 1 - (a * p) / (1 - a * q) };
+    }
+    case 'amLfs': {
+      const [a, b] = [ofBin(rowFunction.a), ofBin(rowFunction.b)];
+      if (b === 0) return { value: l - Math.log(a), slope: 1 };
+      return { value: -Math.log(a * p + b), slope: (a * p) / (a * p + b) };
+    }
+  }
+}
+
 /** What each row's loss is multiplied with in the total. */
 function rowFactors(labels: Int32Array, options: ReferenceOptions): Float64Array {
   const { reduction, rowWeights, dLoss } = options;
@@ -279,6 +315,8 @@ export function reference(problem: ReferenceProblem, options: ReferenceOptions):
     logits.forEach((z) => {
       rowLoss[i] = rowLoss[i]! + each * (logits[label]! - z);
     });
+    const { value, slope } = rowValue(options.rowFunction, rowLoss[i]!, scale);
+    rowLoss[i] = value;
     const factor = factors[i]!;
     loss += factor * rowLoss[i]!;
     lossMagnitude += Math.abs(factor * rowLoss[i]!);
@@ -287,7 +325,7 @@ export function reference(problem: ReferenceProblem, options: ReferenceOptions):
     if (cosines.filter((other) => other > cosine).length < 5) correctInFive += 1;
     hardestCosine[i] = cosines.reduce((most, other, j) => (j === label ? most : Math.max(most, other)), -2);
 
-    const reach = upstream * factor * scale;
+    const reach = upstream * factor * scale * slope;
     const dUnitFeature = new Float64Array(dim);
     negatives.forEach((p, j) => {
       if (j === label) return;

@@ -7,7 +7,16 @@ import '@tensorflow/tfjs-backend-wasm';
 import * as tf from '@tensorflow/tfjs-core';
 import * as layers from '@tensorflow/tfjs-layers';
 import { afterAll, beforeAll, beforeEach, describe, expect, it } from 'vitest';
-import { arcface, type BuiltInMargin, cosface, MarginHead, sgd, softmax, x2softmax } from '../src/index.js';
+import {
+  arcface,
+  type BuiltInMargin,
+  cosface,
+  focal,
+  MarginHead,
+  sgd,
+  softmax,
+  x2softmax,
+} from '../src/index.js';
 import { headLoss, labelTargets, marginLoss } from '../src/tfjs.js';
 import { float32Limits, gradientError, lossError } from './metrics.js';
 import { makeProblem } from './problems.js';
@@ -36,12 +45,13 @@ function targetLogit(margin: BuiltInMargin, cosine: tf.Tensor): tf.Tensor {
   }
 }
 
-/** The loss of DESIGN's formulas as tfjs users write it, with all B x C logits. */
+/** The loss of DESIGN's formulas as tfjs users write it, with all B x C logits; `phi`: of each row's -log p. */
 function plainLoss(
   features: tf.Tensor,
   weights: tf.Tensor,
   labels: Int32Array,
   margin: BuiltInMargin,
+  phi = (rowLoss: tf.Tensor) => rowLoss,
 ): tf.Scalar {
   const unit = (rows: tf.Tensor) => tf.div(rows, tf.norm(rows, 'euclidean', 1, true));
   const cosines = tf.matMul(unit(features), unit(weights), false, true);
@@ -49,7 +59,7 @@ function plainLoss(
   const own = tf.cast(tf.oneHot(tf.tensor1d(labels, 'int32'), weights.shape[0]!), 'float32');
   const target = targetLogit(margin, tf.sum(tf.mul(cosines, own), 1, true));
   const logits = tf.mul(scale, tf.add(tf.mul(cosines, tf.sub(1, own)), tf.mul(target, own)));
-  return tf.mean(tf.sub(tf.logSumExp(logits, 1, true), tf.mul(scale, target)));
+  return tf.mean(phi(tf.sub(tf.logSumExp(logits, 1, true), tf.mul(scale, target))));
 }
 
 function rowNorms(matrix: Float32Array, dim: number): number[] {
@@ -94,6 +104,19 @@ describe.each(backends)('on backend %s', (backend) => {
         }
       },
     );
+
+    it('is the focal loss in plain tfjs operations, and so are its gradients', () => {
+      const inputs = [featuresTensor(), weightsTensor()];
+      const phi = (l: tf.Tensor) => tf.mul(tf.square(tf.sub(1, tf.exp(tf.neg(l)))), l);
+      const expected = tf.valueAndGrads((x, w) => plainLoss(x!, w!, labels, softmax(), phi))(inputs);
+      const options = { margin: softmax(), scale, rowFunction: focal({ gamma: 2 }) };
+      const got = tf.valueAndGrads((x, w) => marginLoss(x!, labelsTensor(), w!, options))(inputs);
+      expect(lossError(got.value.dataSync(), expected.value.dataSync())).toBeLessThanOrEqual(limits.loss);
+      for (const [i, matrix] of [problem.features, problem.weights].entries()) {
+        const [own, wanted] = [got.grads[i]!.dataSync(), expected.grads[i]!.dataSync()];
+        expect(gradientError(own, wanted, rowNorms(matrix, dim))).toBeLessThanOrEqual(limits.gradient);
+      }
+    });
 
     it('is the same number outside a gradient function', () => {
       const loss = () => marginLoss(featuresTensor(), labelsTensor(), weightsTensor());
