@@ -8,6 +8,7 @@ import { dynArcFace, MarginHead, sgd, valueAndGradSync } from '../src/index.js';
 import { expectFailure } from './failures.js';
 import { gpusOfThisProcess } from './gpus.js';
 import { clustered, size, spread } from './loss_cases.js';
+import { makeProblem } from './problems.js';
 import { processGroup } from './process_group.js';
 
 const { dim, classes } = size;
@@ -18,7 +19,7 @@ const options = { dim, classes, init: spread.weights, margin, optimizer };
 const [gpu] = gpusOfThisProcess();
 
 /** Between each class and the nearest other, from all cosines. */
-function anglesOf(weights: Float32Array): Float32Array {
+function anglesOf(weights: Float32Array, dim = size.dim): Float32Array {
   const centres = Array.from({ length: weights.length / dim }, (_, c) => {
     const row = Float64Array.from(weights.subarray(c * dim, (c + 1) * dim));
     return row.map((value) => value / Math.hypot(...row));
@@ -77,6 +78,35 @@ describe('dynArcFace', () => {
       }
       // Angles that are one update old are not those of the weights.
       expect(Math.max(...losses)).toBeGreaterThan(0.02);
+      for (const head of heads) head.dispose();
+    },
+  );
+
+  test.each([1, 2])(
+    'looks up more classes than fit in its memory at once, on %i processes',
+    async (ranks) => {
+      const many = makeProblem({ rows: 3000, dim: 3, classes: 2101 }, 'spread', 'random', 7);
+      const { features, labels, weights } = many;
+      const perClass = anglesOf(weights, 3);
+      const given = dynArcFace({ ...parameters, k1: 0, angles: { perClass } });
+      const wanted = valueAndGradSync(many, { margin: given, gradients: 'features' });
+      const heads = await Promise.all(
+        processGroup(ranks).map((group) =>
+          MarginHead.create({
+            dim: 3,
+            classes: 2101,
+            init: weights,
+            margin: dynArcFace({ ...parameters, k1: 0 }),
+            group,
+          }),
+        ),
+      );
+      const outs = await Promise.all(
+        heads.map((head, rank) => head.evaluate(rank === 0 ? { features, labels } : none)),
+      );
+      const { rowLoss } = outs[0]!;
+      const apart = rowLoss.reduce((most, loss, i) => Math.max(most, Math.abs(loss - wanted.rowLoss[i]!)), 0);
+      expect(apart).toBeLessThan(2e-2);
       for (const head of heads) head.dispose();
     },
   );
