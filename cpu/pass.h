@@ -17,6 +17,7 @@
 #include "cpu/shard.h"
 #include "engine/owners.h"
 #include "engine/sampling.h"
+#include "engine/triplets.h"
 
 namespace marginfc {
 
@@ -44,6 +45,9 @@ class CpuPass final : public ShardPass {
   Status store_features(const float* total, float* to) override;
   // ClassShard::nearest; after prepare().
   Status nearest(int64_t k, int32_t* classes, float* cosines);
+  // Engine::triplets, where the classes are the batch's rows themselves and `labels` theirs; after prepare().
+  Status triplets(const TripletRule& rule, const int32_t* labels, const std::vector<double>& weight, bool mean,
+                  Triplets* result);
 
  private:
   // What a sweep does with each block's E.

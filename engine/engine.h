@@ -28,6 +28,7 @@
 #include <vector>
 
 #include "engine/status.h"
+#include "engine/triplets.h"
 
 namespace marginfc {
 
@@ -262,6 +263,13 @@ class Engine {
                         std::unique_ptr<ClassShard>* shard) = 0;
   // Weights and optimiser state in the engine's own memory, zero at first.
   virtual Status own(ClassRange range, int32_t dim, const Optimizer& optimizer, std::unique_ptr<ClassShard>* shard) = 0;
+
+  // The triplet loss of the batch's rows and its gradient; `weight` [rows], `mean`: see engine/triplets.h. For engines that have
+  // none it fails.
+  virtual Status triplets(const Batch&, const TripletRule&, const std::vector<double>& /*weight*/, bool /*mean*/,
+                          Triplets*) {
+    return Status::failure(Code::unavailable, "this engine has no triplet loss");
+  }
 };
 
 // One line of listEngines().

@@ -19,7 +19,6 @@ import { noteUse } from './memory.js';
 import {
   addon,
   type NativeEvaluation,
-  type NativeForwardResult,
   type NativeGradients,
   type NativeHead,
   type NativeMargin,
@@ -30,6 +29,8 @@ import {
 import { type Compute, checkLossOn, type PlainLoss, type Reduction, refuseOnGpus } from './options.js';
 import { nativeRowFunction } from './row_functions.js';
 import { type CheckedRows, checkRowsOf, type Rows } from './rows.js';
+import { type BatchResult, nativeTerms, type TermPlan, withTerms } from './term_state.js';
+import { refuseCenters, termOf } from './terms.js';
 import { settled, type Twin } from './twin.js';
 import { checkFloats, checkInt32Array, checkLabels, checkValues, mustBe, show } from './validate.js';
 
@@ -61,6 +62,7 @@ export interface Plan {
   readonly memory: MemoryTrack;
   /** What it teaches once its loss is known. */
   readonly learners: readonly Learner[];
+  readonly terms: TermPlan;
   readonly rows: number;
   readonly classes: number;
   /** Whether each row's largest negative cosine is wanted. */
@@ -76,7 +78,7 @@ export interface Diagnostics {
 /** What forward leaves: results, and the evaluation to go backward with or to dispose of. */
 export interface Forwarded {
   readonly rows: NativeRows;
-  readonly result: NativeForwardResult;
+  readonly result: BatchResult;
   readonly evaluation: NativeEvaluation;
   readonly cancel: Int32Array;
 }
@@ -100,6 +102,8 @@ export interface PlanInput {
   readonly memory?: MemoryTrack;
   /** Of the scale, where that is learned. */
   readonly scaleLearner?: Learner | undefined;
+  /** Of a head; without one the terms' own data are all there is. */
+  readonly remembered?: TermPlan['remembered'];
 }
 
 /** Checks what depends on the batch: lengths, labels, and arrays with one entry per row or class. */
@@ -131,6 +135,7 @@ export function planEvaluation(input: PlanInput): Plan {
           (learner) => learner !== undefined,
         )
       : [],
+    terms: planTerms(input),
     rows,
     classes,
     hardest: diagnostics?.hardest === true,
@@ -163,6 +168,33 @@ export function planEvaluation(input: PlanInput): Plan {
   };
 }
 
+function planTerms({ loss: { terms }, dim, classes, reduction, remembered }: PlanInput): TermPlan {
+  if (terms.length > 0 && reduction === 'none')
+    throw mustBe(
+      'ERR_OPTION',
+      'terms',
+      `left out with reduction 'none', which has no loss to add them to`,
+      'some',
+    );
+  if (remembered) {
+    refuseCenters(terms);
+    return { terms, remembered };
+  }
+  const at = terms.findIndex(({ kind }) => kind === 'center');
+  const given = termOf(terms, 'center')?.centers;
+  const centers =
+    at < 0 ? undefined : checkFloats(given, `terms[${at}].centers`, classes * dim, 'classes * dim');
+  return {
+    terms,
+    remembered: () => ({ radius: undefined, centers: () => centers as Float32Array, start: 0 }),
+  };
+}
+
+/** A plan's problem when its turn has come. */
+function problemNow({ problem, terms, rows }: Plan): NativeProblem {
+  return { ...problem, ...nativeTerms(terms, { start: 0, end: rows }) };
+}
+
 function checkRowWeights(rowWeights: Float32Array, rows: number, reduction: Reduction): Float32Array {
   if (reduction === 'none')
     throw mustBe(
@@ -180,11 +212,11 @@ export function* forwardPass(mode: NativeMode, plan: Plan, signal: AbortSignal |
   const watch = watchAbort(signal);
   let evaluation: NativeEvaluation | undefined;
   try {
-    evaluation = new (addon().Evaluation)({ ...plan.problem, cancel: watch.cancel });
+    evaluation = new (addon().Evaluation)({ ...problemNow(plan), cancel: watch.cancel });
     const margin = yield* resolveMargin(mode, plan, evaluation);
     const rows = newRows(plan);
     const result = yield* settled(evaluation.forward(mode, margin, rows));
-    return { rows, result, evaluation, cancel: watch.cancel };
+    return { rows, result: withTerms(plan.terms, result), evaluation, cancel: watch.cancel };
   } catch (error) {
     evaluation?.dispose();
     throw publicError(error, signal);
@@ -222,20 +254,20 @@ export function* gradientPass(
   gradients: () => NativeGradients,
 ): Twin<{
   rows: NativeRows;
-  result: NativeForwardResult;
+  result: BatchResult;
   gradients: NativeGradients;
   skipped: SkippedMass;
 }> {
   const watch = watchAbort(signal);
   let evaluation: NativeEvaluation | undefined;
   try {
-    evaluation = new (addon().Evaluation)({ ...plan.problem, cancel: watch.cancel });
+    evaluation = new (addon().Evaluation)({ ...problemNow(plan), cancel: watch.cancel });
     const margin = yield* resolveMargin(mode, plan, evaluation);
     const rows = newRows(plan);
     const wanted = gradients();
     const result = yield* settled(evaluation.valueAndGrad(mode, margin, rows, wanted));
     const skipped = plan.problem.gradientTolerance > 0 ? { skippedMass: result.skippedMass } : {};
-    return { rows, result, gradients: wanted, skipped };
+    return { rows, result: withTerms(plan.terms, result), gradients: wanted, skipped };
   } catch (error) {
     throw publicError(error, signal);
   } finally {

@@ -36,6 +36,7 @@ import {
   type SamplingOptions,
   samplingNames,
 } from './sampling.js';
+import { refuseCenters } from './terms.js';
 import { settled, type Twin } from './twin.js';
 import { checkCount, checkFloats, checkNumber, checkOneOf, checkOptions, mustBe, show } from './validate.js';
 
@@ -183,6 +184,7 @@ export function checkHeadOptions(options: MarginHeadOptions): {
   if (isBatchMargin(loss.margin)) checkOnHead(loss.margin);
   lossAt(loss, { step: 0, memory: {}, classes });
   checkLossOn(loss, devices);
+  refuseCenters(loss.terms);
   checkSmoothing(loss, sampling);
   checkStorage(storage, devices);
   const { seed } = sampling;
