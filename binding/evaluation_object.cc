@@ -109,6 +109,12 @@ class PhasesJob final : public Job {
     gradients_.tolerance = state_->tolerance;
     if (const Napi::Value rate = object.Get("centerRate"); present(rate)) center_rate_ = number(object, "centerRate");
     read_sink(object.Get("weightGradient"));
+    if (const Napi::Value added = object.Get("addedWeights"); present(added)) {
+      const Span<float> values = float_array(added, "addedWeights");
+      require_size(env, values.size, own_elements(), "addedWeights");
+      gradients_.weights.added = values.data;
+      keep(added);
+    }
   }
   // Memory for phases 4 and 5, or these phases; after read_gradients().
   void read_reserve() { reserve_ = true; }
@@ -176,6 +182,11 @@ class PhasesJob final : public Job {
     return state_->evaluation->negatives(plan, target_cosine_);
   }
 
+  // Of all weights that this process has.
+  int64_t own_elements() const {
+    return (state_->head ? state_->head->range().size() : state_->classes) * state_->batch.dim;
+  }
+
   float* row_array(const Napi::Object& object, const char* name, int64_t count) {
     const Napi::Value value = object.Get(name);
     const Span<float> values = float_array(value, name);
@@ -201,7 +212,7 @@ class PhasesJob final : public Job {
     if (kind == "write") {
       const Napi::Value destination = object.Get("dWeights");
       const Floats values = result_array(destination, "dWeights");
-      require_size(env, values.size, state_->classes * state_->batch.dim, "dWeights");
+      require_size(env, values.size, own_elements(), "dWeights");
       require_followed(env, state_->shards, values.place, "dWeights");
       sink.kind = WeightSink::Kind::write;
       sink.gradient = values.data;
@@ -323,6 +334,7 @@ EvaluationObject::EvaluationObject(const Napi::CallbackInfo& info) : ObjectWrap(
   batch.operands = precision(problem.Get("precision"), "precision");
   batch.scale = number(problem, "scale");
   batch.check_finite = boolean(problem, "checkFinite");
+  batch.angles = present(problem.Get("angles")) && boolean(problem, "angles");
   if (const Napi::Value cancel = problem.Get("cancel"); present(cancel)) {
     const Span<int32_t> flag = int_array(cancel, "cancel");
     require_size(env, flag.size, 1, "cancel");

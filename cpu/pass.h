@@ -130,8 +130,8 @@ class CpuPass final : public ShardPass {
   // What is read or written for a class besides its weights.
   const float* destination(const WeightSink& sink, int64_t place) const;
   void weight_tiles(const Sweep& sweep, Scratch& scratch, const float* exponentials, int64_t stride);
-  // Of class c, `owner` is the first of its rows, or of a class behind it.
-  void target_terms(Scratch& scratch, int32_t c, size_t owner, float* terms) const;
+  // Of class c, `owner` is the first of its rows, or of a class behind it; `added` [dim] is nullable.
+  void target_terms(Scratch& scratch, int32_t c, size_t owner, const float* added, float* terms) const;
   // Adds the block's unit rows to the chunk's sum of them.
   void add_unit_rows(const ClassBlock& block, int64_t chunk);
   // Every class's part of the gradient that RowCoefficients::uniform stands for.

@@ -181,6 +181,12 @@ Status Evaluation::epilogue(const Margin& margin, const RowResults& rows, Forwar
       continue;
     }
 
+    if (batch_.angles) {
+      // The loss is the sum of angles itself, and has no part in the own class.
+      row_scale_[i] = 1;
+      rows.loss[i] = static_cast<float>(std::exp(log_negatives));
+      continue;
+    }
     const Target& target = targets_[i];
     TargetLogit logit;
     if (margin.kind == MarginKind::custom) {
@@ -270,7 +276,10 @@ void Evaluation::coefficients(size_t r, const std::vector<double>& weight, Coeff
   for (int64_t i = 0; i < batch_.rows; i++) {
     // An exact 0 where there is nothing to multiply: exp(offset - lse) may be infinite there.
     const bool counts = weight[i] != 0 && sums_[r][i] != 0;
-    rows->kappa[i] = !counts ? 0.0 : weight[i] * std::exp(offsets_[r][i] - log_sum_exp_[i]);
+    if (batch_.angles)
+      rows->kappa[i] = -weight[i] / batch_.scale;
+    else
+      rows->kappa[i] = !counts ? 0.0 : weight[i] * std::exp(offsets_[r][i] - log_sum_exp_[i]);
     rows->gamma[i] = -weight[i] * shortfall_[i] * derivative_[i];
     if (!rows->radial.empty()) rows->radial[i] = 0;
     if (!norm_derivative_.empty()) rows->radial[i] = -weight[i] * shortfall_[i] * norm_derivative_[i];
@@ -285,13 +294,14 @@ void Evaluation::coefficients(size_t r, const std::vector<double>& weight, Coeff
   }
 }
 
-Status Evaluation::measure(double skipped_mass_per_class, double* square) {
+Status Evaluation::measure(const WeightSink& like, double* square) {
   std::vector<double> squares(shards_.size());
   std::vector<Coefficients> rows(shards_.size(), no_coefficients());
   MARGINFC_TRY(run_each(workers_, [&](size_t r) {
     WeightSink sink;
     sink.kind = WeightSink::Kind::measure;
-    sink.skipped_mass_per_class = skipped_mass_per_class;
+    sink.skipped_mass_per_class = like.skipped_mass_per_class;
+    if (like.added) sink.added = like.added + elements_before(r);
     sink.square = &squares[r];
     MARGINFC_TRY(passes_[r]->reserve({}, sink));
     coefficients(r, weight_, &rows[r]);
@@ -311,7 +321,7 @@ Status Evaluation::reserve(const Gradients& gradients) try {
   sink.skipped_mass_per_class = gradients.tolerance * total_weight / static_cast<double>(options_.classes);
   if (sink.kind == WeightSink::Kind::update && std::isfinite(gradients.longest)) {
     double square = 0;
-    MARGINFC_TRY(measure(sink.skipped_mass_per_class, &square));
+    MARGINFC_TRY(measure(sink, &square));
     sink.clip.scale = Clip{1, gradients.longest}.factor(square);
   }
   parts_.clear();
@@ -321,7 +331,8 @@ Status Evaluation::reserve(const Gradients& gradients) try {
     part.rows = no_coefficients();
     part.sink = sink;
     part.sink.skipped_mass = &part.skipped_mass;
-    if (part.sink.kind == WeightSink::Kind::write) part.sink.gradient += shards_[r]->range().start * dim;
+    if (sink.gradient) part.sink.gradient += elements_before(r);
+    if (sink.added) part.sink.added += elements_before(r);
   }
   // The first shard writes dX to the result and the others' parts are added to it: at once where shards run one after the
   // other and one part is enough, else at the end. Several parts for a GPU's memory are added up here first.

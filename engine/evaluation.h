@@ -76,7 +76,7 @@ struct Gradients {
   double loss_gradient = 1;                  // mean and sum
   const float* row_loss_gradient = nullptr;  // [rows]; reduction none
   FeatureSink features;
-  WeightSink weights;  // weights.gradient is [classes, dim] of all shards
+  WeightSink weights;  // weights.gradient and weights.added are [classes, dim] of all shards
   // Classes without rows of their own may be left out of the weights' gradient while the sum over them and all rows of
   // |dLoss/dcos| is at most this part of the sum over rows of |dLoss/dz|; docs/numerics.md has the bound that follows.
   double tolerance = 0;
@@ -163,8 +163,12 @@ class Evaluation {
   bool sums_features_apart(const FeatureSink& features) const;
   // Where shard r > 0 leaves its part of dX.
   FeatureSink part_of(size_t r, const FeatureSink& features);
+  // Where rows of shard r begin in an array of all this process's classes.
+  int64_t elements_before(size_t r) const {
+    return (shards_[r]->range().start - shards_[0]->range().start) * batch_.dim;
+  }
   // Sum of squares of the weights' gradient.
-  Status measure(double skipped_mass_per_class, double* square);
+  Status measure(const WeightSink& like, double* square);
 
   const std::vector<ClassShard*> shards_;
   std::vector<Worker*> workers_;  // [shards]

@@ -13,6 +13,7 @@ import {
 } from './batch_margins.js';
 import { customTargets } from './custom_margin.js';
 import { publicError } from './errors.js';
+import { interPass } from './inter_pass.js';
 import { type MemoryTrack, noMemory } from './loss_memory.js';
 import { type CustomMargin, nativeMargin } from './margins.js';
 import { noteUse } from './memory.js';
@@ -77,6 +78,7 @@ export interface Diagnostics {
 
 /** What forward leaves: results, and the evaluation to go backward with or to dispose of. */
 export interface Forwarded {
+  readonly plan: Plan;
   readonly rows: NativeRows;
   readonly result: BatchResult;
   readonly evaluation: NativeEvaluation;
@@ -186,8 +188,21 @@ function planTerms({ loss: { terms }, dim, classes, reduction, remembered }: Pla
     at < 0 ? undefined : checkFloats(given, `terms[${at}].centers`, classes * dim, 'classes * dim');
   return {
     terms,
-    remembered: () => ({ radius: undefined, centers: () => centers as Float32Array, start: 0 }),
+    remembered: () => ({
+      radius: undefined,
+      range: { start: 0, end: classes },
+      classes,
+      centers: () => centers as Float32Array,
+    }),
   };
+}
+
+/** What multiplies the gradient of an inter-loss, of the weights alone. */
+export function interFactor({
+  dLoss,
+  weightGradient,
+}: Pick<NativeGradients, 'dLoss' | 'weightGradient'>): number | undefined {
+  return weightGradient.kind === 'none' ? undefined : (dLoss as number);
 }
 
 /** A plan's problem when its turn has come. */
@@ -216,7 +231,8 @@ export function* forwardPass(mode: NativeMode, plan: Plan, signal: AbortSignal |
     const margin = yield* resolveMargin(mode, plan, evaluation);
     const rows = newRows(plan);
     const result = yield* settled(evaluation.forward(mode, margin, rows));
-    return { rows, result: withTerms(plan.terms, result), evaluation, cancel: watch.cancel };
+    const { inter } = yield* interPass(mode, plan, watch.cancel, undefined);
+    return { plan, rows, result: withTerms(plan.terms, result, inter), evaluation, cancel: watch.cancel };
   } catch (error) {
     evaluation?.dispose();
     throw publicError(error, signal);
@@ -229,14 +245,15 @@ export function* forwardPass(mode: NativeMode, plan: Plan, signal: AbortSignal |
 /** Phases 4 and 5 of an evaluation that went forward. `gradients` is asked for its arrays when work begins. */
 export function* backwardPass(
   mode: NativeMode,
-  { evaluation, cancel }: Pick<Forwarded, 'evaluation' | 'cancel'>,
+  { plan, evaluation, cancel }: Pick<Forwarded, 'plan' | 'evaluation' | 'cancel'>,
   signal: AbortSignal | undefined,
   gradients: () => NativeGradients,
 ): Twin<NativeGradients> {
   const watch = watchAbort(signal, cancel);
   try {
     const wanted = gradients();
-    yield* settled(evaluation.backward(mode, wanted));
+    const { inter: _, ...added } = yield* interPass(mode, plan, cancel, interFactor(wanted));
+    yield* settled(evaluation.backward(mode, { ...wanted, ...added }));
     return wanted;
   } catch (error) {
     throw publicError(error, signal);
@@ -265,9 +282,10 @@ export function* gradientPass(
     const margin = yield* resolveMargin(mode, plan, evaluation);
     const rows = newRows(plan);
     const wanted = gradients();
-    const result = yield* settled(evaluation.valueAndGrad(mode, margin, rows, wanted));
+    const { inter, ...added } = yield* interPass(mode, plan, watch.cancel, interFactor(wanted));
+    const result = yield* settled(evaluation.valueAndGrad(mode, margin, rows, { ...wanted, ...added }));
     const skipped = plan.problem.gradientTolerance > 0 ? { skippedMass: result.skippedMass } : {};
-    return { rows, result: withTerms(plan.terms, result), gradients: wanted, skipped };
+    return { rows, result: withTerms(plan.terms, result, inter), gradients: wanted, skipped };
   } catch (error) {
     throw publicError(error, signal);
   } finally {

@@ -9,9 +9,10 @@ import { agree, attempt, attemptTwin } from './agreement.js';
 import { isBatchMargin } from './batch_margins.js';
 import { customTargets } from './custom_margin.js';
 import { MarginFcError, publicError } from './errors.js';
-import { newRows, type Plan, resolveBatch, type SkippedMass } from './evaluation.js';
+import { interFactor, newRows, type Plan, resolveBatch, type SkippedMass } from './evaluation.js';
 import { gatherPlan, type Share } from './group_batch.js';
 import type { HeadSettings } from './head_options.js';
+import { interPass } from './inter_pass.js';
 import type { CustomMargin } from './margins.js';
 import { noteUse } from './memory.js';
 import {
@@ -80,7 +81,10 @@ export function* groupPass(
       })),
     );
     evaluation = made.evaluation;
-    const { gradients, rows, statistics } = made;
+    const { rows, statistics } = made;
+    const factor = wanted && interFactor(wanted);
+    const { inter, ...added } = yield* interPass('async', whole, watch.cancel, factor, group);
+    const gradients = made.gradients && { ...made.gradients, ...added };
     const margin = yield* resolveMargin(share, whole, plan.problem.labels, evaluation);
     if (statistics.targetCosine) yield* shareTargets(share, evaluation, statistics.targetCosine);
     yield* agree(group, yield* attemptTwin(settled(evaluation.negatives('async', statistics, gradients))));
@@ -90,7 +94,7 @@ export function* groupPass(
     const classes = Float64Array.of(own.classes);
     if (plan.problem.sampled && sampling.sampleRate < 1) yield* settled(group.allReduce(classes, 'sum'));
     const terms = yield* addUpTerms(share, whole.terms, own.terms);
-    const result = withTerms(whole.terms, { ...own, terms, classes: classes[0] as number });
+    const result = withTerms(whole.terms, { ...own, terms, classes: classes[0] as number }, inter);
     const { labels } = whole.problem;
     const passed = { rows: ownRows(rows, share), whole: { labels, rows }, result, skipped: {} };
     if (!gradients || !made.dFeatures) return passed;

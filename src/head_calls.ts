@@ -31,7 +31,7 @@ import { addon, type NativeMode } from './native.js';
 import { findNearest, type Nearest } from './nearest.js';
 import { checkLoss, isScheduled, type LossOptions, lossAt, lossNames } from './options.js';
 import type { Rows } from './rows.js';
-import { checkSmoothing } from './sampling.js';
+import { checkWholeLoss } from './sampling.js';
 import { centerRate, type TermPlan } from './term_state.js';
 import { settled, type Twin } from './twin.js';
 import {
@@ -156,7 +156,7 @@ export function planEvaluationOn(
   const signal = checkSignal(options.signal);
   const loss = checkLoss(options, settings.loss);
   if (isBatchMargin(loss.margin)) checkOnHead(loss.margin);
-  if (sampled) checkSmoothing(loss, settings.sampling);
+  if (sampled) checkWholeLoss(loss, settings.sampling);
   const { accuracyTop5: topFive = false, histograms = false } = options;
   checkBoolean(topFive, 'accuracyTop5');
   const bins = checkBins(histograms);
@@ -211,12 +211,12 @@ export function planEvaluationOn(
 
 /** What terms remember when a call's turn has come. */
 function remembered(state: HeadState): ReturnType<TermPlan['remembered']> {
-  const { range, dim } = state.settings;
+  const { range, classes, dim } = state.settings;
   const centers = () => {
     state.centers ??= new Float32Array((range.end - range.start) * dim);
     return state.centers;
   };
-  return { radius: state.memory.radius, centers, start: range.start };
+  return { radius: state.memory.radius, range, classes, centers };
 }
 
 export function stepCall<O extends FeatureGradientOutput>(

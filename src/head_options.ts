@@ -32,7 +32,7 @@ import {
   checkDraw,
   checkSampling,
   checkSeed,
-  checkSmoothing,
+  checkWholeLoss,
   type SamplingOptions,
   samplingNames,
 } from './sampling.js';
@@ -185,7 +185,7 @@ export function checkHeadOptions(options: MarginHeadOptions): {
   lossAt(loss, { step: 0, memory: {}, classes });
   checkLossOn(loss, devices);
   refuseCenters(loss.terms);
-  checkSmoothing(loss, sampling);
+  checkWholeLoss(loss, sampling);
   checkStorage(storage, devices);
   const { seed } = sampling;
   const native = { ...nativeOptimizer(optimizer), storage, seed };

@@ -56,6 +56,7 @@ export type {
   WeightStorage,
 } from './head_options.js';
 export type { FeatureGradientOutput, HeadResult, SampledClasses, StepResult } from './head_state.js';
+export { type InterLoss, interLoss } from './inter_loss.js';
 export { type IntraLoss, intraLoss } from './intra_loss.js';
 export { l2SoftmaxScale } from './l2softmax.js';
 export {

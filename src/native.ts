@@ -56,6 +56,8 @@ export interface NativeProblem {
   /** Of the multiply operands. */
   readonly precision: NativePrecision;
   readonly scale: number;
+  /** Row losses are sums of the angles to all other classes; with scale ln 2, reduction 'none' and float32 on the cpu engine. */
+  readonly angles?: boolean;
   readonly straightThrough: boolean;
   readonly onOverflow: 'none' | 'fallback' | 'easy';
   readonly reduction: 'mean' | 'sum' | 'none';
@@ -138,6 +140,7 @@ export interface NativeRows {
 /** What becomes of the weights' gradient: written out, added to the head's sum, or used up by its optimiser. */
 export type NativeWeightGradient =
   | { readonly kind: 'none' }
+  /** [own classes, D] */
   | { readonly kind: 'write'; readonly dWeights: Float32Array | NativeDeviceArray }
   | { readonly kind: 'accumulate' }
   | { readonly kind: 'update'; readonly learningRate: number; readonly clip?: NativeClip };
@@ -171,6 +174,8 @@ export interface NativeGradients {
   readonly weightGradient: NativeWeightGradient;
   /** Where weights change, how far centres follow; default: not at all. */
   readonly centerRate?: number;
+  /** [own classes, D], added to the weights' gradient. Only on the cpu engine. */
+  readonly addedWeights?: Float32Array;
 }
 
 export interface NativeBackwardResult {

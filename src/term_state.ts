@@ -1,5 +1,6 @@
 /** What companion terms remember from batch to batch, and how they go to native code and come back. */
 
+import type { ClassRange } from './class_ranges.js';
 import type { NativeForwardResult, NativeTerms } from './native.js';
 import { type PlainTerm, type TermValues, termOf } from './terms.js';
 
@@ -9,9 +10,11 @@ export interface TermPlan {
   /** What they remember when the batch's turn has come. */
   readonly remembered: () => {
     readonly radius: number | undefined;
-    /** Of a process's classes, from `start` on; asked for only where there is a centre loss. */
+    /** The process's classes, out of `classes`. */
+    readonly range: ClassRange;
+    readonly classes: number;
+    /** Of `range`; asked for only where there is a centre loss. */
     readonly centers: () => Float32Array;
-    readonly start: number;
   };
 }
 
@@ -41,12 +44,12 @@ export function nativeTerms(
     termOf(terms, 'center'),
     termOf(terms, 'triplet'),
   ];
-  const { radius, centers, start } = remembered();
+  const { radius, centers, range } = remembered();
   return {
     terms: {
       ...(intra && { intra: { weight: intra.weight } }),
       ...(ring && { ring: { weight: ring.weight, radius: radius ?? ring.radius ?? Number.NaN } }),
-      ...(center && { center: { weight: center.weight, centers: centers(), start } }),
+      ...(center && { center: { weight: center.weight, centers: centers(), start: range.start } }),
       ...(triplet && {
         triplet: {
           weight: triplet.weight,
@@ -78,9 +81,14 @@ export function nextRadius(
   return { radius: Math.max(0, ring.radius - rate * rates.dLoss * ring.dRadius) };
 }
 
-/** Adds the terms to the loss. */
-export function withTerms({ terms: plan }: TermPlan, result: NativeForwardResult): BatchResult {
-  const { terms: values, ...rest } = result;
+/** Adds the terms to the loss; `inter` is what interPass() has found. */
+export function withTerms(
+  { terms: plan }: TermPlan,
+  result: NativeForwardResult,
+  inter: number,
+): BatchResult {
+  const { terms, ...rest } = result;
+  const values = { ...terms, inter };
   if (plan.length === 0) return rest;
   const ring = termOf(plan, 'ring');
   return {

@@ -6,6 +6,7 @@
  */
 
 import { type CenterLoss, centerRule } from './center_loss.js';
+import { type InterLoss, interRule } from './inter_loss.js';
 import { type IntraLoss, intraRule } from './intra_loss.js';
 import { type RingLoss, ringRule } from './ring_loss.js';
 import { valueAt } from './schedule.js';
@@ -15,13 +16,14 @@ import { type TripletLoss, tripletRule } from './triplet_loss.js';
 import { checkObject, checkOneOf, mustBe, show } from './validate.js';
 
 /** A part of the loss besides the margin softmax. */
-export type LossTerm = IntraLoss | RingLoss | CenterLoss | TripletLoss;
+export type LossTerm = IntraLoss | InterLoss | RingLoss | CenterLoss | TripletLoss;
 
 /** A term whose weight is a number. */
 export type PlainTerm = LossTerm & { readonly weight: number };
 
 const rules: { readonly [K in LossTerm['kind']]: TermRule<Extract<LossTerm, { kind: K }>> } = {
   intra: intraRule,
+  inter: interRule,
   ring: ringRule,
   center: centerRule,
   triplet: tripletRule,

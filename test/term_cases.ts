@@ -2,6 +2,7 @@
 
 import {
   centerLoss,
+  interLoss,
   intraLoss,
   type LossTerm,
   ringLoss,
@@ -94,6 +95,16 @@ export function formulasOf(centers: Float32Array): Record<string, Formula> {
     intra: {
       term: intraLoss({ weight: 3 }),
       value: (numbers) => rowSum(numbers, (i) => acos(cosine(numbers, i)) / PI),
+    },
+    inter: {
+      term: interLoss({ weight: 5 }),
+      value: (numbers) => {
+        const { weights, labels, dim } = numbers;
+        const units = Array.from({ length: weights.length / dim }, (_, j) => unit(row(weights, j, dim)));
+        const angles = (y: number) =>
+          units.reduce((sum, other, j) => sum + (j === y ? 0 : acos(dot(units[y]!, other))), 0);
+        return rowSum(numbers, (i) => -angles(labels[i]!) / (PI * (units.length - 1)));
+      },
     },
     'ring of a radius': {
       term: ringLoss({ weight: 0.7, radius: 4 }),

@@ -7,6 +7,7 @@ import {
   focal,
   forward,
   forwardSync,
+  interLoss,
   intraLoss,
   type LossTerm,
   linear,
@@ -85,7 +86,7 @@ describe.each(Object.keys(formulasOf(centers)))('%s', (name) => {
       const plain = await valueAndGrad(problem, options);
       for (const shards of [1, 3]) {
         const out = await valueAndGrad(problem, { ...options, terms: [term], shards });
-        expect(Math.abs(out.terms![kind]! / expected - 1)).toBeLessThan(1e-9);
+        expect(Math.abs(out.terms![kind]! / expected - 1)).toBeLessThan(kind === 'inter' ? 1e-6 : 1e-9);
         expect(Math.abs(out.loss / (plain.loss + weight * expected) - 1)).toBeLessThan(1e-5);
         expect(furthest(out.rowLoss, plain.rowLoss)).toBeLessThan(1e-4);
       }
@@ -105,7 +106,8 @@ describe.each(Object.keys(formulasOf(centers)))('%s', (name) => {
       const result = side === 'features' ? 'dFeatures' : 'dWeights';
       const added = Float64Array.from(out[result], (value, i) => value - plain[result][i]!);
       const size = Math.max(largest(expected), largest(plain[result]));
-      if (side === 'features') expect(largest(expected)).toBeGreaterThan(0.01);
+      if (side === (kind === 'inter' ? 'weights' : 'features'))
+        expect(largest(expected)).toBeGreaterThan(0.01);
       expect(furthest(added, expected)).toBeLessThan(3e-6 * size);
     }
   });
@@ -203,7 +205,12 @@ const batch = { features, labels };
 describe('the update of a head', () => {
   // Each weight that the tiles of classes and of rows end with.
   const many = makeProblem({ rows: 150, dim: 33, classes: 131 }, 'spread', 'ignored', 19);
-  const terms = [intraLoss(), ringLoss({ radius: 3 }), tripletLoss({ mining: 'hard' })];
+  const terms = [
+    intraLoss(),
+    interLoss({ weight: 50 }),
+    ringLoss({ radius: 3 }),
+    tripletLoss({ mining: 'hard' }),
+  ];
   const whole = valueAndGradSync(many, { terms });
   const options = { dim: 33, classes: 131, init: many.weights, terms, optimizer: sgd({ learningRate: 0.1 }) };
   const batch = { features: many.features, labels: many.labels };
@@ -236,6 +243,14 @@ describe('the update of a head', () => {
     await head.step(batch);
     expect(furthest(head.weights(), movedBy(1 / 3))).toBeLessThan(1e-5 * largest(whole.dWeights));
     head.dispose();
+  });
+
+  test('has all classes, or no inter-loss', async () => {
+    await expectFailure(
+      () => MarginHead.create({ ...options, sampleRate: 0.5 }),
+      'ERR_OPTION',
+      /terms must be without inter where a sampleRate leaves classes out/,
+    );
   });
 });
 
@@ -307,7 +322,7 @@ describe('a head', () => {
   });
 
   test('has the same loss and gradient as valueAndGrad, whatever its shards', async () => {
-    const terms = [intraLoss(), ringLoss({ radius: 3 }), tripletLoss({ mining: 'hard' })];
+    const terms = [intraLoss(), interLoss(), ringLoss({ radius: 3 }), tripletLoss({ mining: 'hard' })];
     const whole = valueAndGradSync(problem, { terms });
     for (const shards of [1, 2, 3]) {
       const head = await MarginHead.create({ ...base, shards, terms, optimizer: sgd({ learningRate: 0.1 }) });

@@ -6,6 +6,7 @@ import { join } from 'node:path';
 import { describe, expect, test } from 'vitest';
 import {
   centerLoss,
+  interLoss,
   intraLoss,
   MarginHead,
   ringLoss,
@@ -35,6 +36,7 @@ const few = batches.map(({ features, labels }) => ({
 }));
 const terms = [
   intraLoss(),
+  interLoss(),
   ringLoss({ weight: 0.1 }),
   centerLoss({ weight: 0.2 }),
   tripletLoss({ weight: 0.5, margin: 1 }),

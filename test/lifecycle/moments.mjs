@@ -7,6 +7,7 @@ import {
   centerLoss,
   customMargin,
   forward,
+  interLoss,
   MarginHead,
   sgd,
   tripletLoss,
@@ -82,7 +83,7 @@ export const moments = {
   async 'with a step with companion terms at work and another waiting'(end) {
     const batch = makeBatch(large);
     const head = await makeHead(batch);
-    const terms = [centerLoss(), tripletLoss()];
+    const terms = [centerLoss(), interLoss(), tripletLoss()];
     const calls = [head.step(batch, { terms }), head.step(batch, { terms })];
     await turn();
     end();
