@@ -3,6 +3,7 @@
 #include "binding/arguments.h"
 #include "binding/environment.h"
 #include "binding/head_object.h"
+#include "binding/terms.h"
 
 namespace marginfc::binding {
 namespace {
@@ -106,7 +107,14 @@ class PhasesJob final : public Job {
       keep(features);
     }
     gradients_.tolerance = state_->tolerance;
+    if (const Napi::Value rate = object.Get("centerRate"); present(rate)) center_rate_ = number(object, "centerRate");
     read_sink(object.Get("weightGradient"));
+    if (const Napi::Value added = object.Get("addedWeights"); present(added)) {
+      const Span<float> values = float_array(added, "addedWeights");
+      require_size(env, values.size, own_elements(), "addedWeights");
+      gradients_.weights.added = values.data;
+      keep(added);
+    }
   }
   // Memory for phases 4 and 5, or these phases; after read_gradients().
   void read_reserve() { reserve_ = true; }
@@ -122,6 +130,10 @@ class PhasesJob final : public Job {
       if (!state_->summed) return Status::failure(Code::internal, "the epilogue needs the negatives first");
       if (statistics_.cosine) state_->evaluation->write_statistics(statistics_);
       MARGINFC_TRY(state_->evaluation->epilogue(margin_, rows_, &result_));
+      if (state_->feature_terms) {
+        const bool mean = state_->options.reduction == Reduction::mean;
+        MARGINFC_TRY(state_->feature_terms->find(state_->evaluation->reduction_scale(), mean, &feature_terms_));
+      }
       state_->forwarded = true;
     }
     if (!reserve_ && !finish_) return {};
@@ -134,6 +146,10 @@ class PhasesJob final : public Job {
     if (!finish_) return {};
     if (!state_->reserved) return Status::failure(Code::internal, "gradients need their memory first");
     MARGINFC_TRY(state_->evaluation->finish(gradients_, &skipped_mass_));
+    if (state_->feature_terms && gradients_.features.gradient)
+      state_->feature_terms->add_gradient(gradients_.loss_gradient, gradients_.features.gradient);
+    if (state_->feature_terms && gradients_.weights.kind != WeightSink::Kind::none && center_rate_ != 0)
+      state_->feature_terms->move_centers(center_rate_);
     if (gradients_.weights.kind == WeightSink::Kind::update) state_->head->count_step();
     if (gradients_.weights.kind == WeightSink::Kind::accumulate) state_->head->mark_accumulated();
     return {};
@@ -149,6 +165,7 @@ class PhasesJob final : public Job {
     object.Set("classes", static_cast<double>(state_->evaluation->classes()));
     object.Set("accuracyTop5", result_.accuracy_top_five);
     object.Set("workspace", state_->workspace == Workspace::keep ? "keep" : "recompute");
+    object.Set("terms", term_values(env, result_.terms, feature_terms_));
     return object;
   }
   void cancel() override { state_->cancel->store(1); }
@@ -163,6 +180,11 @@ class PhasesJob final : public Job {
     state_->workspace_bytes = 0;
     state_->evaluation = std::make_unique<Evaluation>(state_->shards, state_->batch, state_->options);
     return state_->evaluation->negatives(plan, target_cosine_);
+  }
+
+  // Of all weights that this process has.
+  int64_t own_elements() const {
+    return (state_->head ? state_->head->range().size() : state_->classes) * state_->batch.dim;
   }
 
   float* row_array(const Napi::Object& object, const char* name, int64_t count) {
@@ -190,7 +212,7 @@ class PhasesJob final : public Job {
     if (kind == "write") {
       const Napi::Value destination = object.Get("dWeights");
       const Floats values = result_array(destination, "dWeights");
-      require_size(env, values.size, state_->classes * state_->batch.dim, "dWeights");
+      require_size(env, values.size, own_elements(), "dWeights");
       require_followed(env, state_->shards, values.place, "dWeights");
       sink.kind = WeightSink::Kind::write;
       sink.gradient = values.data;
@@ -210,6 +232,8 @@ class PhasesJob final : public Job {
   Margin margin_;
   RowResults rows_;
   ForwardResult result_;
+  FeatureTermValues feature_terms_;
+  double center_rate_ = 0;
   double skipped_mass_ = 0;
   Gradients gradients_;
   RowStatistics statistics_;
@@ -310,6 +334,7 @@ EvaluationObject::EvaluationObject(const Napi::CallbackInfo& info) : ObjectWrap(
   batch.operands = precision(problem.Get("precision"), "precision");
   batch.scale = number(problem, "scale");
   batch.check_finite = boolean(problem, "checkFinite");
+  batch.angles = present(problem.Get("angles")) && boolean(problem, "angles");
   if (const Napi::Value cancel = problem.Get("cancel"); present(cancel)) {
     const Span<int32_t> flag = int_array(cancel, "cancel");
     require_size(env, flag.size, 1, "cancel");
@@ -329,6 +354,8 @@ EvaluationObject::EvaluationObject(const Napi::CallbackInfo& info) : ObjectWrap(
   options.label_smoothing = number(problem, "labelSmoothing");
   if (const Napi::Value function = problem.Get("rowFunction"); present(function))
     options.row_function = read_row_function(function);
+  const Napi::Value terms = problem.Get("terms");
+  options.terms = read_row_terms(terms);
   if (const Napi::Value row_weights = problem.Get("rowWeights"); present(row_weights)) {
     const Span<float> values = float_array(row_weights, "rowWeights");
     require_size(env, values.size, batch.rows, "rowWeights");
@@ -358,6 +385,11 @@ EvaluationObject::EvaluationObject(const Napi::CallbackInfo& info) : ObjectWrap(
   }
   require_followed(env, shards, batch.place, "features");
   require_followed(env, shards, borrowed.place, "weights");
+  if (present(terms)) {
+    state->host = Environment::of(env).cpu(env);
+    state->feature_terms = read_feature_terms(terms, batch, state->host.get());
+    keep(terms);
+  }
   const std::string workspace = text(problem, "workspace");
   bool keeps = workspace != "recompute";
   size_t keep_bytes = 0;

@@ -8,6 +8,7 @@
 #include "binding/held_memory.h"
 #include "binding/job.h"
 #include "engine/evaluation.h"
+#include "engine/feature_terms.h"
 #include "engine/head.h"
 
 namespace marginfc::binding {
@@ -18,6 +19,7 @@ struct EvaluationState {
   explicit EvaluationState(Napi::Env env) : held(env) {}
 
   std::vector<std::shared_ptr<Engine>> engines;  // first, so that they go last; of borrowed weights
+  std::shared_ptr<Engine> host;                  // of the features' terms
   std::vector<int32_t> labels;                   // [rows], a checked copy: the caller's may be shared memory
   std::vector<float> features;                   // [rows, dim], only when the caller's are of 16 bits
   Batch batch;
@@ -27,6 +29,7 @@ struct EvaluationState {
   std::vector<std::unique_ptr<ClassShard>> borrowed;  // shards of the caller's weights
   std::vector<ClassShard*> shards;                    // of either
   std::unique_ptr<Evaluation> evaluation;
+  std::unique_ptr<FeatureTerms> feature_terms;  // null without any
   Workspace workspace = Workspace::recompute;
   bool automatic = false;  // workspace 'auto'
   double tolerance = 0;

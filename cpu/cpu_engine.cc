@@ -27,4 +27,23 @@ Status CpuEngine::own(ClassRange range, int32_t dim, const Optimizer& optimizer,
   return Status::no_weights();
 }
 
+Status CpuEngine::triplets(const Batch& batch, const TripletRule& rule, const std::vector<double>& weight, bool mean,
+                           Triplets* triplets) try {
+  CpuShard rows(*this, {0, batch.rows}, batch.dim, batch.features, Precision::float32);
+  const std::vector<int32_t> none(batch.rows, -1);
+  Batch anchors;
+  anchors.features = batch.features;
+  anchors.labels = none.data();
+  anchors.rows = batch.rows;
+  anchors.dim = batch.dim;
+  anchors.scale = 1;
+  anchors.check_finite = false;
+  anchors.cancel = batch.cancel;
+  CpuPass pass(rows, anchors);
+  MARGINFC_TRY(pass.prepare());
+  return pass.triplets(rule, batch.labels, weight, mean, triplets);
+} catch (const std::bad_alloc&) {
+  return Status::no_workspace();
+}
+
 }  // namespace marginfc

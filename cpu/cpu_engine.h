@@ -24,6 +24,8 @@ class CpuEngine final : public Engine {
 
   Status borrow(ClassRange range, int32_t dim, const ClassRows& weights, std::unique_ptr<ClassShard>* shard) override;
   Status own(ClassRange range, int32_t dim, const Optimizer& optimizer, std::unique_ptr<ClassShard>* shard) override;
+  Status triplets(const Batch& batch, const TripletRule& rule, const std::vector<double>& weight, bool mean,
+                  Triplets* triplets) override;
 
   // For float32 operands, and for rows outside the products.
   const Kernels& kernels() const { return *choice_.plain; }

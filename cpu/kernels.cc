@@ -183,6 +183,7 @@ void fence() {
 #endif
 }
 
+#include "cpu/angles.h"
 #include "cpu/peak_loop.h"
 
 constexpr Kernels kTable = {
@@ -208,6 +209,7 @@ constexpr Kernels kTable = {
     inverse_norms,
     negatives,
     products,
+    angles,
     feature_gradient,
     widen_add,
     weight_gradient,

@@ -32,6 +32,9 @@ constexpr float kLongestSquare = 1e12f;
 // Negatives above a threshold that are counted at least.
 constexpr float kCountedAbove = 5;
 
+// sin(theta) is not taken smaller than this in a quotient, where theta is of a float32 cosine.
+constexpr float kLeastSine = 1e-3f;
+
 // Rows whose E is made and used while a class block is in the cache.
 constexpr int64_t kRowBlock = 128;
 
@@ -169,6 +172,9 @@ struct Kernels {
   // The same loop without exp: cosines of all classes times the features' scale go to `exponentials`, own class
   // included; sums and labels are not used. May be null with pairs.
   void (*products)(const NegativesTask& task);
+  // After `products` of unscaled features: E becomes inverse_norm / sin(theta) instead of the cosine, 0 for a row's own class, and
+  // `sums` the block's sums of theta over the others.
+  void (*angles)(const NegativesTask& task);
   void (*feature_gradient)(const FeatureGradientTask& task);
   // to[i] += from[i]
   void (*widen_add)(const float* from, int64_t count, double* to);

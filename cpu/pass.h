@@ -17,6 +17,7 @@
 #include "cpu/shard.h"
 #include "engine/owners.h"
 #include "engine/sampling.h"
+#include "engine/triplets.h"
 
 namespace marginfc {
 
@@ -44,6 +45,9 @@ class CpuPass final : public ShardPass {
   Status store_features(const float* total, float* to) override;
   // ClassShard::nearest; after prepare().
   Status nearest(int64_t k, int32_t* classes, float* cosines);
+  // Engine::triplets, where the classes are the batch's rows themselves and `labels` theirs; after prepare().
+  Status triplets(const TripletRule& rule, const int32_t* labels, const std::vector<double>& weight, bool mean,
+                  Triplets* result);
 
  private:
   // What a sweep does with each block's E.
@@ -126,8 +130,8 @@ class CpuPass final : public ShardPass {
   // What is read or written for a class besides its weights.
   const float* destination(const WeightSink& sink, int64_t place) const;
   void weight_tiles(const Sweep& sweep, Scratch& scratch, const float* exponentials, int64_t stride);
-  // Of class c, `owner` is the first of its rows, or of a class behind it.
-  void target_terms(Scratch& scratch, int32_t c, size_t owner, float* terms) const;
+  // Of class c, `owner` is the first of its rows, or of a class behind it; `added` [dim] is nullable.
+  void target_terms(Scratch& scratch, int32_t c, size_t owner, const float* added, float* terms) const;
   // Adds the block's unit rows to the chunk's sum of them.
   void add_unit_rows(const ClassBlock& block, int64_t chunk);
   // Every class's part of the gradient that RowCoefficients::uniform stands for.

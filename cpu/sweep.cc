@@ -118,7 +118,7 @@ void CpuPass::sweep_blocks(const Sweep& sweep, int64_t first, int64_t last, int6
       const int64_t rows = std::min(kRowBlock, row_end - row);
       float* e = whole ? element(exponentials, row) : exponentials;
       if (sweep.recompute) {
-        const bool read = whole || sweep.features;
+        const bool read = whole || sweep.features || batch_.angles;
         NegativesTask task = product_task(block, row, rows, read ? e : nullptr, stride);
         if (kernels_.pairs && sweep.features) task.paired = scratch.paired.data();
         if (row == row_start && b + 1 < blocks_ && !samples()) {
@@ -131,7 +131,12 @@ void CpuPass::sweep_blocks(const Sweep& sweep, int64_t first, int64_t last, int6
           task.threshold = thresholds_.data() + chunk * lanes + row;
           task.above = above_.data() + chunk * lanes + row;
         }
-        kernels_.negatives(task);
+        if (batch_.angles) {
+          kernels_.products(task);
+          kernels_.angles(task);
+        } else {
+          kernels_.negatives(task);
+        }
         if (sweep.sums)
           for (int64_t i = 0; i < rows; i++) sums[row + i] += scratch.sums.data()[i];
       }
@@ -233,8 +238,9 @@ void CpuPass::weight_tiles(const Sweep& sweep, Scratch& scratch, const float* ex
       const int64_t place = block.first() + c;
       while (owner < owners_.size() && owners_[owner].index < place) owner++;
       const bool owned = owner < owners_.size() && owners_[owner].index == place;
-      const bool has_terms = owned || !uniform_.empty();
-      if (has_terms) target_terms(scratch, c, owner, terms);
+      const float* added = sweep.sink.added ? sweep.sink.added + index_of(place) * dim_ : nullptr;
+      const bool has_terms = owned || !uniform_.empty() || added;
+      if (has_terms) target_terms(scratch, c, owner, added, terms);
       row.target = has_terms ? terms : nullptr;
       if (sweep.sink.kind == WeightSink::Kind::update && !sweep.sink.clip.none()) {
         const double factor = sweep.sink.clip.factor(kernels_.gradient_square(row));
@@ -284,8 +290,8 @@ bool CpuPass::skip_tile(const Sweep& sweep, Scratch& scratch, const float* expon
 
 // Sum over the rows that own class c of gamma * (xh - cos * wh) / |w|, in float64 and after the projection:
 // projecting it with the rest would leave an error of gamma's size at the poles. Before it the tangent of uniform_, of which all
-// classes have a part: (u - (u . wh) wh) / |w|.
-void CpuPass::target_terms(Scratch& scratch, int32_t c, size_t owner, float* terms) const {
+// classes have a part: (u - (u . wh) wh) / |w|. And what the sink is to add.
+void CpuPass::target_terms(Scratch& scratch, int32_t c, size_t owner, const float* added, float* terms) const {
   std::vector<double>& total = scratch.row;
   std::fill(total.begin(), total.end(), 0.0);
   const int64_t index = scratch.block.first() + c;
@@ -304,6 +310,8 @@ void CpuPass::target_terms(Scratch& scratch, int32_t c, size_t owner, float* ter
     const double gamma = gamma_[row] * inverse;
     kernels_.exact_add(x, gamma * x_inverse, w, -gamma * cosine * inverse, dim_, total.data());
   }
+  if (added)
+    for (int32_t d = 0; d < dim_; d++) total[d] += added[d];
   for (int32_t d = 0; d < dim_; d++) terms[d] = static_cast<float>(total[d]);
 }
 

@@ -28,6 +28,7 @@
 #include <vector>
 
 #include "engine/status.h"
+#include "engine/triplets.h"
 
 namespace marginfc {
 
@@ -87,7 +88,10 @@ struct Batch {
   Precision operands = Precision::float32;  // what the products multiply
   bool check_finite = true;
   bool hardest = false;  // phase 2 will be asked for Negatives::hardest
-  Sampling sampling;     // of owned weights; the others are as if they were not there
+  // Phase 2 sums the angles theta_ij instead of exp(s * cos_ij), and phase 4 takes kappa_i / sin(theta_ij); with s = ln 2, and only on
+  // the cpu engine in float32.
+  bool angles = false;
+  Sampling sampling;  // of owned weights; the others are as if they were not there
   Workspace workspace = Workspace::recompute;
   const std::atomic<int32_t>* cancel = nullptr;  // work stops soon after it becomes non-zero; nullable
 };
@@ -101,7 +105,7 @@ struct Target {
 
 // Results of phase 2, one entry a row, for the classes of one shard without the row's own class.
 struct Negatives {
-  double* sum = nullptr;     // [rows], sum over negatives of exp(s * cos - offset)
+  double* sum = nullptr;     // [rows], sum over negatives of exp(s * cos - offset), or of angles
   double* offset = nullptr;  // [rows], 0 while s <= 64, else the largest exponent, so that nothing underflows
   float* hardest = nullptr;  // [rows], largest negative cosine (-2 if there is none); nullable
   // [rows], sum of the cosines to all classes of the shard, the row's own included, by the rows as they are; nullable.
@@ -165,12 +169,13 @@ struct WeightSink {
   // measure: only the sum of squares of the gradient's elements is taken.
   enum class Kind { none, write, accumulate, update, measure };
   Kind kind = Kind::none;
-  float* gradient = nullptr;  // write: [classes of the shard, dim]
-  Place place = Place::host;  // of the gradient
-  double learning_rate = 0;   // update
-  int64_t step = 0;           // update: number of this update, from 1 (adamw's bias correction, stochastic rounding)
-  Clip clip;                  // update
-  double* square = nullptr;   // measure: is added to
+  float* gradient = nullptr;     // write: [classes of the shard, dim]
+  Place place = Place::host;     // of the gradient
+  double learning_rate = 0;      // update
+  int64_t step = 0;              // update: number of this update, from 1 (adamw's bias correction, stochastic rounding)
+  Clip clip;                     // update
+  const float* added = nullptr;  // [classes of the shard, dim], added to the gradient; nullable
+  double* square = nullptr;      // measure: is added to
   // Neighbouring classes that no row owns may be left out of dW (their gradient is 0) while the sum over them and all
   // rows of |dLoss/dcos| is at most this for each class of them. 0: nothing is left out.
   double skipped_mass_per_class = 0;
@@ -262,6 +267,13 @@ class Engine {
                         std::unique_ptr<ClassShard>* shard) = 0;
   // Weights and optimiser state in the engine's own memory, zero at first.
   virtual Status own(ClassRange range, int32_t dim, const Optimizer& optimizer, std::unique_ptr<ClassShard>* shard) = 0;
+
+  // The triplet loss of the batch's rows and its gradient; `weight` [rows], `mean`: see engine/triplets.h. For engines that have
+  // none it fails.
+  virtual Status triplets(const Batch&, const TripletRule&, const std::vector<double>& /*weight*/, bool /*mean*/,
+                          Triplets*) {
+    return Status::failure(Code::unavailable, "this engine has no triplet loss");
+  }
 };
 
 // One line of listEngines().

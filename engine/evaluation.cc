@@ -160,6 +160,7 @@ Status Evaluation::epilogue(const Margin& margin, const RowResults& rows, Forwar
   shortfall_.assign(count, 0);
   derivative_.assign(count, 0);
   row_scale_.assign(count, 0);
+  reduction_scale_.assign(count, 0);
   norm_derivative_.clear();
   if (margin.kind == MarginKind::custom && margin.norm_derivative) norm_derivative_.assign(count, 0);
 
@@ -180,6 +181,12 @@ Status Evaluation::epilogue(const Margin& margin, const RowResults& rows, Forwar
       continue;
     }
 
+    if (batch_.angles) {
+      // The loss is the sum of angles itself, and has no part in the own class.
+      row_scale_[i] = 1;
+      rows.loss[i] = static_cast<float>(std::exp(log_negatives));
+      continue;
+    }
     const Target& target = targets_[i];
     TargetLogit logit;
     if (margin.kind == MarginKind::custom) {
@@ -211,6 +218,7 @@ Status Evaluation::epilogue(const Margin& margin, const RowResults& rows, Forwar
     shortfall_[i] = row.target_shortfall;
     derivative_[i] = logit.derivative;
     const double weight = options_.row_weights ? options_.row_weights[i] : 1.0;
+    reduction_scale_[i] = weight;
     row_scale_[i] = weight * value.slope;
     total_weight += weight;
     total_loss += weight * value.loss;
@@ -229,13 +237,15 @@ Status Evaluation::epilogue(const Margin& margin, const RowResults& rows, Forwar
   if (options_.reduction == Reduction::mean) {
     // No counted row, or only weights of zero: the loss is 0 and so is every gradient.
     const double inverse = total_weight > 0 ? 1.0 / total_weight : 0.0;
-    for (double& scale : row_scale_) scale *= inverse;
+    for (std::vector<double>* scales : {&row_scale_, &reduction_scale_})
+      for (double& scale : *scales) scale *= inverse;
     total_loss *= inverse;
   }
   if (rows.log_negatives) std::copy(log_negatives_.begin(), log_negatives_.end(), rows.log_negatives);
   if (rows.target_gradient)
     for (int64_t i = 0; i < count; i++) rows.target_gradient[i] = -row_scale_[i] * batch_.scale * shortfall_[i];
   result->loss = options_.reduction == Reduction::none ? kNaN : total_loss;
+  result->terms = row_terms(options_.terms, targets_, reduction_scale_, &term_slopes_);
   const auto share = [&](bool wanted, int64_t hits) {
     return wanted && counted > 0 ? static_cast<double>(hits) / static_cast<double>(counted) : kNaN;
   };
@@ -258,16 +268,23 @@ std::vector<double> Evaluation::row_gradients(const Gradients& gradients) const 
 
 Evaluation::Coefficients Evaluation::no_coefficients() const {
   const auto room = [&](bool wanted) { return std::vector<double>(wanted ? batch_.rows : 0); };
-  return {room(true), room(true), room(!norm_derivative_.empty()), room(!cosine_sum_.empty())};
+  const bool radial = !norm_derivative_.empty() || !term_slopes_.by_norm.empty();
+  return {room(true), room(true), room(radial), room(!cosine_sum_.empty())};
 }
 
 void Evaluation::coefficients(size_t r, const std::vector<double>& weight, Coefficients* rows) const {
   for (int64_t i = 0; i < batch_.rows; i++) {
     // An exact 0 where there is nothing to multiply: exp(offset - lse) may be infinite there.
     const bool counts = weight[i] != 0 && sums_[r][i] != 0;
-    rows->kappa[i] = !counts ? 0.0 : weight[i] * std::exp(offsets_[r][i] - log_sum_exp_[i]);
+    if (batch_.angles)
+      rows->kappa[i] = -weight[i] / batch_.scale;
+    else
+      rows->kappa[i] = !counts ? 0.0 : weight[i] * std::exp(offsets_[r][i] - log_sum_exp_[i]);
     rows->gamma[i] = -weight[i] * shortfall_[i] * derivative_[i];
-    if (!rows->radial.empty()) rows->radial[i] = -weight[i] * shortfall_[i] * norm_derivative_[i];
+    if (!rows->radial.empty()) rows->radial[i] = 0;
+    if (!norm_derivative_.empty()) rows->radial[i] = -weight[i] * shortfall_[i] * norm_derivative_[i];
+    if (!term_slopes_.by_cosine.empty()) rows->gamma[i] += loss_gradient_ * term_slopes_.by_cosine[i];
+    if (!term_slopes_.by_norm.empty()) rows->radial[i] += loss_gradient_ * term_slopes_.by_norm[i];
     if (!rows->uniform.empty()) {
       // The own class is among all of them, but its logit is the margin's, whose share gamma has.
       rows->uniform[i] = -weight[i] * options_.label_smoothing / static_cast<double>(options_.classes);
@@ -277,13 +294,14 @@ void Evaluation::coefficients(size_t r, const std::vector<double>& weight, Coeff
   }
 }
 
-Status Evaluation::measure(double skipped_mass_per_class, double* square) {
+Status Evaluation::measure(const WeightSink& like, double* square) {
   std::vector<double> squares(shards_.size());
   std::vector<Coefficients> rows(shards_.size(), no_coefficients());
   MARGINFC_TRY(run_each(workers_, [&](size_t r) {
     WeightSink sink;
     sink.kind = WeightSink::Kind::measure;
-    sink.skipped_mass_per_class = skipped_mass_per_class;
+    sink.skipped_mass_per_class = like.skipped_mass_per_class;
+    if (like.added) sink.added = like.added + elements_before(r);
     sink.square = &squares[r];
     MARGINFC_TRY(passes_[r]->reserve({}, sink));
     coefficients(r, weight_, &rows[r]);
@@ -296,13 +314,14 @@ Status Evaluation::measure(double skipped_mass_per_class, double* square) {
 Status Evaluation::reserve(const Gradients& gradients) try {
   const int64_t count = batch_.rows, dim = batch_.dim;
   weight_ = row_gradients(gradients);
+  loss_gradient_ = gradients.loss_gradient;
   double total_weight = 0;
   for (const double weight : weight_) total_weight += std::fabs(weight);
   WeightSink sink = gradients.weights;
   sink.skipped_mass_per_class = gradients.tolerance * total_weight / static_cast<double>(options_.classes);
   if (sink.kind == WeightSink::Kind::update && std::isfinite(gradients.longest)) {
     double square = 0;
-    MARGINFC_TRY(measure(sink.skipped_mass_per_class, &square));
+    MARGINFC_TRY(measure(sink, &square));
     sink.clip.scale = Clip{1, gradients.longest}.factor(square);
   }
   parts_.clear();
@@ -312,7 +331,8 @@ Status Evaluation::reserve(const Gradients& gradients) try {
     part.rows = no_coefficients();
     part.sink = sink;
     part.sink.skipped_mass = &part.skipped_mass;
-    if (part.sink.kind == WeightSink::Kind::write) part.sink.gradient += shards_[r]->range().start * dim;
+    if (sink.gradient) part.sink.gradient += elements_before(r);
+    if (sink.added) part.sink.added += elements_before(r);
   }
   // The first shard writes dX to the result and the others' parts are added to it: at once where shards run one after the
   // other and one part is enough, else at the end. Several parts for a GPU's memory are added up here first.

@@ -8,6 +8,7 @@
 #include "engine/engine.h"
 #include "engine/margin.h"
 #include "engine/row_function.h"
+#include "engine/row_terms.h"
 #include "engine/worker.h"
 
 namespace marginfc {
@@ -41,6 +42,7 @@ struct LossOptions {
   double label_smoothing = 0;
   RowFunction row_function;  // not with label_smoothing
   int64_t classes = 1;       // of all processes: what the tolerance and the smoothing are divided among
+  RowTerms terms;            // not with reduction none
 };
 
 // What classes say of each row, [rows] each: those of this process, or those of all that share them.
@@ -64,16 +66,17 @@ struct RowResults {
 };
 
 struct ForwardResult {
-  double loss = 0;               // NaN with reduction none
+  double loss = 0;               // NaN with reduction none; without terms
   double accuracy = 0;           // NaN without diagnostics or counted rows
   double accuracy_top_five = 0;  // NaN unless asked for, or without counted rows
+  RowTermValues terms;
 };
 
 struct Gradients {
   double loss_gradient = 1;                  // mean and sum
   const float* row_loss_gradient = nullptr;  // [rows]; reduction none
   FeatureSink features;
-  WeightSink weights;  // weights.gradient is [classes, dim] of all shards
+  WeightSink weights;  // weights.gradient and weights.added are [classes, dim] of all shards
   // Classes without rows of their own may be left out of the weights' gradient while the sum over them and all rows of
   // |dLoss/dcos| is at most this part of the sum over rows of |dLoss/dz|; docs/numerics.md has the bound that follows.
   double tolerance = 0;
@@ -128,6 +131,9 @@ class Evaluation {
   Status reserve(const Gradients& gradients);
   Status finish(const Gradients& gradients, double* skipped_mass);
 
+  // [rows], after epilogue(): what the reduction multiplies a row's loss with; 0 for ignored rows.
+  const std::vector<double>& reduction_scale() const { return reduction_scale_; }
+
   // For benchmarks.
   const PhaseSeconds& phase_seconds() const { return seconds_; }
 
@@ -157,8 +163,12 @@ class Evaluation {
   bool sums_features_apart(const FeatureSink& features) const;
   // Where shard r > 0 leaves its part of dX.
   FeatureSink part_of(size_t r, const FeatureSink& features);
+  // Where rows of shard r begin in an array of all this process's classes.
+  int64_t elements_before(size_t r) const {
+    return (shards_[r]->range().start - shards_[0]->range().start) * batch_.dim;
+  }
   // Sum of squares of the weights' gradient.
-  Status measure(double skipped_mass_per_class, double* square);
+  Status measure(const WeightSink& like, double* square);
 
   const std::vector<ClassShard*> shards_;
   std::vector<Worker*> workers_;  // [shards]
@@ -179,8 +189,11 @@ class Evaluation {
   std::vector<double> norm_derivative_;       // [rows], dF/d|x|; empty if the margin has none
   std::vector<double>
       row_scale_;  // [rows], what reduction and row function multiply the gradient of a row's -log p with
+  std::vector<double> reduction_scale_;  // [rows], what the reduction multiplies a row's loss with; 0 for ignored rows
+  RowTermSlopes term_slopes_;
   // From reserve() on:
   std::vector<double> weight_;      // [rows], as row_gradients() gives it
+  double loss_gradient_ = 1;        // of mean and sum
   std::vector<Part> parts_;         // [shards]
   std::vector<float> feature_sum_;  // [rows, dim]; of several shards, on its way to a GPU
 };

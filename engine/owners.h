@@ -1,4 +1,4 @@
-// Which rows of a batch have their own class in a shard. For engines; engine/evaluation.h does without.
+// Which rows of a batch have their own class in a range.
 #pragma once
 
 #include <vector>
@@ -8,7 +8,7 @@
 namespace marginfc {
 
 struct Owner {
-  int32_t index;  // of the class, counted from the shard's first
+  int32_t index;  // of the class, counted from the range's first
   int32_t row;
 };
 

@@ -30,6 +30,7 @@ import { type ClassRange, overlap, partsOf } from './class_ranges.js';
 import { MarginFcError, publicError } from './errors.js';
 import { fileError, fileMust, type OpenFile, syncFolder, withFile, writeWhole } from './files.js';
 import { shareOf } from './group_batch.js';
+import { type HeadArrays, readClasses, writeClasses } from './head_arrays.js';
 import type { HeadSettings } from './head_options.js';
 import type { LossMemory } from './loss_memory.js';
 import type { NativeHead } from './native.js';
@@ -50,6 +51,7 @@ interface Saved {
   readonly native: NativeHead;
   readonly settings: HeadSettings;
   readonly memory: LossMemory;
+  readonly centers: Float32Array | undefined;
 }
 
 /**
@@ -57,14 +59,15 @@ interface Saved {
  * when all of them are on the disk.
  */
 export function* saveCheckpoint(
-  { native, settings, memory }: Saved,
+  { native, settings, memory, centers }: Saved,
   folder: string,
   signal: AbortSignal | undefined,
 ): Twin<void> {
   const { group, range, compute } = settings;
   const leads = !group || group.rank === 0;
   const { stepCount, accumulated } = native;
-  const steps = { stepCount, accumulated, memory };
+  const steps = { stepCount, accumulated, memory, ...(centers && { centers: true as const }) };
+  const from = { native, centers, range, dim: settings.dim };
   const claimed = yield* attemptTwin(settled(leads ? claim(folder) : undefined));
   const real = yield* agree(group, claimed, release);
   try {
@@ -75,7 +78,7 @@ export function* saveCheckpoint(
     const tag = Int32Array.of(randomInt(2 ** 31));
     if (group) yield* settled(group.broadcast(tag, 0));
     const names = ranges.map((_, i) => shardFileName(stepCount, tag[0] as number, before + i, count));
-    const write = writeShards(native, makeIndex(settings, steps, []), folder, ranges, names, signal);
+    const write = writeShards(from, makeIndex(settings, steps, []), folder, ranges, names, signal);
     const own = yield* agree(group, yield* attemptTwin(settled(write)), () => unlinkAll(folder, names));
     const files = group ? (yield* exchangeJson(group, own)).flat() : own;
     const arrays = classArraysFileName(stepCount, tag[0] as number);
@@ -117,7 +120,7 @@ async function makeFolder(folder: string): Promise<void> {
 }
 
 async function writeShards(
-  native: NativeHead,
+  arrays: HeadArrays,
   index: CheckpointIndex,
   folder: string,
   ranges: readonly ClassRange[],
@@ -128,7 +131,7 @@ async function writeShards(
   try {
     for (const [i, range] of ranges.entries()) {
       const name = names[i] as string;
-      const written = await writeWhole(folder, name, shardPieces(native, index, range, signal));
+      const written = await writeWhole(folder, name, shardPieces(arrays, index, range, signal));
       files.push({ name, ...written, ...range });
     }
     await syncFolder(folder);
@@ -160,7 +163,7 @@ async function writeIndex(
 
 /** The bytes of a shard's file, each piece good until the next. */
 function* shardPieces(
-  native: NativeHead,
+  from: HeadArrays,
   index: CheckpointIndex,
   { start, end }: ClassRange,
   signal: AbortSignal | undefined,
@@ -176,7 +179,7 @@ function* shardPieces(
     for (const [first, last] of blocks(start, end, dim)) {
       throwIfAborted(signal);
       const values = block.subarray(0, (last - first) * dim);
-      native.read(array, first, last, values);
+      readClasses(from, array, first, last, values);
       if (dtypeOf(array, index) === 'F32') {
         yield bytesOf(values);
       } else {
@@ -216,14 +219,13 @@ export async function checkShardFiles(
 
 /** Fills a new head's classes from their files, whose checksums are known only at the end. */
 export async function readShardFiles(
-  native: NativeHead,
-  range: ClassRange,
+  to: HeadArrays,
   folder: string,
   index: CheckpointIndex,
   signal: AbortSignal | undefined,
 ): Promise<void> {
   for (const shard of index.files) {
-    const wanted = overlap(range, shard);
+    const wanted = overlap(to.range, shard);
     if (wanted.start === wanted.end) continue;
     await withFile(join(folder, shard.name), async (file) => {
       const tensors = await shardTensors(file, shard, index);
@@ -243,13 +245,13 @@ export async function readShardFiles(
           if (stored instanceof Uint16Array) widenBfloat16(stored, values);
           const { start, end } = overlap(wanted, { start: first, end: last });
           const own = values.subarray((start - first) * dim, (end - first) * dim);
-          if (start < end) native.write(array, start, own);
+          if (start < end) writeClasses(to, array, start, own);
         }
       if (hash.digest('hex') !== shard.sha256)
         throw fileMust(file.path, `as it was written, with the checksum of ${indexName}`, 'changed contents');
     });
   }
-  native.resume(index.stepCount, index.accumulated);
+  to.native.resume(index.stepCount, index.accumulated);
 }
 
 async function shardTensors(

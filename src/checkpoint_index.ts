@@ -3,10 +3,10 @@
 import { createHash } from 'node:crypto';
 import { checkClip, type GradientClip } from './clipping.js';
 import { fileMust } from './files.js';
+import type { HeadArray } from './head_arrays.js';
 import { type HeadSettings, mostAdditions, type WeightStorage } from './head_options.js';
 import { checkMemory, type LossMemory, memoryNumbers } from './loss_memory.js';
 import { type StoredMargin, storedMargin } from './margins.js';
-import type { NativeClassArray } from './native.js';
 import { nativeOptimizer, type Optimizer } from './optimizers.js';
 import {
   type Compute,
@@ -61,6 +61,8 @@ export interface CheckpointIndex {
   readonly memory: LossMemory;
   /** Those, null where there are none. */
   readonly classArrays: WrittenFile | null;
+  /** Whether there are centres of a centre loss. */
+  readonly centers?: true;
   /** Null for one with arrays or a callback, which only the program has. */
   readonly margin: StoredMargin | null;
   readonly loss: Omit<Loss, 'margin'>;
@@ -78,21 +80,20 @@ export interface CheckpointIndex {
 
 export function makeIndex(
   settings: HeadSettings,
-  steps: Pick<CheckpointIndex, 'stepCount' | 'accumulated' | 'memory'>,
+  steps: Pick<CheckpointIndex, 'stepCount' | 'accumulated' | 'memory' | 'centers'>,
   files: readonly ShardFile[],
   classArrays: WrittenFile | null = null,
 ): CheckpointIndex {
   const { dim, classes, loss, compute, optimizer, clipWeightGradient, storage, sampling, normal } = settings;
   const { margin, ...formula } = loss;
   const { devices: _, shards: __, ...numerics } = compute;
-  const { stepCount, accumulated, memory } = steps;
+  const { memory, ...counts } = steps;
   return {
     format,
     version,
     dim,
     classes,
-    stepCount,
-    accumulated,
+    ...counts,
     memory: memoryNumbers(memory),
     classArrays,
     margin: storedMargin(margin) ?? null,
@@ -136,21 +137,20 @@ export function shardMetadata(
 export function shardArrays({
   optimizer,
   accumulated,
-}: Pick<CheckpointIndex, 'optimizer' | 'accumulated'>): { array: NativeClassArray; tensor: string }[] {
+  centers,
+}: Pick<CheckpointIndex, 'optimizer' | 'accumulated' | 'centers'>): { array: HeadArray; tensor: string }[] {
   const adamw = optimizer.kind === 'adamw';
   return [
     { array: 'weights', tensor: 'weight' },
     ...(adamw || optimizer.momentum !== 0 ? [{ array: 'momentum', tensor: 'momentum' } as const] : []),
     ...(adamw ? [{ array: 'variance', tensor: 'variance' } as const] : []),
     ...(accumulated ? [{ array: 'accumulated', tensor: 'accumulated' } as const] : []),
+    ...(centers ? [{ array: 'centers', tensor: 'centers' } as const] : []),
   ];
 }
 
 /** How an array lies in a file: as the head has it. */
-export function dtypeOf(
-  array: NativeClassArray,
-  { storage }: Pick<CheckpointIndex, 'storage'>,
-): 'F32' | 'BF16' {
+export function dtypeOf(array: HeadArray, { storage }: Pick<CheckpointIndex, 'storage'>): 'F32' | 'BF16' {
   return array === 'weights' && storage === 'bfloat16' ? 'BF16' : 'F32';
 }
 
@@ -219,6 +219,7 @@ function checkIndex(index: CheckpointIndex): CheckpointIndex {
   checkInteger(stepCount, 'stepCount', { least: 0, most: Number.MAX_SAFE_INTEGER });
   checkBoolean(accumulated, 'accumulated');
   checkMemory(index.memory, 'memory');
+  if (index.centers !== undefined) checkBoolean(index.centers, 'centers');
   checkLoss({ ...checkOptions<Partial<Loss>>(loss, lossNames, 'loss'), margin: margin ?? undefined });
   nativeOptimizer(optimizer);
   checkClip(clipWeightGradient, ['cpu']);

@@ -10,6 +10,7 @@ import { blocks } from './checkpoint.js';
 import { shardArrays } from './checkpoint_index.js';
 import { overlap, rangeOf } from './class_ranges.js';
 import { publicError } from './errors.js';
+import { type HeadArrays, readClasses, writeClasses } from './head_arrays.js';
 import type { HeadCall } from './head_calls.js';
 import {
   checkInit,
@@ -21,10 +22,10 @@ import {
   newNativeHead,
   type WeightSource,
 } from './head_options.js';
-import type { HeadState } from './head_state.js';
+import { type HeadState, headArrays } from './head_state.js';
 import { memoryOfClasses } from './loss_memory.js';
 import { isPerClass, type Margin, marginOfClasses } from './margins.js';
-import type { NativeHead, NativeMode } from './native.js';
+import type { NativeMode } from './native.js';
 import { checkLoss } from './options.js';
 import { checkDraw } from './sampling.js';
 import { settled, type Twin } from './twin.js';
@@ -93,10 +94,10 @@ export function addClassesCall(
       const range = rangeOf(total, settings.group);
       const next = { ...settings, classes: total, range, loss: nextLoss, normal: draw };
       yield* reshape(state, next, signal, function* (from, to) {
-        yield* copyClasses(mode, { from, settings }, { to, settings: next }, undefined, signal);
+        yield* copyClasses(mode, { from, settings }, to, undefined, signal);
         yield* agree(
           settings.group,
-          yield* attemptTwin(fillWeights(mode, to, weights, { dim, range, first: classes, count })),
+          yield* attemptTwin(fillWeights(mode, to.native, weights, { dim, range, first: classes, count })),
         );
       });
       return Int32Array.from({ length: count }, (_, i) => classes + i);
@@ -133,7 +134,7 @@ export function removeClassesCall(
       const range = rangeOf(count, settings.group);
       const next = { ...settings, classes: count, range, loss: { ...loss, margin } };
       yield* reshape(state, next, signal, (from, to) =>
-        copyClasses(mode, { from, settings }, { to, settings: next }, map, signal),
+        copyClasses(mode, { from, settings }, to, map, signal),
       );
       state.memory = memoryOfClasses(state.memory, map);
       return map;
@@ -159,7 +160,7 @@ function newIds(ids: Iterable<number>, classes: number): { map: Int32Array; coun
   return { map, count };
 }
 
-type Fill = (from: NativeHead, to: NativeHead) => Twin<void>;
+type Fill = (from: HeadArrays, to: HeadArrays) => Twin<void>;
 
 /** Puts a head of other classes in the place of the present one. */
 function* reshape(
@@ -168,22 +169,26 @@ function* reshape(
   signal: AbortSignal | undefined,
   fill: Fill,
 ): Twin<void> {
-  const { native } = state;
-  let next: NativeHead | undefined;
+  const from = headArrays(state);
+  const { native } = from;
+  const { range, dim } = settings;
+  let next: HeadArrays | undefined;
   try {
     const made = attempt(() => {
       throwIfAborted(signal);
-      return newNativeHead(settings);
+      const centers = from.centers && new Float32Array((range.end - range.start) * dim);
+      return { native: newNativeHead(settings), centers, range, dim };
     });
-    next = yield* agree(settings.group, made, (unwanted) => unwanted.dispose());
-    yield* fill(native, next);
-    next.resume(native.stepCount, native.accumulated);
+    next = yield* agree(settings.group, made, (unwanted) => unwanted.native.dispose());
+    yield* fill(from, next);
+    next.native.resume(native.stepCount, native.accumulated);
   } catch (error) {
-    next?.dispose();
+    next?.native.dispose();
     throw publicError(error, signal);
   }
-  state.native = next;
+  state.native = next.native;
   state.settings = settings;
+  state.centers = next.centers;
   native.dispose();
 }
 
@@ -193,14 +198,15 @@ function* reshape(
  */
 function* copyClasses(
   mode: NativeMode,
-  { from, settings }: { from: NativeHead; settings: HeadSettings },
-  { to, settings: next }: { to: NativeHead; settings: HeadSettings },
+  { from, settings }: { from: HeadArrays; settings: HeadSettings },
+  to: HeadArrays,
   map: Int32Array | undefined,
   signal: AbortSignal | undefined,
 ): Twin<void> {
   const { classes, dim, optimizer, group } = settings;
   let memory = new Float32Array(0);
-  for (const { array } of shardArrays({ optimizer, accumulated: from.accumulated }))
+  const { accumulated } = from.native;
+  for (const { array } of shardArrays({ optimizer, accumulated, ...(from.centers && { centers: true }) }))
     for (let owner = 0; owner < (group?.size ?? 1); owner++) {
       const range = rangeOf(classes, group, owner);
       for (const [start, end] of blocks(range.start, range.end, dim)) {
@@ -210,15 +216,15 @@ function* copyClasses(
           throwIfAborted(signal);
           if (memory.length < (end - start) * dim) memory = new Float32Array((end - start) * dim);
           const rows = memory.subarray(0, (end - start) * dim);
-          if (!group || owner === group.rank) from.read(array, start, end, rows);
+          if (!group || owner === group.rank) readClasses(from, array, start, end, rows);
           return rows;
         });
         const rows = yield* agree(group, read);
         if (group) yield* settled(group.broadcast(rows, owner));
         const moved = map ? closeUp(rows, map, start, end, dim) : { first: start, count: end - start };
-        const own = overlap(next.range, { start: moved.first, end: moved.first + moved.count });
+        const own = overlap(to.range, { start: moved.first, end: moved.first + moved.count });
         const [first, last] = [own.start - moved.first, own.end - moved.first];
-        if (own.start < own.end) to.write(array, own.start, rows.subarray(first * dim, last * dim));
+        if (own.start < own.end) writeClasses(to, array, own.start, rows.subarray(first * dim, last * dim));
       }
     }
 }

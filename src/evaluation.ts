@@ -13,13 +13,13 @@ import {
 } from './batch_margins.js';
 import { customTargets } from './custom_margin.js';
 import { publicError } from './errors.js';
+import { interPass } from './inter_pass.js';
 import { type MemoryTrack, noMemory } from './loss_memory.js';
 import { type CustomMargin, nativeMargin } from './margins.js';
 import { noteUse } from './memory.js';
 import {
   addon,
   type NativeEvaluation,
-  type NativeForwardResult,
   type NativeGradients,
   type NativeHead,
   type NativeMargin,
@@ -30,6 +30,8 @@ import {
 import { type Compute, checkLossOn, type PlainLoss, type Reduction, refuseOnGpus } from './options.js';
 import { nativeRowFunction } from './row_functions.js';
 import { type CheckedRows, checkRowsOf, type Rows } from './rows.js';
+import { type BatchResult, nativeTerms, type TermPlan, withTerms } from './term_state.js';
+import { refuseCenters, termOf } from './terms.js';
 import { settled, type Twin } from './twin.js';
 import { checkFloats, checkInt32Array, checkLabels, checkValues, mustBe, show } from './validate.js';
 
@@ -61,6 +63,7 @@ export interface Plan {
   readonly memory: MemoryTrack;
   /** What it teaches once its loss is known. */
   readonly learners: readonly Learner[];
+  readonly terms: TermPlan;
   readonly rows: number;
   readonly classes: number;
   /** Whether each row's largest negative cosine is wanted. */
@@ -75,8 +78,9 @@ export interface Diagnostics {
 
 /** What forward leaves: results, and the evaluation to go backward with or to dispose of. */
 export interface Forwarded {
+  readonly plan: Plan;
   readonly rows: NativeRows;
-  readonly result: NativeForwardResult;
+  readonly result: BatchResult;
   readonly evaluation: NativeEvaluation;
   readonly cancel: Int32Array;
 }
@@ -100,6 +104,8 @@ export interface PlanInput {
   readonly memory?: MemoryTrack;
   /** Of the scale, where that is learned. */
   readonly scaleLearner?: Learner | undefined;
+  /** Of a head; without one the terms' own data are all there is. */
+  readonly remembered?: TermPlan['remembered'];
 }
 
 /** Checks what depends on the batch: lengths, labels, and arrays with one entry per row or class. */
@@ -131,6 +137,7 @@ export function planEvaluation(input: PlanInput): Plan {
           (learner) => learner !== undefined,
         )
       : [],
+    terms: planTerms(input),
     rows,
     classes,
     hardest: diagnostics?.hardest === true,
@@ -163,6 +170,46 @@ export function planEvaluation(input: PlanInput): Plan {
   };
 }
 
+function planTerms({ loss: { terms }, dim, classes, reduction, remembered }: PlanInput): TermPlan {
+  if (terms.length > 0 && reduction === 'none')
+    throw mustBe(
+      'ERR_OPTION',
+      'terms',
+      `left out with reduction 'none', which has no loss to add them to`,
+      'some',
+    );
+  if (remembered) {
+    refuseCenters(terms);
+    return { terms, remembered };
+  }
+  const at = terms.findIndex(({ kind }) => kind === 'center');
+  const given = termOf(terms, 'center')?.centers;
+  const centers =
+    at < 0 ? undefined : checkFloats(given, `terms[${at}].centers`, classes * dim, 'classes * dim');
+  return {
+    terms,
+    remembered: () => ({
+      radius: undefined,
+      range: { start: 0, end: classes },
+      classes,
+      centers: () => centers as Float32Array,
+    }),
+  };
+}
+
+/** What multiplies the gradient of an inter-loss, of the weights alone. */
+export function interFactor({
+  dLoss,
+  weightGradient,
+}: Pick<NativeGradients, 'dLoss' | 'weightGradient'>): number | undefined {
+  return weightGradient.kind === 'none' ? undefined : (dLoss as number);
+}
+
+/** A plan's problem when its turn has come. */
+function problemNow({ problem, terms, rows }: Plan): NativeProblem {
+  return { ...problem, ...nativeTerms(terms, { start: 0, end: rows }) };
+}
+
 function checkRowWeights(rowWeights: Float32Array, rows: number, reduction: Reduction): Float32Array {
   if (reduction === 'none')
     throw mustBe(
@@ -180,11 +227,12 @@ export function* forwardPass(mode: NativeMode, plan: Plan, signal: AbortSignal |
   const watch = watchAbort(signal);
   let evaluation: NativeEvaluation | undefined;
   try {
-    evaluation = new (addon().Evaluation)({ ...plan.problem, cancel: watch.cancel });
+    evaluation = new (addon().Evaluation)({ ...problemNow(plan), cancel: watch.cancel });
     const margin = yield* resolveMargin(mode, plan, evaluation);
     const rows = newRows(plan);
     const result = yield* settled(evaluation.forward(mode, margin, rows));
-    return { rows, result, evaluation, cancel: watch.cancel };
+    const { inter } = yield* interPass(mode, plan, watch.cancel, undefined);
+    return { plan, rows, result: withTerms(plan.terms, result, inter), evaluation, cancel: watch.cancel };
   } catch (error) {
     evaluation?.dispose();
     throw publicError(error, signal);
@@ -197,14 +245,15 @@ export function* forwardPass(mode: NativeMode, plan: Plan, signal: AbortSignal |
 /** Phases 4 and 5 of an evaluation that went forward. `gradients` is asked for its arrays when work begins. */
 export function* backwardPass(
   mode: NativeMode,
-  { evaluation, cancel }: Pick<Forwarded, 'evaluation' | 'cancel'>,
+  { plan, evaluation, cancel }: Pick<Forwarded, 'plan' | 'evaluation' | 'cancel'>,
   signal: AbortSignal | undefined,
   gradients: () => NativeGradients,
 ): Twin<NativeGradients> {
   const watch = watchAbort(signal, cancel);
   try {
     const wanted = gradients();
-    yield* settled(evaluation.backward(mode, wanted));
+    const { inter: _, ...added } = yield* interPass(mode, plan, cancel, interFactor(wanted));
+    yield* settled(evaluation.backward(mode, { ...wanted, ...added }));
     return wanted;
   } catch (error) {
     throw publicError(error, signal);
@@ -222,20 +271,21 @@ export function* gradientPass(
   gradients: () => NativeGradients,
 ): Twin<{
   rows: NativeRows;
-  result: NativeForwardResult;
+  result: BatchResult;
   gradients: NativeGradients;
   skipped: SkippedMass;
 }> {
   const watch = watchAbort(signal);
   let evaluation: NativeEvaluation | undefined;
   try {
-    evaluation = new (addon().Evaluation)({ ...plan.problem, cancel: watch.cancel });
+    evaluation = new (addon().Evaluation)({ ...problemNow(plan), cancel: watch.cancel });
     const margin = yield* resolveMargin(mode, plan, evaluation);
     const rows = newRows(plan);
     const wanted = gradients();
-    const result = yield* settled(evaluation.valueAndGrad(mode, margin, rows, wanted));
+    const { inter, ...added } = yield* interPass(mode, plan, watch.cancel, interFactor(wanted));
+    const result = yield* settled(evaluation.valueAndGrad(mode, margin, rows, { ...wanted, ...added }));
     const skipped = plan.problem.gradientTolerance > 0 ? { skippedMass: result.skippedMass } : {};
-    return { rows, result, gradients: wanted, skipped };
+    return { rows, result: withTerms(plan.terms, result, inter), gradients: wanted, skipped };
   } catch (error) {
     throw publicError(error, signal);
   } finally {

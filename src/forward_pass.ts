@@ -14,16 +14,25 @@ import {
 import type { NativeMode } from './native.js';
 import type { EngineName, Precision } from './options.js';
 import { CallQueue } from './queue.js';
+import type { RingRadius } from './term_state.js';
+import type { TermValues } from './terms.js';
 import { runAsync, runSync, type Twin } from './twin.js';
 import { checkOptions, checkSignal, mustBe } from './validate.js';
 
 /** Loss, row results, and what computed them. */
 export interface LossResult extends RowResults {
-  /** With reduction `none`: `sum_i dLoss_i rowLoss_i`, or NaN where there is no dLoss ({@link forward}). */
+  /**
+   * With `terms` what the rows' losses become plus these. With reduction `none`: `sum_i dLoss_i rowLoss_i`, or NaN where there is no
+   * dLoss ({@link forward}).
+   */
   readonly loss: number;
   readonly engine: EngineName;
   readonly precision: Precision;
   readonly workspace: 'keep' | 'recompute';
+  /** Only with `terms`: their values, without their weights. */
+  readonly terms?: TermValues;
+  /** Only with a {@link ringLoss}. */
+  readonly ring?: RingRadius;
 }
 
 /** Options of {@link ForwardPass.backward}. */
@@ -50,6 +59,8 @@ export class ForwardPass implements LossResult {
   readonly engine: EngineName;
   readonly precision: Precision;
   readonly workspace: 'keep' | 'recompute';
+  readonly terms?: TermValues;
+  readonly ring?: RingRadius;
   readonly #queue = new CallQueue('forward pass');
   readonly #forwarded: Forwarded;
   readonly #plan: Plan;
@@ -69,6 +80,8 @@ export class ForwardPass implements LossResult {
     this.engine = result.engine;
     this.precision = result.precision;
     this.workspace = result.workspace;
+    if (result.terms) this.terms = result.terms;
+    if (result.ring) this.ring = result.ring;
     this.#forwarded = forwarded;
     this.#plan = plan;
     this.#shape = shape;

@@ -9,9 +9,10 @@ import { agree, attempt, attemptTwin } from './agreement.js';
 import { isBatchMargin } from './batch_margins.js';
 import { customTargets } from './custom_margin.js';
 import { MarginFcError, publicError } from './errors.js';
-import { newRows, type Plan, resolveBatch, type SkippedMass } from './evaluation.js';
+import { interFactor, newRows, type Plan, resolveBatch, type SkippedMass } from './evaluation.js';
 import { gatherPlan, type Share } from './group_batch.js';
 import type { HeadSettings } from './head_options.js';
+import { interPass } from './inter_pass.js';
 import type { CustomMargin } from './margins.js';
 import { noteUse } from './memory.js';
 import {
@@ -22,7 +23,9 @@ import {
   type NativeMargin,
   type NativeRows,
   type NativeStatistics,
+  type NativeTermValues,
 } from './native.js';
+import { type BatchResult, nativeTerms, type TermPlan, withTerms } from './term_state.js';
 import { settled, type Twin } from './twin.js';
 
 /** What a call wants besides the loss. */
@@ -37,7 +40,7 @@ export interface GroupPassed {
   /** Of all rows. */
   readonly whole: { readonly labels: Int32Array; readonly rows: NativeRows };
   /** Of all rows. */
-  readonly result: NativeForwardResult;
+  readonly result: BatchResult;
   readonly dFeatures?: Float32Array;
   readonly skipped: SkippedMass;
 }
@@ -63,7 +66,11 @@ export function* groupPass(
     const made = yield* agree(
       group,
       attempt(() => ({
-        evaluation: new (addon().Evaluation)({ ...whole.problem, cancel: watch.cancel }),
+        evaluation: new (addon().Evaluation)({
+          ...whole.problem,
+          ...nativeTerms(whole.terms, { start: share.start, end: share.start + share.count }),
+          cancel: watch.cancel,
+        }),
         gradients: wanted && {
           ...wanted,
           dFeatures: addon().allocate(share.rows * plan.problem.dim),
@@ -74,7 +81,10 @@ export function* groupPass(
       })),
     );
     evaluation = made.evaluation;
-    const { gradients, rows, statistics } = made;
+    const { rows, statistics } = made;
+    const factor = wanted && interFactor(wanted);
+    const { inter, ...added } = yield* interPass('async', whole, watch.cancel, factor, group);
+    const gradients = made.gradients && { ...made.gradients, ...added };
     const margin = yield* resolveMargin(share, whole, plan.problem.labels, evaluation);
     if (statistics.targetCosine) yield* shareTargets(share, evaluation, statistics.targetCosine);
     yield* agree(group, yield* attemptTwin(settled(evaluation.negatives('async', statistics, gradients))));
@@ -83,7 +93,8 @@ export function* groupPass(
     yield* sameRows(share, rows);
     const classes = Float64Array.of(own.classes);
     if (plan.problem.sampled && sampling.sampleRate < 1) yield* settled(group.allReduce(classes, 'sum'));
-    const result = { ...own, classes: classes[0] as number };
+    const terms = yield* addUpTerms(share, whole.terms, own.terms);
+    const result = withTerms(whole.terms, { ...own, terms, classes: classes[0] as number }, inter);
     const { labels } = whole.problem;
     const passed = { rows: ownRows(rows, share), whole: { labels, rows }, result, skipped: {} };
     if (!gradients || !made.dFeatures) return passed;
@@ -175,6 +186,22 @@ function* addUp({ group, rows }: Share, statistics: NativeStatistics, scale: num
     logNegatives[i] = (offset[i] as number) + Math.log(sums[2 * rows + i] as number);
   }
   for (const [n, values] of others.entries()) values.set(sums.subarray((3 + n) * rows, (4 + n) * rows));
+}
+
+/** Terms as all processes see them: each has centres of its classes and anchors of its rows; the rest they have in common, to rounding. */
+function* addUpTerms(
+  { group }: Share,
+  { terms }: TermPlan,
+  values: NativeTermValues,
+): Twin<NativeTermValues> {
+  if (terms.length === 0) return values;
+  const parts = Float64Array.of(values.center, values.triplet);
+  const noRow = Number.isNaN(values.radius);
+  const common = Float64Array.of(values.intra, values.ring, noRow ? 0 : values.radius, values.radiusGradient);
+  yield* settled(Promise.all([group.allReduce(parts, 'sum'), group.allReduce(common, 'max')]));
+  const [center, triplet] = parts as unknown as [number, number];
+  const [intra, ring, radius, radiusGradient] = common as unknown as [number, number, number, number];
+  return { intra, ring, radius: noRow ? Number.NaN : radius, radiusGradient, center, triplet };
 }
 
 /** Cosines to the rows' own classes, which negatives of all processes are compared with. */

@@ -14,6 +14,7 @@ import { publicError } from './errors.js';
 import { forwardPass } from './evaluation.js';
 import type { HostOutputs } from './gradients.js';
 import { callTogether } from './group_call.js';
+import { readClasses } from './head_arrays.js';
 import {
   type AccumulateOptions,
   type ApplyOptions,
@@ -41,6 +42,7 @@ import {
   type FeatureGradientOutput,
   type HeadResult,
   type HeadState,
+  headArrays,
   headResult,
   type StepResult,
 } from './head_state.js';
@@ -55,6 +57,7 @@ import { CallQueue } from './queue.js';
 import type { RowFunction } from './row_functions.js';
 import type { SampledUpdate } from './sampling.js';
 import type { Schedule } from './schedule.js';
+import type { LossTerm } from './terms.js';
 import { runAsync, runSync } from './twin.js';
 import { checkInteger, checkOptions, checkSignal, mustBe } from './validate.js';
 
@@ -89,9 +92,9 @@ import { checkInteger, checkOptions, checkSignal, mustBe } from './validate.js';
 export class MarginHead {
   readonly #state: HeadState;
 
-  private constructor({ native, settings, memory }: MadeHead) {
+  private constructor({ native, settings, memory, centers }: MadeHead) {
     const queue = new CallQueue('head');
-    this.#state = { native, settings, queue, memory, reshaping: 0, disposed: false };
+    this.#state = { native, settings, queue, memory, centers, reshaping: 0, disposed: false };
   }
 
   /**
@@ -168,6 +171,11 @@ export class MarginHead {
     return this.#state.settings.loss.rowFunction;
   }
 
+  /** The companion terms of calls that give none. */
+  get terms(): readonly LossTerm[] {
+    return this.#state.settings.loss.terms;
+  }
+
   get optimizer(): Optimizer {
     return this.#state.settings.optimizer;
   }
@@ -214,6 +222,11 @@ export class MarginHead {
         ? batchPrepared(margin, memory, headView('sync', this.#state))
         : undefined;
     return (now && runSync(now).margins) ?? memory.margins?.slice();
+  }
+
+  /** R of a {@link ringLoss}: what the last update has made of it; undefined before there is one. */
+  get ringRadius(): number | undefined {
+    return this.#state.memory.radius;
   }
 
   /** Updates made so far. Throws ERR_DISPOSED after `dispose`. */
@@ -327,18 +340,32 @@ export class MarginHead {
    * @param end From `start` to the range's end. Default that end.
    */
   weights(start = this.range.start, end = this.range.end): Float32Array {
+    return this.#read('weights', start, end);
+  }
+
+  /**
+   * A copy of the centres of a {@link centerLoss}, as {@link weights}: 0 for classes that no batch has had.
+   *
+   * @param start In {@link range}. Default its start.
+   * @param end From `start` to the range's end. Default that end.
+   */
+  centers(start = this.range.start, end = this.range.end): Float32Array {
+    return this.#read('centers', start, end);
+  }
+
+  #read(array: 'weights' | 'centers', start: number, end: number): Float32Array {
     assertOpen(this.#state);
     checkInteger(start, 'start', { least: this.range.start, most: this.range.end });
     checkInteger(end, 'end', { least: start, most: this.range.end });
     return this.#state.queue.runSync(() => {
       try {
         const values = addon().allocate((end - start) * this.dim);
-        if (end > start) this.#state.native.read('weights', start, end, values);
+        if (end > start) readClasses(headArrays(this.#state), array, start, end, values);
         return values;
       } catch (error) {
         throw publicError(error);
       }
-    }, 'weights');
+    }, array);
   }
 
   /**

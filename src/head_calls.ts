@@ -31,7 +31,8 @@ import { addon, type NativeMode } from './native.js';
 import { findNearest, type Nearest } from './nearest.js';
 import { checkLoss, isScheduled, type LossOptions, lossAt, lossNames } from './options.js';
 import type { Rows } from './rows.js';
-import { checkSmoothing } from './sampling.js';
+import { checkWholeLoss } from './sampling.js';
+import { centerRate, type TermPlan } from './term_state.js';
 import { settled, type Twin } from './twin.js';
 import {
   checkBoolean,
@@ -129,10 +130,10 @@ export interface HeadCall<T> {
 }
 
 /** What a batch's evaluation has in common on all processes. */
-function termsOf({ problem, margin, hardest }: Plan): unknown {
+function termsOf({ problem, margin, terms, hardest }: Plan): unknown {
   const { featuresType, scale, straightThrough, onOverflow, rowWeights, labelSmoothing, topFive } = problem;
   const formula = { scale, straightThrough, onOverflow, labelSmoothing };
-  return { featuresType, ...formula, rowWeights, margin, topFive, hardest };
+  return { featuresType, ...formula, rowWeights, margin, terms: terms.terms, topFive, hardest };
 }
 
 /**
@@ -155,7 +156,7 @@ export function planEvaluationOn(
   const signal = checkSignal(options.signal);
   const loss = checkLoss(options, settings.loss);
   if (isBatchMargin(loss.margin)) checkOnHead(loss.margin);
-  if (sampled) checkSmoothing(loss, settings.sampling);
+  if (sampled) checkWholeLoss(loss, settings.sampling);
   const { accuracyTop5: topFive = false, histograms = false } = options;
   checkBoolean(topFive, 'accuracyTop5');
   const bins = checkBins(histograms);
@@ -178,6 +179,7 @@ export function planEvaluationOn(
         seed: settings.sampling.seed,
         memory: { before: () => state.memory, training: sampled },
         scaleLearner: adaptive ? (rows) => ({ scale: nextAdaCosScale(rows, at.scale) }) : undefined,
+        remembered: () => remembered(state),
       }),
       bins,
     };
@@ -202,9 +204,19 @@ export function planEvaluationOn(
       }
       return now;
     },
-    terms: [termsOf(plan), loss.rowFunction, scheduled && [loss.scale, loss.margin]],
+    terms: [termsOf(plan), loss.rowFunction, scheduled && [loss.scale, loss.margin, loss.terms]],
     signal,
   };
+}
+
+/** What terms remember when a call's turn has come. */
+function remembered(state: HeadState): ReturnType<TermPlan['remembered']> {
+  const { range, classes, dim } = state.settings;
+  const centers = () => {
+    state.centers ??= new Float32Array((range.end - range.start) * dim);
+    return state.centers;
+  };
+  return { radius: state.memory.radius, range, classes, centers };
 }
 
 export function stepCall<O extends FeatureGradientOutput>(
@@ -252,18 +264,14 @@ function gradientCall<O extends FeatureGradientOutput>(
       };
       const now = yield* planNow(mode);
       const update = weightGradient.now();
+      const wanted = { dLoss, weightGradient: update, ...centerRate(now.terms) };
       const done =
         group && counts
           ? yield* groupPass(shareOf(group, counts), now, settings, signal, {
-              dLoss,
-              weightGradient: update,
+              ...wanted,
               dFeatures: array as () => Float32Array,
             })
-          : yield* gradientPass(mode, now, signal, () => ({
-              dLoss,
-              weightGradient: update,
-              dFeatures: array(),
-            }));
+          : yield* gradientPass(mode, now, signal, () => ({ ...wanted, dFeatures: array() }));
       keepMemory(state, now, done, update, dLoss);
       return {
         ...headResult(now, done, settings),

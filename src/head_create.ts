@@ -19,6 +19,8 @@ export interface MadeHead {
   readonly native: NativeHead;
   readonly settings: HeadSettings;
   readonly memory: LossMemory;
+  /** [classes of the process, dim], of a centre loss, once there is one. */
+  readonly centers: Float32Array | undefined;
 }
 
 export function* createHead(options: MarginHeadOptions): Twin<MadeHead> {
@@ -30,7 +32,7 @@ export function* createHead(options: MarginHeadOptions): Twin<MadeHead> {
   if (group) yield* sameCall(group, 'MarginHead.create', commonTerms(settings), 0);
   const made = yield* attemptTwin(makeNative(settings, init));
   const native = yield* agree(group, made, (unwanted) => unwanted.dispose());
-  return { native, settings, memory: {} };
+  return { native, settings, memory: {}, centers: undefined };
 }
 
 function* makeNative(settings: HeadSettings, init: FirstWeights): Twin<NativeHead> {

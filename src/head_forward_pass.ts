@@ -16,6 +16,8 @@ import {
 import { addon, type NativeHead } from './native.js';
 import type { EngineName, Precision } from './options.js';
 import type { CheckedRows } from './rows.js';
+import { centerRate } from './term_state.js';
+import type { TermValues } from './terms.js';
 import { runSync } from './twin.js';
 import { checkNumber, checkOptions, largestFactor, mustBe } from './validate.js';
 
@@ -41,6 +43,7 @@ export class HeadForwardPass implements HeadResult {
   readonly accuracy: number;
   readonly accuracyTop5?: number;
   readonly angles?: AngleHistograms;
+  readonly terms?: TermValues;
   readonly rowLoss: Float32Array;
   readonly logSumExp: Float32Array;
   readonly targetCosine: Float32Array;
@@ -64,6 +67,7 @@ export class HeadForwardPass implements HeadResult {
     this.accuracy = result.accuracy;
     if (result.accuracyTop5 !== undefined) this.accuracyTop5 = result.accuracyTop5;
     if (result.angles) this.angles = result.angles;
+    if (result.terms) this.terms = result.terms;
     this.rowLoss = result.rowLoss;
     this.logSumExp = result.logSumExp;
     this.targetCosine = result.targetCosine;
@@ -111,8 +115,8 @@ export class HeadForwardPass implements HeadResult {
         );
       const dFeatures = output ?? addon().allocate(this.#features.array.length);
       const update = weightGradient.now();
-      const gradients = () => ({ dLoss, dFeatures, weightGradient: update });
-      runSync(backwardPass('sync', this.#forwarded, undefined, gradients));
+      const wanted = { dLoss, dFeatures, weightGradient: update, ...centerRate(this.#plan.terms) };
+      runSync(backwardPass('sync', this.#forwarded, undefined, () => wanted));
       keepMemory(this.#state, this.#plan, this.#forwarded, update, dLoss);
       return dFeatures as OutputArray<O, 'dFeatures'>;
     }, 'backwardSync');

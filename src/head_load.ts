@@ -8,6 +8,7 @@ import type { GradientClip } from './clipping.js';
 import { publicError } from './errors.js';
 import { checkPath } from './files.js';
 import type { ProcessGroup } from './group.js';
+import type { HeadArrays } from './head_arrays.js';
 import type { MadeHead } from './head_create.js';
 import {
   checkHeadOptions,
@@ -100,8 +101,8 @@ function* loadIndexed(
   );
   if (group) yield* sameCall(group, 'MarginHead.load', [commonTerms(settings), index.files], 0);
   const read = yield* attemptTwin(readHead(settings, folder, index, signal));
-  const { native, arrays } = yield* agree(group, read, (unwanted) => unwanted.native.dispose());
-  return { native, settings, memory: { ...index.memory, ...arrays } };
+  const { native, centers, arrays } = yield* agree(group, read, (unwanted) => unwanted.native.dispose());
+  return { native, settings, memory: { ...index.memory, ...arrays }, centers };
 }
 
 function* readHead(
@@ -109,14 +110,17 @@ function* readHead(
   folder: string,
   index: CheckpointIndex,
   signal: AbortSignal | undefined,
-): Twin<{ native: NativeHead; arrays: ClassArrays }> {
+): Twin<HeadArrays & { readonly arrays: ClassArrays }> {
   let native: NativeHead | undefined;
   try {
     yield* settled(checkShardFiles(folder, index, signal));
     const arrays = yield* settled(readClassArrays(folder, index));
     native = newNativeHead(settings);
-    yield* settled(readShardFiles(native, settings.range, folder, index, signal));
-    return { native, arrays };
+    const { range, dim } = settings;
+    const centers = index.centers && new Float32Array((range.end - range.start) * dim);
+    const to = { native, centers, range, dim };
+    yield* settled(readShardFiles(to, folder, index, signal));
+    return { ...to, arrays };
   } catch (error) {
     native?.dispose();
     throw publicError(error, signal);

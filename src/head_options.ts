@@ -32,10 +32,11 @@ import {
   checkDraw,
   checkSampling,
   checkSeed,
-  checkSmoothing,
+  checkWholeLoss,
   type SamplingOptions,
   samplingNames,
 } from './sampling.js';
+import { refuseCenters } from './terms.js';
 import { settled, type Twin } from './twin.js';
 import { checkCount, checkFloats, checkNumber, checkOneOf, checkOptions, mustBe, show } from './validate.js';
 
@@ -183,7 +184,8 @@ export function checkHeadOptions(options: MarginHeadOptions): {
   if (isBatchMargin(loss.margin)) checkOnHead(loss.margin);
   lossAt(loss, { step: 0, memory: {}, classes });
   checkLossOn(loss, devices);
-  checkSmoothing(loss, sampling);
+  refuseCenters(loss.terms);
+  checkWholeLoss(loss, sampling);
   checkStorage(storage, devices);
   const { seed } = sampling;
   const native = { ...nativeOptimizer(optimizer), storage, seed };

@@ -5,14 +5,17 @@ import type { DeviceArray } from './device_array.js';
 import { engineName } from './engines.js';
 import { type Plan, type RowResults, rowResults, type SkippedMass } from './evaluation.js';
 import { checkOutput, type HostOutputs, type OutputArray } from './gradients.js';
+import type { HeadArrays } from './head_arrays.js';
 import type { HeadSettings } from './head_options.js';
 import type { LossMemory } from './loss_memory.js';
-import type { NativeForwardResult, NativeHead, NativeRows, NativeWeightGradient } from './native.js';
+import type { NativeHead, NativeRows, NativeWeightGradient } from './native.js';
 import { checkLearningRate } from './optimizers.js';
 import type { EngineName, Precision } from './options.js';
 import type { CallQueue } from './queue.js';
 import type { CheckedRows } from './rows.js';
 import { valueAt } from './schedule.js';
+import { type BatchResult, nextRadius } from './term_state.js';
+import type { TermValues } from './terms.js';
 import { checkOptions, mustBe } from './validate.js';
 
 export interface HeadState {
@@ -22,6 +25,8 @@ export interface HeadState {
   /** Every call on the head goes through it, so that none sees the weights of a half-made update. */
   readonly queue: CallQueue;
   memory: LossMemory;
+  /** [classes of the process, dim], of a centre loss, once there is one. */
+  centers: Float32Array | undefined;
   /** Calls that add or remove classes and have not ended. */
   reshaping: number;
   disposed: boolean;
@@ -29,7 +34,7 @@ export interface HeadState {
 
 /** Loss, row results and accuracy of a batch on a head. */
 export interface HeadResult extends RowResults, SampledClasses {
-  /** Mean over the rows that are not ignored, weighted by `rowWeights`; 0 if there are none. */
+  /** Mean over the rows that are not ignored, weighted by `rowWeights`; 0 if there are none. With `terms`: plus these. */
   readonly loss: number;
   /** Share of the rows not ignored whose own class has the largest cosine, without margin; NaN if there are none. */
   readonly accuracy: number;
@@ -37,6 +42,8 @@ export interface HeadResult extends RowResults, SampledClasses {
   readonly accuracyTop5?: number;
   /** Only with `histograms`. */
   readonly angles?: AngleHistograms;
+  /** Only with `terms`: their values, without their weights. */
+  readonly terms?: TermValues;
   readonly engine: EngineName;
   readonly precision: Precision;
   readonly workspace: 'keep' | 'recompute';
@@ -63,7 +70,7 @@ export interface FeatureGradientOutput {
 /** What a pass leaves. `whole`: of the rows of all processes, where they share the classes; else the rows are all. */
 interface Passed {
   readonly rows: NativeRows;
-  readonly result: NativeForwardResult;
+  readonly result: BatchResult;
   readonly whole?: { readonly labels: Int32Array; readonly rows: NativeRows };
 }
 
@@ -73,7 +80,7 @@ export function headResult(
   { compute, sampling }: HeadSettings,
 ): HeadResult {
   const engine = engineName(compute.devices, compute.shards);
-  const { loss, accuracy, accuracyTop5, workspace, classes } = result;
+  const { loss, accuracy, accuracyTop5, workspace, classes, terms } = result;
   const { targetCosine, hardestCosine } = whole.rows;
   return {
     loss,
@@ -81,11 +88,17 @@ export function headResult(
     accuracy,
     ...(problem.topFive && { accuracyTop5 }),
     ...(hardestCosine && { angles: angleHistograms(whole.labels, targetCosine, hardestCosine, bins) }),
+    ...(terms && { terms }),
     engine,
     precision: compute.precision,
     workspace,
     ...(problem.sampled && sampling.sampleRate < 1 && { sampledClasses: classes }),
   };
+}
+
+/** The rows that a head keeps of its classes. */
+export function headArrays({ native, settings, centers }: HeadState): HeadArrays {
+  return { native, centers, range: settings.range, dim: settings.dim };
 }
 
 /** A batch checked against a head. */
@@ -126,7 +139,7 @@ export function weightUpdate(learningRate: number | undefined, state: HeadState)
 export function keepMemory(
   state: HeadState,
   plan: HeadPlan,
-  { rows, whole = { labels: plan.problem.labels, rows } }: Pick<Passed, 'rows' | 'whole'>,
+  { rows, result, whole = { labels: plan.problem.labels, rows } }: Passed,
   update: NativeWeightGradient,
   dLoss: number,
 ): void {
@@ -138,7 +151,10 @@ export function keepMemory(
     for (const learn of plan.learners)
       memory = { ...memory, ...learn(learned, memory, state.settings.classes) };
   }
-  state.memory = memory;
+  const { optimizer } = state.settings;
+  const rate =
+    update.kind === 'update' ? update.learningRate : valueAt(optimizer.learningRate, state.native.stepCount);
+  state.memory = { ...memory, ...nextRadius(plan.terms, result, { update: rate, dLoss }) };
 }
 
 /** The caller's array for dFeatures, checked, if there is one. */

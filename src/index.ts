@@ -11,6 +11,7 @@ export { type AdaFaceMargin, adaface } from './adaface.js';
 export { type AdaptiveFaceMargin, adaptiveFace, type MarginGradient } from './adaptiveface.js';
 export type { AngleHistograms } from './angles.js';
 export type { BatchMargin } from './batch_margins.js';
+export { type CenterLoss, centerLoss } from './center_loss.js';
 export type { AddClassesOptions, RemoveClassesOptions } from './class_changes.js';
 export type { ClassRange } from './class_ranges.js';
 export type { GradientClip } from './clipping.js';
@@ -55,6 +56,8 @@ export type {
   WeightStorage,
 } from './head_options.js';
 export type { FeatureGradientOutput, HeadResult, SampledClasses, StepResult } from './head_state.js';
+export { type InterLoss, interLoss } from './inter_loss.js';
+export { type IntraLoss, intraLoss } from './intra_loss.js';
 export { l2SoftmaxScale } from './l2softmax.js';
 export {
   type Batch,
@@ -107,6 +110,7 @@ export type {
 } from './options.js';
 export { presets } from './presets.js';
 export { type RandomSoftmaxMargin, randomSoftmax } from './random_softmax.js';
+export { type RingLoss, ringLoss } from './ring_loss.js';
 export {
   type AmLfsFunction,
   amLfs,
@@ -130,4 +134,8 @@ export {
   valueAt,
 } from './schedule.js';
 export { type SphereFaceMargin, sphereface } from './sphereface.js';
+export type { WeightedTerm } from './term_rules.js';
+export type { RingRadius } from './term_state.js';
+export type { LossTerm, TermValues } from './terms.js';
+export { type TripletLoss, type TripletMining, tripletLoss } from './triplet_loss.js';
 export { type WeightFile, type WeightFileOptions, weightsFrom } from './weight_file.js';

@@ -21,7 +21,7 @@ import {
   type HostOutputs,
   type Shape,
 } from './gradients.js';
-import type { NativeForwardResult, NativeMode, NativeRows } from './native.js';
+import type { NativeMode, NativeRows } from './native.js';
 import {
   type ComputeOptions,
   checkCompute,
@@ -35,6 +35,7 @@ import {
   plainLoss,
 } from './options.js';
 import { checkRows, type Rows } from './rows.js';
+import type { BatchResult } from './term_state.js';
 import { runAsync, runSync, type Twin } from './twin.js';
 import { checkCount, checkObject, checkOneOf, checkOptions, checkSignal, mustBe } from './validate.js';
 
@@ -255,9 +256,11 @@ function checkCall(batch: Batch, options: ForwardOptions): Call {
   return { plan, engine, precision: compute.precision, signal, shape };
 }
 
-function lossResult(call: Call, rows: NativeRows, result: NativeForwardResult): LossResult {
+function lossResult(call: Call, rows: NativeRows, result: BatchResult): LossResult {
   const { engine, precision } = call;
-  return { loss: result.loss, ...rowResults(rows), engine, precision, workspace: result.workspace };
+  const { loss, workspace, terms, ring } = result;
+  const optional = { ...(terms && { terms }), ...(ring && { ring }) };
+  return { loss, ...rowResults(rows), engine, precision, workspace, ...optional };
 }
 
 function weightedSum(factors: Float32Array, values: Float32Array): number {

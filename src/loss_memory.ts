@@ -14,6 +14,8 @@ export interface LossMemory {
   readonly norms?: NormStatistics;
   /** Of AdaCos: what the last training batch makes of the scale. */
   readonly scale?: number;
+  /** Of a ring loss, R. */
+  readonly radius?: number;
   /** Of AdaptiveFace, [C]; shorter by classes that are new. Updates write to it. */
   readonly margins?: Float64Array;
   /** Of the margins, what `accumulate` has added up; as long. */
@@ -72,8 +74,8 @@ export function noMemory(): MemoryTrack {
 
 /** What a checkpoint says. */
 export function checkMemory(memory: LossMemory, argument: string): LossMemory {
-  const known = { norms: true, scale: true, neighbourStep: true } as const;
-  const { norms, scale, neighbourStep } = checkOptions<Pick<LossMemory, keyof typeof known>>(
+  const known = { norms: true, scale: true, radius: true, neighbourStep: true } as const;
+  const { norms, scale, radius, neighbourStep } = checkOptions<Pick<LossMemory, keyof typeof known>>(
     memory,
     known,
     argument,
@@ -86,5 +88,6 @@ export function checkMemory(memory: LossMemory, argument: string): LossMemory {
     checkNumber(deviation, `${argument}.norms.deviation`, { least: 0 });
   }
   if (scale !== undefined) checkNumber(scale, `${argument}.scale`, { least: 0, exclusive: true });
+  if (radius !== undefined) checkNumber(radius, `${argument}.radius`, { least: 0 });
   return memory;
 }

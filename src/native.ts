@@ -56,6 +56,8 @@ export interface NativeProblem {
   /** Of the multiply operands. */
   readonly precision: NativePrecision;
   readonly scale: number;
+  /** Row losses are sums of the angles to all other classes; with scale ln 2, reduction 'none' and float32 on the cpu engine. */
+  readonly angles?: boolean;
   readonly straightThrough: boolean;
   readonly onOverflow: 'none' | 'fallback' | 'easy';
   readonly reduction: 'mean' | 'sum' | 'none';
@@ -74,6 +76,8 @@ export interface NativeProblem {
   readonly labelSmoothing: number;
   /** Of the probability of a row's own class, instead of -log p. */
   readonly rowFunction?: NativeRowFunction;
+  /** Companion terms, if there are. */
+  readonly terms?: NativeTerms;
   /** Also find each row's largest negative cosine and the accuracy. */
   readonly diagnostics: boolean;
   /** With diagnostics: also accuracyTop5. */
@@ -86,6 +90,35 @@ export interface NativeProblem {
 export interface NativeRowFunction {
   readonly kind: 'focal' | 'search' | 'piecewise';
   readonly values: Float64Array;
+}
+
+/** Companion terms with their weights, as engine/row_terms.h and engine/feature_terms.h have them. */
+export interface NativeTerms {
+  readonly intra?: { readonly weight: number };
+  /** `radius` NaN: the mean norm of the rows. */
+  readonly ring?: { readonly weight: number; readonly radius: number };
+  /** `centers` [n, D], of classes start .. start + n - 1; borrowed until dispose(). */
+  readonly center?: { readonly weight: number; readonly centers: Float32Array; readonly start: number };
+  /** Anchors are rows anchorStart .. anchorEnd - 1. */
+  readonly triplet?: {
+    readonly weight: number;
+    readonly margin: number;
+    readonly mining: 'hard' | 'semihard';
+    readonly anchorStart: number;
+    readonly anchorEnd: number;
+  };
+}
+
+/** Terms without their weights, 0 for those that were not asked for; `center` of the given centres, `triplet` of the given anchors. */
+export interface NativeTermValues {
+  readonly intra: number;
+  readonly ring: number;
+  /** That was used; NaN where no row counts. */
+  readonly radius: number;
+  /** d ring / d radius */
+  readonly radiusGradient: number;
+  readonly center: number;
+  readonly triplet: number;
 }
 
 /** Row results, written by the addon. */
@@ -107,6 +140,7 @@ export interface NativeRows {
 /** What becomes of the weights' gradient: written out, added to the head's sum, or used up by its optimiser. */
 export type NativeWeightGradient =
   | { readonly kind: 'none' }
+  /** [own classes, D] */
   | { readonly kind: 'write'; readonly dWeights: Float32Array | NativeDeviceArray }
   | { readonly kind: 'accumulate' }
   | { readonly kind: 'update'; readonly learningRate: number; readonly clip?: NativeClip };
@@ -138,6 +172,10 @@ export interface NativeGradients {
   /** [B, D], or absent when not wanted. */
   readonly dFeatures?: Float32Array | NativeDeviceArray;
   readonly weightGradient: NativeWeightGradient;
+  /** Where weights change, how far centres follow; default: not at all. */
+  readonly centerRate?: number;
+  /** [own classes, D], added to the weights' gradient. Only on the cpu engine. */
+  readonly addedWeights?: Float32Array;
 }
 
 export interface NativeBackwardResult {
@@ -146,8 +184,9 @@ export interface NativeBackwardResult {
 }
 
 export interface NativeForwardResult {
-  /** NaN when reduction is 'none' and no dLoss was given. */
+  /** NaN when reduction is 'none' and no dLoss was given; without terms. */
   readonly loss: number;
+  readonly terms: NativeTermValues;
   readonly workspace: 'keep' | 'recompute';
   /** Fraction of counted rows whose own class has the largest cosine; NaN unless `diagnostics`. */
   readonly accuracy: number;

@@ -6,6 +6,7 @@ import type { LossMemory } from './loss_memory.js';
 import { arcface, checkMargin, type Margin, overflowOf } from './margins.js';
 import { checkRowFunction, type RowFunction } from './row_functions.js';
 import { atStep, checkScheduled, isSchedule, type Schedule, valueAt } from './schedule.js';
+import { checkTerms, type LossTerm, missingOnGpus, type PlainTerm, termsAt } from './terms.js';
 import {
   checkBoolean,
   checkInteger,
@@ -71,6 +72,12 @@ export interface LossOptions {
    * with `labelSmoothing`, whose loss is no function of p. Default `none`.
    */
   readonly rowFunction?: RowFunction | 'none' | undefined;
+  /**
+   * Companion terms, at most one of a kind: the loss is that of the margin plus the sum of `weight` times each term, and gradients are
+   * those of this sum. `rowLoss` is without them. Results have `terms`, the values without their weights. Not with reduction
+   * `none`. docs/losses.md has a table. Default: none.
+   */
+  readonly terms?: readonly LossTerm[] | undefined;
 }
 
 /** How it is computed. */
@@ -111,6 +118,7 @@ export type Loss = { readonly [K in keyof LossOptions]-?: Exclude<LossOptions[K]
 /** A Loss at one step: no schedules. */
 export interface PlainLoss extends Loss {
   readonly scale: number;
+  readonly terms: readonly PlainTerm[];
 }
 
 /** ComputeOptions with every default filled in. */
@@ -125,6 +133,7 @@ export const lossNames = {
   onOverflow: true,
   labelSmoothing: true,
   rowFunction: true,
+  terms: true,
 } as const satisfies Record<keyof LossOptions, true>;
 
 export const computeNames = {
@@ -143,6 +152,7 @@ const defaultLoss: Loss = {
   onOverflow: 'none',
   labelSmoothing: 0,
   rowFunction: 'none',
+  terms: [],
 };
 
 export function checkLoss(options: LossOptions, defaults: Loss = defaultLoss): Loss {
@@ -153,6 +163,7 @@ export function checkLoss(options: LossOptions, defaults: Loss = defaultLoss): L
     onOverflow = defaults.onOverflow,
     labelSmoothing = defaults.labelSmoothing,
     rowFunction = defaults.rowFunction,
+    terms = defaults.terms,
   } = options;
   checkMargin(margin);
   if (isAdaCos(scale)) checkAdaCos(scale, 'scale');
@@ -170,7 +181,8 @@ export function checkLoss(options: LossOptions, defaults: Loss = defaultLoss): L
       `'none' with labelSmoothing ${labelSmoothing}`,
       rowFunction.kind,
     );
-  return { margin, scale, gradient, onOverflow, labelSmoothing, rowFunction };
+  checkTerms(terms);
+  return { margin, scale, gradient, onOverflow, labelSmoothing, rowFunction, terms };
 }
 
 /** What GPUs do not compute: `wanted`, which is not the default, must be `instead` there. */
@@ -187,8 +199,16 @@ export function refuseOnGpus(
 
 /** A loss that these devices compute. */
 export function checkLossOn(loss: Loss, devices: readonly DeviceName[]): void {
-  const { labelSmoothing } = loss;
+  const { labelSmoothing, terms } = loss;
   if (labelSmoothing > 0) refuseOnGpus('labelSmoothing', labelSmoothing, '0', devices);
+  const missing = missingOnGpus(terms);
+  if (missing)
+    refuseOnGpus(
+      'terms',
+      missing.kind,
+      'intra and ring, which follow from what GPUs give of each row,',
+      devices,
+    );
 }
 
 /** What a loss depends on besides a batch. */
@@ -201,23 +221,25 @@ export interface LossState {
 
 /** The loss in one state of a head. */
 export function lossAt(loss: Loss, { step, memory, classes }: LossState): PlainLoss {
-  const { margin, scale, rowFunction } = loss;
+  const { margin, scale, rowFunction, terms } = loss;
   return {
     ...loss,
     margin: atStep(margin, step),
     scale: isAdaCos(scale) ? adaCosScale(scale, classes, memory) : valueAt(scale, step),
     rowFunction: rowFunction === 'none' ? rowFunction : atStep(rowFunction, step),
+    terms: termsAt(terms, step),
   };
 }
 
 /** Whether a loss is another one in another state of its head. */
-export function isScheduled({ margin, scale, rowFunction }: Loss): boolean {
-  return [...Object.values(margin), ...Object.values(rowFunction), scale].some(isSchedule);
+export function isScheduled({ margin, scale, rowFunction, terms }: Loss): boolean {
+  const values = [margin, rowFunction, ...terms].flatMap(Object.values);
+  return [...values, scale].some(isSchedule);
 }
 
 /** The loss of a call that has no steps and remembers nothing. */
 export function plainLoss(loss: Loss, classes: number): PlainLoss {
-  const { margin, scale, rowFunction } = loss;
+  const { margin, scale, rowFunction, terms } = loss;
   const adaptive = isAdaCos(scale);
   if (adaptive && !scale.fixed)
     throw mustBe('ERR_OPTION', 'scale', 'fixed where no MarginHead remembers it', 'adacos that is not');
@@ -225,6 +247,7 @@ export function plainLoss(loss: Loss, classes: number): PlainLoss {
     { of: '', data: adaptive ? {} : { scale } },
     { of: 'margin.', data: margin },
     { of: 'rowFunction.', data: rowFunction },
+    ...terms.map((data, i) => ({ of: `terms[${i}].`, data })),
   ];
   for (const { of, data } of named)
     for (const [name, value] of Object.entries(data))

@@ -72,8 +72,10 @@ export function checkDraw({ sampleRate }: NativeSampling, classes: number): void
     );
 }
 
-/** Smoothing shares out among all classes, of which a sampled step knows some. */
-export function checkSmoothing({ labelSmoothing }: Loss, { sampleRate }: NativeSampling): void {
+/** Smoothing shares out among all classes, and an inter-loss looks at all, of which a sampled step knows some. */
+export function checkWholeLoss({ labelSmoothing, terms }: Loss, { sampleRate }: NativeSampling): void {
+  if (sampleRate < 1 && terms.some(({ kind }) => kind === 'inter'))
+    throw mustBe('ERR_OPTION', 'terms', 'without inter where a sampleRate leaves classes out', 'inter');
   if (labelSmoothing > 0 && sampleRate < 1)
     throw mustBe(
       'ERR_OPTION',

@@ -3,7 +3,17 @@
  * step is reached, and goes on to the end of the work in case `end` does not end anything.
  */
 import { setImmediate as turn } from 'node:timers/promises';
-import { customMargin, forward, MarginHead, sgd, valueAndGrad, valueAndGradSync } from 'marginfc';
+import {
+  centerLoss,
+  customMargin,
+  forward,
+  interLoss,
+  MarginHead,
+  sgd,
+  tripletLoss,
+  valueAndGrad,
+  valueAndGradSync,
+} from 'marginfc';
 import { large, makeBatch, small } from './problems.mjs';
 
 /** @import { Problem } from '../problems.js' */
@@ -69,6 +79,15 @@ export const moments = {
     await first;
     end();
     await Promise.all(others);
+  },
+  async 'with a step with companion terms at work and another waiting'(end) {
+    const batch = makeBatch(large);
+    const head = await makeHead(batch);
+    const terms = [centerLoss(), interLoss(), tripletLoss()];
+    const calls = [head.step(batch, { terms }), head.step(batch, { terms })];
+    await turn();
+    end();
+    await Promise.all(calls);
   },
   async 'with a call being aborted and another waiting'(end) {
     const batch = makeBatch(large);

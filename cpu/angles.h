@@ -1,0 +1,32 @@
+// Angles between unit rows in place of exponentials. Included by cpu/kernels.cc only, inside its anonymous namespace.
+
+// arccos(x) / sqrt(1 - x) for 0 <= x <= 1: Abramowitz and Stegun 4.4.46, whose arccos is off by 2e-8 at most.
+MARGINFC_INLINE Vector arccos_over_root(Vector x) {
+  Vector p = splat(-0.0012624911f) * x + 0.0066700901f;
+  p = p * x - 0.0170881256f;
+  p = p * x + 0.0308918810f;
+  p = p * x - 0.0501743046f;
+  p = p * x + 0.0889789874f;
+  p = p * x - 0.2145988016f;
+  return p * x + 1.5707963050f;
+}
+
+void angles(const NegativesTask& task) {
+  for (int64_t lane = 0; lane < static_cast<int64_t>(task.panels) * kPanel; lane += kLanes) {
+    const Integers label = load(task.labels + lane);
+    Vector total{};
+    for (int32_t c = 0; c < task.classes; c++) {
+      float* e = task.exponentials + c * task.row_stride + lane;
+      const Vector cosine = load(e), negative = -cosine;
+      // Unlike the product, not above 1.
+      const Vector magnitude = -larger(splat(-1.0f), cosine < Vector{} ? cosine : negative);
+      const Vector root = square_root(1.0f - magnitude);
+      const Vector acute = root * arccos_over_root(magnitude);
+      const Vector sine = larger(splat(kLeastSine), root * square_root(1.0f + magnitude));
+      const auto own = label == splat(task.first_class + c);
+      total += own ? Vector{} : cosine < Vector{} ? 3.14159265f - acute : acute;
+      store(e, own ? Vector{} : task.inverse_norm[c] / sine);
+    }
+    store(task.sums + lane, total);
+  }
+}
