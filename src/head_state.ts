@@ -24,6 +24,8 @@ export interface HeadState {
   memory: LossMemory;
   /** Calls that add or remove classes and have not ended. */
   reshaping: number;
+  /** Snapshots put in place of the head's own state. */
+  restores: number;
   disposed: boolean;
 }
 

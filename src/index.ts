@@ -54,6 +54,7 @@ export type {
   WeightSource,
   WeightStorage,
 } from './head_options.js';
+export type { HeadSnapshot, SnapshotOptions } from './head_snapshot.js';
 export type { FeatureGradientOutput, HeadResult, SampledClasses, StepResult } from './head_state.js';
 export { l2SoftmaxScale } from './l2softmax.js';
 export {
@@ -68,6 +69,7 @@ export {
   valueAndGradSync,
 } from './loss.js';
 export type { NormStatistics } from './loss_memory.js';
+export { type LossSearchOptions, type LossSearchResult, lossSearch } from './loss_search.js';
 export { type MagFaceMargin, magface } from './magface.js';
 export {
   type ArcFaceMargin,
@@ -129,5 +131,12 @@ export {
   type Schedule,
   valueAt,
 } from './schedule.js';
+export type {
+  LossCandidate,
+  LossSearchIteration,
+  LossSearchSettings,
+  LossSearchState,
+  LossSearchTrial,
+} from './search_state.js';
 export { type SphereFaceMargin, sphereface } from './sphereface.js';
 export { type WeightFile, type WeightFileOptions, weightsFrom } from './weight_file.js';
