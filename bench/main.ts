@@ -13,6 +13,7 @@ import { runContestant } from './contestants/run.js';
 import { addon } from './cpu/addon.js';
 import { describeMachine } from './cpu/machine.js';
 import { printMachine, threadCount } from './cpu/table.js';
+import { lossText } from './formula.js';
 import { type Command, compareFiles, type RunOptions, readCommand, usage } from './options.js';
 import { measurePhases, type Phases, type PhasesJob } from './phases.js';
 import { progressBar } from './progress.js';
@@ -63,11 +64,11 @@ async function bench(options: RunOptions): Promise<number> {
   const machine = { ...describeMachine(), instructionSet, threads };
   printMachine(`marginfc ${machine.version}`, machine, {
     engine: `${instructionSet}, ${threadCount(threads)}`,
-    work: 'ArcFace, s 64, m 0.5: loss and both gradients. Every result is checked against float64 first.',
+    work: `${lossText(options.loss)}: loss and both gradients. Every result is checked against float64 first.`,
   });
   const deadline = start + options.totalSeconds * 1e3;
 
-  const contestants = allContestants(program, options.quick).filter(({ contestant }) =>
+  const contestants = allContestants(program, options.quick, options.loss).filter(({ contestant }) =>
     options.only.every((part) => contestant.includes(part)),
   );
   if (contestants.length === 0) {
@@ -78,6 +79,7 @@ async function bench(options: RunOptions): Promise<number> {
   const phases = await phasesOf(options);
   const { rows, versions } = await run({
     sizes: options.sizes,
+    loss: options.loss,
     contestants,
     samples: options.samples,
     sampleSeconds: options.sampleSeconds,
@@ -95,6 +97,7 @@ async function bench(options: RunOptions): Promise<number> {
     machine,
     command: options.typed,
     settings: {
+      loss: options.loss,
       quick: options.quick,
       samples: options.samples,
       sampleSeconds: options.sampleSeconds,

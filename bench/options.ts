@@ -1,7 +1,9 @@
 /** What may be typed after `npm run bench --` or `npx marginfc bench`. */
 
 import { parseArgs } from 'node:util';
+import { lossNamed } from 'marginfc';
 import { compare, type Differences } from './compare.js';
+import { usualLoss } from './formula.js';
 import { readResults } from './results.js';
 import { parseSize, type Size } from './size.js';
 
@@ -13,6 +15,8 @@ Options:
   --quick          smaller sizes, in less than 10 minutes
   --sizes LIST     B,D,C;B,D,C;... from small to large (default 128,512,1000;64,128,10000;128,512,10000;
                    128,512,100000;512,512,100000;1024,512,100000;128,512,1000000)
+  --loss NAME      what is timed instead of arcface, such as magface; a name that is none lists all. Others than arcface
+                   are this package's alone, and the phases are not timed
   --seconds N      for each contestant at each size (default 60; with --quick the time that is left is shared out)
   --samples N      undisturbed samples wanted of each row (default 9)
   --only TEXT      only contestants whose name contains TEXT, such as 'marginfc'; may be repeated
@@ -34,6 +38,8 @@ export interface RunOptions {
   readonly kind: 'run';
   readonly quick: boolean;
   readonly sizes: readonly Size[];
+  /** By its name of lossNamed(). */
+  readonly loss: string;
   /** For each contestant at each size; undefined: shared out. */
   readonly seconds: number | undefined;
   /** For all. */
@@ -73,6 +79,7 @@ export function readCommand(args: string[]): Command {
     options: {
       quick: { type: 'boolean', default: false },
       sizes: { type: 'string' },
+      loss: { type: 'string', default: usualLoss },
       seconds: { type: 'string' },
       samples: { type: 'string' },
       only: { type: 'string', multiple: true, default: [] },
@@ -100,11 +107,13 @@ export function readCommand(args: string[]): Command {
   const { quick, only, json, html } = values;
   const sizes = (values.sizes ?? (quick ? quickSizes : fullSizes)).split(';').map(parseSize);
   const seconds = values.seconds === undefined ? undefined : positive('--seconds', values.seconds);
-  const phaseSizes = values.phases ? sizes.filter(({ C }) => C <= 1e5).slice(-2) : [];
+  const loss = lossNamed(values.loss).name;
+  const phaseSizes = values.phases && loss === usualLoss ? sizes.filter(({ C }) => C <= 1e5).slice(-2) : [];
   return {
     kind: 'run',
     quick,
     sizes,
+    loss,
     seconds: seconds ?? (quick ? undefined : 60),
     totalSeconds: quick ? quickSeconds : Number.POSITIVE_INFINITY,
     samples:

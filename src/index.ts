@@ -92,6 +92,7 @@ export {
   x2softmax,
 } from './margins.js';
 export { releaseMemory } from './memory.js';
+export { lossNamed, type NamedLoss, namedLosses } from './named_losses.js';
 export { type NcclOptions, nccl } from './nccl.js';
 export type { Nearest } from './nearest.js';
 export { type AdamWOptimizer, adamw, type Optimizer, type SgdOptimizer, sgd } from './optimizers.js';
