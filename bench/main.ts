@@ -5,7 +5,7 @@
  */
 
 import { mkdirSync, writeFileSync } from 'node:fs';
-import { dirname } from 'node:path';
+import { basename, dirname } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { childJob, reply, runInChild } from './child.js';
 import { allContestants } from './contestants/list.js';
@@ -18,6 +18,7 @@ import { type Command, compareFiles, type RunOptions, readCommand, usage } from 
 import { measurePhases, type Phases, type PhasesJob } from './phases.js';
 import { progressBar } from './progress.js';
 import { html } from './report/html.js';
+import { readSearch, searchPage } from './report/search.js';
 import { formatVersion, type Results, readResults } from './results.js';
 import { run } from './run.js';
 import { printDifferences, printPhases, printRows, printSummary } from './terminal.js';
@@ -46,7 +47,8 @@ async function main(args: string[]): Promise<number> {
       case 'compare':
         return compareFiles(command, printDifferences);
       case 'report':
-        write(command.html, html(readResults(command.file)));
+      case 'plot':
+        write(command.html, pageOf(command));
         console.log(`written: ${command.html}`);
         return 0;
       case 'run':
@@ -56,6 +58,10 @@ async function main(args: string[]): Promise<number> {
     console.error((error as Error).message);
     return 2;
   }
+}
+
+function pageOf({ kind, file }: Extract<Command, { kind: 'report' | 'plot' }>): string {
+  return kind === 'report' ? html(readResults(file)) : searchPage(basename(file), readSearch(file));
 }
 
 async function bench(options: RunOptions): Promise<number> {

@@ -10,6 +10,7 @@ import { parseSize, type Size } from './size.js';
 export const usage = `Usage: marginfc bench [options]              in a checkout: npm run bench -- [options]
        marginfc bench compare A.json B.json
        marginfc bench report A.json [--html FILE]
+       marginfc plot STATE.json [--html FILE]
 
 Options:
   --quick          smaller sizes, in less than 10 minutes
@@ -27,6 +28,8 @@ Options:
 
 Contestants that are not installed are shown as such. MARGINFC_BENCH_PYTHON names a Python with torch,
 pytorch-metric-learning or numpy; @tensorflow/tfjs-core with a backend is found where this command is run.
+
+plot draws the course of a loss search from its state (default marginfc-search.html).
 
 compare says of each row whether the second file is FASTER, SLOWER or the SAME, or UNSURE.
 `;
@@ -64,8 +67,10 @@ export interface CompareOptions {
 export type Command =
   | RunOptions
   | CompareOptions
-  | { readonly kind: 'report'; readonly file: string; readonly html: string }
+  | { readonly kind: 'report' | 'plot'; readonly file: string; readonly html: string }
   | { readonly kind: 'help' };
+
+const defaultPages = { report: 'marginfc-bench.html', plot: 'marginfc-search.html' } as const;
 
 /** Less than ten minutes, also when the last answer before the end is waited for. */
 const quickSeconds = 540;
@@ -85,7 +90,7 @@ export function readCommand(args: string[]): Command {
       only: { type: 'string', multiple: true, default: [] },
       phases: { type: 'boolean', default: true },
       json: { type: 'string', default: 'marginfc-bench.json' },
-      html: { type: 'string', default: 'marginfc-bench.html' },
+      html: { type: 'string' },
       help: { type: 'boolean', short: 'h', default: false },
     },
   });
@@ -97,14 +102,14 @@ export function readCommand(args: string[]): Command {
       throw new Error(`compare takes two files, received ${files.length}`);
     return { kind: 'compare', before, after };
   }
-  if (name === 'report') {
+  if (name === 'report' || name === 'plot') {
     const [file, ...rest] = files;
     if (file === undefined || rest.length > 0)
-      throw new Error(`report takes one file, received ${files.length}`);
-    return { kind: 'report', file, html: values.html };
+      throw new Error(`${name} takes one file, received ${files.length}`);
+    return { kind: name, file, html: values.html ?? defaultPages[name] };
   }
   if (name !== undefined) throw new Error(`no command '${name}'`);
-  const { quick, only, json, html } = values;
+  const { quick, only, json, html = defaultPages.report } = values;
   const sizes = (values.sizes ?? (quick ? quickSizes : fullSizes)).split(';').map(parseSize);
   const seconds = values.seconds === undefined ? undefined : positive('--seconds', values.seconds);
   const loss = lossNamed(values.loss).name;

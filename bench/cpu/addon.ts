@@ -8,6 +8,7 @@ import type { Addon } from '../../dist/native.js';
 type Native = typeof import('../../dist/native.js');
 type BatchMargins = typeof import('../../dist/batch_margins.js');
 type Twins = typeof import('../../dist/twin.js');
+type SearchState = typeof import('../../dist/search_state.js');
 
 /** Where `marginfc` itself is, so that both share one addon and one pool of threads. */
 const entry = pathToFileURL(createRequire(import.meta.url).resolve('marginfc'));
@@ -29,6 +30,9 @@ export function firstMargins(margin: AdaptiveFaceMargin, classes: number): Float
   const head = { classes, seed: 0, stepCount: 0, angles };
   return Float32Array.from(runSync(batchMargins.batchPrepared(margin, {}, head)).margins ?? []);
 }
+
+/** States of loss searches. */
+export const { candidateOf, checkState }: SearchState = await beside('search_state.js');
 
 export function addon(): Addon {
   return native.addon();
