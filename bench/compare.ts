@@ -1,5 +1,6 @@
 /** `marginfc bench compare a.json b.json`: what changed between two runs on one machine, and what cannot be told. */
 
+import { usualLoss } from './formula.js';
 import { type ResultRow, type Results, rowKey, settingName } from './results.js';
 import { sizeName } from './size.js';
 import { type Interval, median, ratioInterval } from './statistics.js';
@@ -64,9 +65,14 @@ export function compare(a: Results, b: Results): Differences {
     [...one]
       .filter(([key]) => !other.has(key))
       .map(([, row]) => `${settingName(row)} at ${sizeName(row.size)}`);
-  const warnings = (['processor', 'cores', 'instructionSet', 'threads', 'node'] as const)
-    .filter((name) => a.machine[name] !== b.machine[name])
-    .map((name) => `${name} differs: ${a.machine[name]} and ${b.machine[name]}`);
+  const facts = ({ settings: { loss = usualLoss }, machine }: Results) => {
+    const { processor, cores, instructionSet, threads, node } = machine;
+    return { loss, processor, cores, instructionSet, threads, node };
+  };
+  const [first, second] = [facts(a), facts(b)];
+  const warnings = (Object.keys(first) as (keyof typeof first)[])
+    .filter((name) => first[name] !== second[name])
+    .map((name) => `${name} differs: ${first[name]} and ${second[name]}`);
   return { compared, onlyBefore: only(before, after), onlyAfter: only(after, before), warnings };
 }
 

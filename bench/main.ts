@@ -5,7 +5,7 @@
  */
 
 import { mkdirSync, writeFileSync } from 'node:fs';
-import { dirname } from 'node:path';
+import { basename, dirname } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { childJob, reply, runInChild } from './child.js';
 import { allContestants } from './contestants/list.js';
@@ -13,10 +13,12 @@ import { runContestant } from './contestants/run.js';
 import { addon } from './cpu/addon.js';
 import { describeMachine } from './cpu/machine.js';
 import { printMachine, threadCount } from './cpu/table.js';
+import { lossText } from './formula.js';
 import { type Command, compareFiles, type RunOptions, readCommand, usage } from './options.js';
 import { measurePhases, type Phases, type PhasesJob } from './phases.js';
 import { progressBar } from './progress.js';
 import { html } from './report/html.js';
+import { readSearch, searchPage } from './report/search.js';
 import { formatVersion, type Results, readResults } from './results.js';
 import { run } from './run.js';
 import { printDifferences, printPhases, printRows, printSummary } from './terminal.js';
@@ -45,7 +47,8 @@ async function main(args: string[]): Promise<number> {
       case 'compare':
         return compareFiles(command, printDifferences);
       case 'report':
-        write(command.html, html(readResults(command.file)));
+      case 'plot':
+        write(command.html, pageOf(command));
         console.log(`written: ${command.html}`);
         return 0;
       case 'run':
@@ -57,17 +60,21 @@ async function main(args: string[]): Promise<number> {
   }
 }
 
+function pageOf({ kind, file }: Extract<Command, { kind: 'report' | 'plot' }>): string {
+  return kind === 'report' ? html(readResults(file)) : searchPage(basename(file), readSearch(file));
+}
+
 async function bench(options: RunOptions): Promise<number> {
   const start = performance.now();
   const { instructionSet, threads } = addon().describeCpu();
   const machine = { ...describeMachine(), instructionSet, threads };
   printMachine(`marginfc ${machine.version}`, machine, {
     engine: `${instructionSet}, ${threadCount(threads)}`,
-    work: 'ArcFace, s 64, m 0.5: loss and both gradients. Every result is checked against float64 first.',
+    work: `${lossText(options.loss)}: loss and both gradients. Every result is checked against float64 first.`,
   });
   const deadline = start + options.totalSeconds * 1e3;
 
-  const contestants = allContestants(program, options.quick).filter(({ contestant }) =>
+  const contestants = allContestants(program, options.quick, options.loss).filter(({ contestant }) =>
     options.only.every((part) => contestant.includes(part)),
   );
   if (contestants.length === 0) {
@@ -78,6 +85,7 @@ async function bench(options: RunOptions): Promise<number> {
   const phases = await phasesOf(options);
   const { rows, versions } = await run({
     sizes: options.sizes,
+    loss: options.loss,
     contestants,
     samples: options.samples,
     sampleSeconds: options.sampleSeconds,
@@ -95,6 +103,7 @@ async function bench(options: RunOptions): Promise<number> {
     machine,
     command: options.typed,
     settings: {
+      loss: options.loss,
       quick: options.quick,
       samples: options.samples,
       sampleSeconds: options.sampleSeconds,

@@ -1,18 +1,23 @@
 /** What may be typed after `npm run bench --` or `npx marginfc bench`. */
 
 import { parseArgs } from 'node:util';
+import { lossNamed } from 'marginfc';
 import { compare, type Differences } from './compare.js';
+import { usualLoss } from './formula.js';
 import { readResults } from './results.js';
 import { parseSize, type Size } from './size.js';
 
 export const usage = `Usage: marginfc bench [options]              in a checkout: npm run bench -- [options]
        marginfc bench compare A.json B.json
        marginfc bench report A.json [--html FILE]
+       marginfc plot STATE.json [--html FILE]
 
 Options:
   --quick          smaller sizes, in less than 10 minutes
   --sizes LIST     B,D,C;B,D,C;... from small to large (default 128,512,1000;64,128,10000;128,512,10000;
                    128,512,100000;512,512,100000;1024,512,100000;128,512,1000000)
+  --loss NAME      what is timed instead of arcface, such as magface; a name that is none lists all. Others than arcface
+                   are this package's alone, and the phases are not timed
   --seconds N      for each contestant at each size (default 60; with --quick the time that is left is shared out)
   --samples N      undisturbed samples wanted of each row (default 9)
   --only TEXT      only contestants whose name contains TEXT, such as 'marginfc'; may be repeated
@@ -24,6 +29,8 @@ Options:
 Contestants that are not installed are shown as such. MARGINFC_BENCH_PYTHON names a Python with torch,
 pytorch-metric-learning or numpy; @tensorflow/tfjs-core with a backend is found where this command is run.
 
+plot draws the course of a loss search from its state (default marginfc-search.html).
+
 compare says of each row whether the second file is FASTER, SLOWER or the SAME, or UNSURE.
 `;
 
@@ -34,6 +41,8 @@ export interface RunOptions {
   readonly kind: 'run';
   readonly quick: boolean;
   readonly sizes: readonly Size[];
+  /** By its name of lossNamed(). */
+  readonly loss: string;
   /** For each contestant at each size; undefined: shared out. */
   readonly seconds: number | undefined;
   /** For all. */
@@ -58,8 +67,10 @@ export interface CompareOptions {
 export type Command =
   | RunOptions
   | CompareOptions
-  | { readonly kind: 'report'; readonly file: string; readonly html: string }
+  | { readonly kind: 'report' | 'plot'; readonly file: string; readonly html: string }
   | { readonly kind: 'help' };
+
+const defaultPages = { report: 'marginfc-bench.html', plot: 'marginfc-search.html' } as const;
 
 /** Less than ten minutes, also when the last answer before the end is waited for. */
 const quickSeconds = 540;
@@ -73,12 +84,13 @@ export function readCommand(args: string[]): Command {
     options: {
       quick: { type: 'boolean', default: false },
       sizes: { type: 'string' },
+      loss: { type: 'string', default: usualLoss },
       seconds: { type: 'string' },
       samples: { type: 'string' },
       only: { type: 'string', multiple: true, default: [] },
       phases: { type: 'boolean', default: true },
       json: { type: 'string', default: 'marginfc-bench.json' },
-      html: { type: 'string', default: 'marginfc-bench.html' },
+      html: { type: 'string' },
       help: { type: 'boolean', short: 'h', default: false },
     },
   });
@@ -90,21 +102,23 @@ export function readCommand(args: string[]): Command {
       throw new Error(`compare takes two files, received ${files.length}`);
     return { kind: 'compare', before, after };
   }
-  if (name === 'report') {
+  if (name === 'report' || name === 'plot') {
     const [file, ...rest] = files;
     if (file === undefined || rest.length > 0)
-      throw new Error(`report takes one file, received ${files.length}`);
-    return { kind: 'report', file, html: values.html };
+      throw new Error(`${name} takes one file, received ${files.length}`);
+    return { kind: name, file, html: values.html ?? defaultPages[name] };
   }
   if (name !== undefined) throw new Error(`no command '${name}'`);
-  const { quick, only, json, html } = values;
+  const { quick, only, json, html = defaultPages.report } = values;
   const sizes = (values.sizes ?? (quick ? quickSizes : fullSizes)).split(';').map(parseSize);
   const seconds = values.seconds === undefined ? undefined : positive('--seconds', values.seconds);
-  const phaseSizes = values.phases ? sizes.filter(({ C }) => C <= 1e5).slice(-2) : [];
+  const loss = lossNamed(values.loss).name;
+  const phaseSizes = values.phases && loss === usualLoss ? sizes.filter(({ C }) => C <= 1e5).slice(-2) : [];
   return {
     kind: 'run',
     quick,
     sizes,
+    loss,
     seconds: seconds ?? (quick ? undefined : 60),
     totalSeconds: quick ? quickSeconds : Number.POSITIVE_INFINITY,
     samples:

@@ -2,9 +2,10 @@
 
 import { engineLimits } from './contestants/contestant.js';
 import { addon } from './cpu/addon.js';
-import { engineLogSumExp, loss, makeProblem, supportedPrecisions } from './cpu/contestants.js';
+import { engineLogSumExp, makeProblem, supportedPrecisions } from './cpu/contestants.js';
 import { errors, type Problem, reference } from './cpu/reference.js';
 import type { Peaks, Precision } from './cpu/results.js';
+import { formulaNamed, usual, usualLoss } from './formula.js';
 import type { PhaseName, PhaseRow } from './results.js';
 import type { Size } from './size.js';
 import { median } from './statistics.js';
@@ -37,7 +38,8 @@ export function measurePhases({ sizes, precisions, samples, seconds }: PhasesJob
   const rows: PhaseRow[] = [];
   for (const size of sizes) {
     const problem = makeProblem(size);
-    const expected = reference(problem, loss, engineLogSumExp(problem));
+    const formula = formulaNamed(usualLoss, size.C);
+    const expected = reference(problem, formula, engineLogSumExp(problem, formula));
     for (const precision of supportedPrecisions(precisions))
       for (const workspace of ['keep', 'recompute'] as const) {
         const call = makeCall(problem, size, precision, workspace);
@@ -97,7 +99,7 @@ function makeCall(
     sampling: { sampleRate: 1, sampledUpdate: 'sampled', seed: 0 },
   });
   head.write('weights', 0, problem.weights);
-  const margin = { kind: 'arcface', parameters: [loss.m] } as const;
+  const margin = { kind: 'arcface', parameters: [usual.m] } as const;
   const rows = {
     rowLoss: new Float32Array(B),
     logSumExp: new Float32Array(B),
@@ -113,7 +115,7 @@ function makeCall(
       weightsType: 'float32',
       gradientTolerance: 0,
       precision,
-      scale: loss.scale,
+      scale: usual.scale,
       straightThrough: false,
       onOverflow: 'none',
       reduction: 'mean',

@@ -6,6 +6,8 @@ import type { Size } from './size.js';
 
 export interface Plan {
   readonly sizes: readonly Size[];
+  /** By its name of lossNamed(). */
+  readonly loss: string;
   readonly contestants: readonly Contestant[];
   /** Undisturbed samples wanted of each row, and how long each is at least. */
   readonly samples: number;

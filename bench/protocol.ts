@@ -12,8 +12,11 @@ export type Request =
       /** Features [B, D] and weights [C, D] in float32, then labels [B] in int32. */
       readonly input: string;
       readonly size: Size;
+      /** Of the loss that all compute: ArcFace. */
       readonly scale: number;
       readonly m: number;
+      /** The loss by name, for contestants that have others. */
+      readonly loss: string;
       readonly job: unknown;
     }
   | {

@@ -103,6 +103,8 @@ export interface Results {
   /** What was typed. */
   readonly command: string;
   readonly settings: {
+    /** By its name of lossNamed(); absent in older files: arcface. */
+    readonly loss?: string;
     readonly quick: boolean;
     readonly samples: number;
     readonly sampleSeconds: number;

@@ -8,10 +8,11 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { releaseMemory } from 'marginfc';
 import type { Contestant } from './contestants/contestant.js';
-import { engineLogSumExp, loss, makeProblem } from './cpu/contestants.js';
+import { engineLogSumExp, makeProblem } from './cpu/contestants.js';
 import { readLoad } from './cpu/load.js';
 import { type Reference, reference } from './cpu/reference.js';
 import { type Disturbance, judge, type Repetition } from './cpu/samples.js';
+import { formulaNamed, usual } from './formula.js';
 import { availableMemory, compareOutput, inputBytes, writeProblem } from './inputs.js';
 import { type Plan, secondsOfCell, work } from './plan.js';
 import { type Errors, type ResultRow, settingKey } from './results.js';
@@ -200,14 +201,12 @@ class Cell {
   #makeInputs(contestants: readonly Contestant[]): Verification {
     const problem = makeProblem(this.size);
     writeProblem(this.#input, problem);
-    const logSumExp = engineLogSumExp(problem);
+    const formula = formulaNamed(this.plan.loss, this.size.C);
+    const logSumExp = engineLogSumExp(problem, formula);
     releaseMemory();
     const derivatives = [...new Set(contestants.map(({ gradient }) => gradient))];
     return new Map(
-      derivatives.map((gradient) => {
-        const straightThrough = gradient === 'straightThrough';
-        return [gradient, reference(problem, { ...loss, straightThrough }, logSumExp)];
-      }),
+      derivatives.map((gradient) => [gradient, reference(problem, { ...formula, gradient }, logSumExp)]),
     );
   }
 
@@ -257,7 +256,10 @@ class Cell {
     this.#progress(`${contestant.contestant} starts`);
     const startSeconds = this.#seconds + (contestant.startSeconds ?? 10);
     const prepared = await session.prepare(
-      { do: 'prepare', input: this.#input, size: this.size, ...loss, job: contestant.job },
+      {
+        ...{ do: 'prepare', input: this.#input, size: this.size, ...usual },
+        ...{ loss: this.plan.loss, job: contestant.job },
+      },
       within(startSeconds),
     );
     if ('failure' in prepared) return out(prepared.failure);

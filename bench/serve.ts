@@ -5,6 +5,7 @@ import { createInterface } from 'node:readline';
 import { setImmediate } from 'node:timers/promises';
 import { Bench } from 'tinybench';
 import type { Problem } from './cpu/reference.js';
+import { type Formula, formulaNamed } from './formula.js';
 import type { Checked, Prepared, Refusal, Request, Sampled } from './protocol.js';
 import type { Size } from './size.js';
 
@@ -39,8 +40,11 @@ export interface Runner {
 export interface Task {
   readonly problem: Problem;
   readonly size: Size;
+  /** Of ArcFace. */
   readonly scale: number;
   readonly m: number;
+  /** Of the loss that is asked for. */
+  readonly formula: Formula;
 }
 
 /** Answers requests until standard input ends. */
@@ -53,7 +57,14 @@ export async function serve<Job>(make: (task: Task, job: Job) => Runner | Promis
     if (request.do === 'prepare') {
       size = request.size;
       const { scale, m } = request;
-      runner = await make({ problem: readProblem(request.input, size), size, scale, m }, request.job as Job);
+      const task = {
+        problem: readProblem(request.input, size),
+        size,
+        scale,
+        m,
+        formula: formulaNamed(request.loss, size.C),
+      };
+      runner = await make(task, request.job as Job);
       return runner.version === undefined ? {} : { version: runner.version };
     }
     if (!runner) throw new Error(`${request.do} before prepare`);

@@ -28,7 +28,7 @@ import { isPerClass, type Margin, marginOfClasses } from './margins.js';
 import type { NativeMode } from './native.js';
 import { checkLoss } from './options.js';
 import { checkDraw } from './sampling.js';
-import { settled, type Twin } from './twin.js';
+import { giveWay, settled, type Twin } from './twin.js';
 import {
   checkFloat32Array,
   checkInteger,
@@ -210,8 +210,7 @@ function* copyClasses(
     for (let owner = 0; owner < (group?.size ?? 1); owner++) {
       const range = rangeOf(classes, group, owner);
       for (const [start, end] of blocks(range.start, range.end, dim)) {
-        // Others have their turn between blocks.
-        if (mode === 'async') yield* settled(new Promise<void>((resolve) => setImmediate(resolve)));
+        yield* giveWay(mode);
         const read = attempt(() => {
           throwIfAborted(signal);
           if (memory.length < (end - start) * dim) memory = new Float32Array((end - start) * dim);

@@ -15,6 +15,7 @@ const usage = `Usage: marginfc <command>
 Commands:
   doctor      what can compute here, on what, and why something is missing
   bench       times this package and what else is installed; marginfc bench --help
+  plot        draws the course of a loss search: marginfc plot STATE.json [--html FILE]
 
 Options:
   -h, --help      print this
@@ -31,7 +32,12 @@ const variables = [
 ];
 
 const [first, ...others] = process.argv.slice(2);
-process.exitCode = first === 'bench' ? bench(others) : main(process.argv.slice(2));
+process.exitCode =
+  first === 'bench'
+    ? bench(others)
+    : first === 'plot'
+      ? bench(['plot', ...others])
+      : main(process.argv.slice(2));
 
 /** A process of its own, and so it starts others: nothing of the benchmark is loaded here. */
 function bench(args: string[]): number {

@@ -1,7 +1,8 @@
 /**
  * Random numbers that are a function of seed, step and row alone, so that a draw is the same whatever the shards, processes and
  * devices, and after a checkpoint is loaded. As engine/random.h: Philox 4x32-10 (Salmon et al., SC 2011), normal deviates by Box
- * and Muller. Counters have bit 62 of their high half set, which no draw of native code has alone.
+ * and Muller. Counters of margins have bit 62 of their high half set, which no draw of native code has alone; a search, which is no
+ * head, has a key of its own.
  */
 
 const multipliers = [0xd2511f53, 0xcd9e8d57] as const;
@@ -33,10 +34,18 @@ function multiplyHigh(a: number, b: number): number {
   return aHigh * bHigh + (middle >>> 16) + (other >>> 16);
 }
 
-/** A normal deviate of mean 0 and deviation 1. `seed` and `row` are below 2^32, `step` below 2^53. */
+/** A normal deviate of mean 0 and deviation 1 for a margin. `seed` and `row` are below 2^32, `step` below 2^53. */
 export function normalOf(seed: number, step: number, row: number): number {
-  const stepHigh = Math.floor(step / 2 ** 32);
-  const [u, v] = philox([seed, 0], [row, 0, step >>> 0, 0x40000000 + stepHigh]);
+  return normal([seed, 0], [row, 0, step >>> 0, 0x40000000 + Math.floor(step / 2 ** 32)]);
+}
+
+/** The same for a candidate of a search. */
+export function candidateNormal(seed: number, iteration: number, index: number): number {
+  return normal([seed, 1], [index, 0, iteration >>> 0, Math.floor(iteration / 2 ** 32)]);
+}
+
+function normal(key: readonly [number, number], counter: Words): number {
+  const [u, v] = philox(key, counter);
   return Math.sqrt(-2 * Math.log((u + 0.5) / 2 ** 32)) * Math.cos((2 * Math.PI * v) / 2 ** 32);
 }
 

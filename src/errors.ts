@@ -14,7 +14,7 @@ export type MarginFcErrorCode =
   | 'ERR_OPTION'
   /** A margin parameter is not finite, or a custom margin threw or returned something other than numbers. */
   | 'ERR_MARGIN'
-  /** NaN or infinity in features or weights. */
+  /** NaN or infinity in features or weights, or in the rewards of all candidates of a search's iteration. */
   | 'ERR_NOT_FINITE'
   /** An array's memory is detached, resizable or growable. */
   | 'ERR_DETACHED'

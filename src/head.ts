@@ -37,6 +37,7 @@ import { createHead, type MadeHead } from './head_create.js';
 import { HeadForwardPass } from './head_forward_pass.js';
 import { type LoadOptions, loadHead } from './head_load.js';
 import type { MarginHeadOptions, WeightStorage } from './head_options.js';
+import { type HeadSnapshot, restoreCall, type SnapshotOptions, snapshotCall } from './head_snapshot.js';
 import {
   assertOpen,
   type FeatureGradientOutput,
@@ -94,7 +95,7 @@ export class MarginHead {
 
   private constructor({ native, settings, memory, centers }: MadeHead) {
     const queue = new CallQueue('head');
-    this.#state = { native, settings, queue, memory, centers, reshaping: 0, disposed: false };
+    this.#state = { native, settings, queue, memory, centers, reshaping: 0, restores: 0, disposed: false };
   }
 
   /**
@@ -413,6 +414,35 @@ export class MarginHead {
    */
   async save(folder: string | URL, options?: SaveOptions): Promise<void> {
     return this.#run('save', () => saveCall(this.#state, folder, options), options);
+  }
+
+  /**
+   * A copy of weights, optimiser state, accumulated gradient and step count, of the classes of this process: as {@link save}, in
+   * memory. Costs as much memory as the head's weights and optimiser state.
+   */
+  async snapshot(options?: SnapshotOptions): Promise<HeadSnapshot> {
+    return this.#run('snapshot', () => snapshotCall(this.#state, options), options);
+  }
+
+  /** {@link snapshot}, blocking. */
+  snapshotSync(options?: SnapshotOptions): HeadSnapshot {
+    return this.#runSync(() => snapshotCall(this.#state, options), 'snapshotSync');
+  }
+
+  /**
+   * Goes on from a snapshot, of this head or of another one with the same `dim`, classes and kind of optimiser: the steps that
+   * follow are those that followed it, bit for bit. Margin, scale and other options stay the head's own. In a group each process
+   * gives the snapshot that it took of the same moment.
+   *
+   * @param snapshot Borrowed, not changed.
+   */
+  async restore(snapshot: HeadSnapshot, options?: SnapshotOptions): Promise<void> {
+    return this.#run('restore', () => restoreCall(this.#state, snapshot, options), options);
+  }
+
+  /** {@link restore}, blocking. */
+  restoreSync(snapshot: HeadSnapshot, options?: SnapshotOptions): void {
+    this.#runSync(() => restoreCall(this.#state, snapshot, options), 'restoreSync');
   }
 
   /** Frees the weights once the calls made so far have ended. May be called again. */

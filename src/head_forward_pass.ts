@@ -57,6 +57,8 @@ export class HeadForwardPass implements HeadResult {
   readonly #features: CheckedRows;
   /** Updates the head had made: after another one, what this pass remembers is of other weights. */
   readonly #stepCount: number;
+  /** As of {@link HeadState.restores}, likewise. */
+  readonly #restores: number;
   /** Another one after classes came or went. */
   readonly #native: NativeHead;
   #disposed = false;
@@ -82,6 +84,7 @@ export class HeadForwardPass implements HeadResult {
     this.#features = { array: features, type: featuresType };
     this.#native = state.native;
     this.#stepCount = state.native.stepCount;
+    this.#restores = state.restores;
   }
 
   /**
@@ -105,6 +108,13 @@ export class HeadForwardPass implements HeadResult {
     return this.#state.queue.runSync(() => {
       if (this.#state.native !== this.#native)
         throw mustBe('ERR_DISPOSED', 'forward pass', `of the head's present classes`, 'one of other classes');
+      if (this.#state.restores !== this.#restores)
+        throw mustBe(
+          'ERR_DISPOSED',
+          'forward pass',
+          `of the head's present weights`,
+          'one from before a restore',
+        );
       const updates = this.#state.native.stepCount - this.#stepCount;
       if (updates > 0)
         throw mustBe(

@@ -29,6 +29,8 @@ export interface HeadState {
   centers: Float32Array | undefined;
   /** Calls that add or remove classes and have not ended. */
   reshaping: number;
+  /** Snapshots put in place of the head's own state. */
+  restores: number;
   disposed: boolean;
 }
 

@@ -55,6 +55,7 @@ export type {
   WeightSource,
   WeightStorage,
 } from './head_options.js';
+export type { HeadSnapshot, SnapshotOptions } from './head_snapshot.js';
 export type { FeatureGradientOutput, HeadResult, SampledClasses, StepResult } from './head_state.js';
 export { type InterLoss, interLoss } from './inter_loss.js';
 export { type IntraLoss, intraLoss } from './intra_loss.js';
@@ -71,6 +72,7 @@ export {
   valueAndGradSync,
 } from './loss.js';
 export type { NormStatistics } from './loss_memory.js';
+export { type LossSearchOptions, type LossSearchResult, lossSearch } from './loss_search.js';
 export { type MagFaceMargin, magface } from './magface.js';
 export {
   type ArcFaceMargin,
@@ -93,6 +95,7 @@ export {
   x2softmax,
 } from './margins.js';
 export { releaseMemory } from './memory.js';
+export { lossNamed, type NamedLoss, namedLosses } from './named_losses.js';
 export { type NcclOptions, nccl } from './nccl.js';
 export type { Nearest } from './nearest.js';
 export { type AdamWOptimizer, adamw, type Optimizer, type SgdOptimizer, sgd } from './optimizers.js';
@@ -133,6 +136,13 @@ export {
   type Schedule,
   valueAt,
 } from './schedule.js';
+export type {
+  LossCandidate,
+  LossSearchIteration,
+  LossSearchSettings,
+  LossSearchState,
+  LossSearchTrial,
+} from './search_state.js';
 export { type SphereFaceMargin, sphereface } from './sphereface.js';
 export type { WeightedTerm } from './term_rules.js';
 export type { RingRadius } from './term_state.js';

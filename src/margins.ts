@@ -127,7 +127,12 @@ const parameterNames = {
   softmax: [],
 } as const satisfies Record<BuiltInMargin['kind'], readonly string[]>;
 
-const kinds = [...(Object.keys(parameterNames) as BuiltInMargin['kind'][]), ...batchKinds, 'custom'] as const;
+/** Of all margins. */
+export const kinds = [
+  ...(Object.keys(parameterNames) as BuiltInMargin['kind'][]),
+  ...batchKinds,
+  'custom',
+] as const;
 
 /** Optional parameters of a margin's function. */
 type ParametersOf<M extends BuiltInMargin> = {

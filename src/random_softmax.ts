@@ -86,6 +86,10 @@ function logOfOneMinus(margin: AtStep<RandomSoftmaxMargin>, rows: BatchRows): nu
   const { a, sigma, exponent, every, seed = rows.seed, step = rows.step } = margin;
   if (a !== undefined) return Math.log1p(-a);
   const drawn = sigma * Math.abs(normalOf(seed, Math.floor(step / every), 0));
-  const log = Math.log(drawn) + exponent * rows.scale;
+  return logOfOnePlus(Math.log(drawn) + exponent * rows.scale);
+}
+
+/** ln(1 + e^log): ln(1 - a) of a = -e^log. */
+export function logOfOnePlus(log: number): number {
   return log > 0 ? log + Math.log1p(Math.exp(-log)) : Math.log1p(Math.exp(log));
 }

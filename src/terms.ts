@@ -29,7 +29,7 @@ const rules: { readonly [K in LossTerm['kind']]: TermRule<Extract<LossTerm, { ki
   triplet: tripletRule,
 };
 
-const kinds = Object.keys(rules) as LossTerm['kind'][];
+export const termKinds = Object.keys(rules) as LossTerm['kind'][];
 
 /** The values of a batch's terms, without their weights; those that the loss has. */
 export type TermValues = { readonly [K in LossTerm['kind']]?: number };
@@ -40,7 +40,7 @@ export function checkTerms(terms: readonly LossTerm[]): readonly LossTerm[] {
   for (const [i, term] of terms.entries()) {
     const argument = `terms[${i}]`;
     checkObject(term, argument);
-    const kind = checkOneOf(term.kind, kinds, `${argument}.kind`);
+    const kind = checkOneOf(term.kind, termKinds, `${argument}.kind`);
     // The types of the table's columns are lost where a kind is looked up.
     checkedTerm(rules[kind] as unknown as TermRule<LossTerm>, term, argument);
     if (terms.findIndex((other) => other.kind === kind) !== i)

@@ -54,8 +54,8 @@ const marginLossNames = {
   gradients: true,
 } as const satisfies Record<keyof MarginLossOptions, true>;
 
-/** Options of {@link headLoss}. */
-export interface HeadLossOptions {
+/** Options of {@link headLoss}. Those of the loss replace the head's own. */
+export interface HeadLossOptions extends LossOptions {
   /** Of the head's optimiser; a function is asked before every update. Default: the optimiser's own. */
   readonly learningRate?: number | (() => number) | undefined;
 }
@@ -166,13 +166,13 @@ export function headLoss(
   head: MarginHead,
   options: HeadLossOptions = {},
 ): (yTrue: Tensor, yPred: Tensor) => Scalar {
-  const { learningRate } = checkOptions(options, { learningRate: true });
+  const { learningRate, ...loss } = checkOptions(options, { ...lossNames, learningRate: true });
   return (yTrue, yPred) => {
     checkBackend('headLoss');
     const [rows, dim] = checkMatrix(yPred, 'yPred', '[B, D]');
     const batch = { features: floats(yPred), labels: readLabels(yTrue, rows, dim, 'yTrue') };
-    if (!engine().isTapeOn()) return scalar(head.evaluateSync(batch).loss);
-    const pass = head.forwardSync(batch);
+    if (!engine().isTapeOn()) return scalar(head.evaluateSync(batch, loss).loss);
+    const pass = head.forwardSync(batch, loss);
     const fused = customGrad(() => ({
       value: scalar(pass.loss),
       gradFunc: (dLoss: Tensor) => {

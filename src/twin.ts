@@ -3,7 +3,7 @@
  * promise when they run off the thread, the value itself when they block. Who drives it decides which.
  */
 
-import type { NativeReturn } from './native.js';
+import type { NativeMode, NativeReturn } from './native.js';
 
 /** Work that ends in T. */
 export type Twin<T> = Generator<unknown, T, unknown>;
@@ -12,6 +12,11 @@ export type Twin<T> = Generator<unknown, T, unknown>;
 export function* settled<T>(value: NativeReturn<T>): Twin<T> {
   // The driver hands back exactly what was yielded, or what its promise resolved to.
   return (yield value) as T;
+}
+
+/** Inside a twin of long work on this thread: others have their turn. */
+export function* giveWay(mode: NativeMode): Twin<void> {
+  if (mode === 'async') yield* settled(new Promise<void>((resolve) => setImmediate(resolve)));
 }
 
 /** Runs a twin whose native calls all use mode `sync`. */

@@ -128,6 +128,12 @@ describe('compare', () => {
     expect(found.onlyAfter).toEqual(['marginfc cpu, float32, keep at 1,2,3']);
   });
 
+  test('warns where the losses differ, which were arcface in older files', () => {
+    const of = (loss: string) => ({ ...results([row()]), settings: { ...results([]).settings, loss } });
+    expect(compare(results([row()]), of('arcface')).warnings).toEqual([]);
+    expect(compare(results([row()]), of('magface')).warnings).toEqual(['loss differs: arcface and magface']);
+  });
+
   test('warns where the machines differ', () => {
     const { warnings } = compare(results([row()]), results([row()], { threads: 8 }));
     expect(warnings).toEqual(['threads differs: 2 and 8']);
@@ -265,6 +271,7 @@ describe('options', () => {
     [['--seconds', 'x'], '--seconds must be a positive number'],
     [['compare', 'a.json'], 'compare takes two files'],
     [['train'], "no command 'train'"],
+    [['--loss', 'arcfice'], /name of a loss must be one of softmax, .*, received 'arcfice'/],
   ])('%j are refused', (args, reason) => {
     expect(() => readCommand(args)).toThrow(reason);
   });
@@ -351,6 +358,24 @@ describe('marginfc bench', () => {
     const compared = bench('compare', 'a.json', 'a.json');
     expect(compared.stdout).toMatch(/^0 FASTER, 0 SLOWER, \d+ SAME, \d+ UNSURE$/m);
     expect(compared.status).toBe(0);
+  });
+
+  test('times another loss on its own', () => {
+    const { status, stdout, stderr } = bench(
+      ...['--quick', '--samples', '2', '--sizes', '8,16,100', '--loss', 'magFace'],
+      ...['--json', 'm.json', '--html', 'm.html'],
+    );
+    expect({ status, stderr }).toEqual({ status: 0, stderr: '' });
+    expect(stdout).toContain('magFace, magface, lowerNorm 10');
+    const { rows, phases, settings } = readResults(join(scratch, 'm.json'));
+    expect({ loss: settings.loss, phases }).toEqual({ loss: 'magFace', phases: [] });
+    for (const { contestant, status: found, checked } of rows)
+      expect({ contestant, found, checked }).toEqual({
+        contestant: 'marginfc cpu',
+        found: 'measured',
+        checked: true,
+      });
+    expect(readFileSync(join(scratch, 'm.html'), 'utf8')).toContain('onOverflow easy');
   });
 
   test('says what is wrong with a file or an option', () => {

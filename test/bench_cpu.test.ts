@@ -10,9 +10,12 @@ import { errors, reference } from '../bench/cpu/reference.js';
 import { contestName, contestsOf, precisions, type Report } from '../bench/cpu/results.js';
 import { disturbance, figures, judge, type Repetition, spread } from '../bench/cpu/samples.js';
 import { targetOf, targets } from '../bench/cpu/targets.js';
+import { formulaNamed, lossText } from '../bench/formula.js';
 import { parseSize } from '../bench/size.js';
+import { namedLosses, valueAndGradSync } from '../src/index.js';
+import { withNorms } from './loss_cases.js';
 import { makeProblem } from './problems.js';
-import { reference as fullReference } from './reference.js';
+import { reference as fullReference, type ReferenceMargin, type ReferenceRowFunction } from './reference.js';
 
 const root = join(import.meta.dirname, '..');
 
@@ -151,6 +154,18 @@ describe('the load', () => {
   });
 });
 
+/** Those that the tests' reference has a formula of. */
+function hasReference(margin: { readonly kind: string }): margin is ReferenceMargin {
+  return ['softmax', 'cosface', 'arcface', 'combined', 'x2softmax'].includes(margin.kind);
+}
+
+test('a loss is named with its parameters', () => {
+  expect(lossText('arcface')).toBe('ArcFace, m 0.5, s 64');
+  expect(lossText('openSphereFace')).toBe(
+    'openSphereFace, sphereface, m 1.5, lambda 0, straightThrough, s 30',
+  );
+});
+
 describe('the reference', () => {
   const problem = makeProblem({ rows: 20, dim: 9, classes: 50 }, 'clustered', 'random', 7);
   const full = fullReference(problem, {
@@ -160,7 +175,7 @@ describe('the reference', () => {
     onOverflow: 'none',
     reduction: 'mean',
   });
-  const parameters = { scale: 64, m: 0.5 };
+  const parameters = formulaNamed('arcface', 50);
   const right = {
     logSumExp: Float32Array.from(full.logSumExp),
     rowLoss: Float32Array.from(full.rowLoss),
@@ -178,6 +193,36 @@ describe('the reference', () => {
     const found = errors(right, expected);
     expect(found.loss).toBeLessThan(1e-7);
     expect(found.gradient).toBeLessThan(1e-6);
+  });
+
+  test.each(namedLosses.map(({ name }) => name))('is what the engine computes: %s', (name) => {
+    const { dim } = problem;
+    const long = withNorms(problem);
+    const { margin, ...formula } = formulaNamed(name, 50);
+    const { logSumExp, rowLoss, dFeatures, dWeights } = valueAndGradSync(long, { margin, ...formula });
+    const expected = reference(long, { margin, ...formula }, new Float64Array(20));
+    const gradients = (values: Float32Array | Float64Array) => (j: number) =>
+      values.subarray(j * dim, (j + 1) * dim);
+    const found = errors({ logSumExp, rowLoss, dFeatures, dWeights: gradients(dWeights) }, expected);
+    expect(found.loss).toBeLessThan(4e-6);
+    expect(found.gradient).toBeLessThan(6.1e-5);
+    if (!hasReference(margin)) return;
+    const { rowFunction, ...others } = formula;
+    const written = fullReference(long, {
+      ...{ margin, ...others, reduction: 'mean' },
+      ...(rowFunction !== 'none' && { rowFunction: rowFunction as ReferenceRowFunction }),
+    });
+    const same = errors(
+      {
+        logSumExp: Float32Array.from(written.logSumExp),
+        rowLoss: Float32Array.from(written.rowLoss),
+        dFeatures: Float32Array.from(written.dFeatures),
+        dWeights: gradients(written.dWeights),
+      },
+      expected,
+    );
+    expect(same.loss).toBeLessThan(1e-7);
+    expect(same.gradient).toBeLessThan(1e-6);
   });
 
   test('finds what is wrong, NaN included', () => {
@@ -234,6 +279,25 @@ describe('the program', () => {
     return { status, stdout, stderr };
   }
 
+  test('checks another loss, and knows no other names', () => {
+    const options = ['--quick', '--sizes', '8,16,100', '--precision', 'float32', '--only', 'reused'];
+    const { status, stdout, stderr } = bench(...options, '--loss', 'adaface', '--json', 'adaface.json');
+    expect({ status, stderr }).toEqual({ status: 0, stderr: '' });
+    expect(stdout).toContain('AdaFace, m 0.4');
+    const { loss, runs }: Report = JSON.parse(readFileSync(join(scratch, 'adaface.json'), 'utf8'));
+    expect(loss).toBe('adaface');
+    expect(runs[0]?.rows.map(({ operation }) => operation)).toEqual([
+      'loss + dX + dW',
+      'loss + dX + dW',
+      'step',
+      'AdamW step',
+    ]);
+    expect(bench('--loss', 'adafice')).toMatchObject({
+      status: 2,
+      stderr: expect.stringMatching(/one of softmax/),
+    });
+  });
+
   test('measures a tiny size, prints it and writes it as JSON', () => {
     const { status, stdout, stderr } = bench(
       '--quick',
@@ -246,7 +310,9 @@ describe('the program', () => {
       'out.json',
     );
     expect({ status, stderr }).toEqual({ status: 0, stderr: '' });
-    const { machine, settings, runs }: Report = JSON.parse(readFileSync(join(scratch, 'out.json'), 'utf8'));
+    const { machine, loss, settings, runs }: Report = JSON.parse(
+      readFileSync(join(scratch, 'out.json'), 'utf8'),
+    );
 
     const text = expect.stringMatching(/./);
     const positive = expect.toSatisfy((value: unknown) => typeof value === 'number' && value > 0);
@@ -266,6 +332,7 @@ describe('the program', () => {
       date: expect.stringMatching(/^\d{4}-\d\d-\d\dT[\d:.]+Z$/),
       loadAverage: atLeast0,
     });
+    expect(loss).toBe('arcface');
     expect(settings).toEqual({ samples: 3, sampleSeconds: 0.02, seconds: 5 });
     expect(runs).toHaveLength(1);
     const { rows, ...run } = runs[0]!;

@@ -34,7 +34,15 @@ function contestant(behaviour: string, changes: Partial<Contestant> = {}): Conte
 
 async function rowOf(one: Contestant, plan: Partial<Plan> = {}): Promise<ResultRow> {
   const deadline = performance.now() + 60e3;
-  const all = { sizes: [size], contestants: [one], samples: 3, sampleSeconds: 0.01, seconds: 20, deadline };
+  const all = {
+    sizes: [size],
+    loss: 'arcface',
+    contestants: [one],
+    samples: 3,
+    sampleSeconds: 0.01,
+    seconds: 20,
+    deadline,
+  };
   const { rows } = await run({ ...all, ...plan });
   return rows.at(-1) as ResultRow;
 }
@@ -45,6 +53,7 @@ describe('a contestant', () => {
     const { rows, versions } = await run({
       ...{
         sizes: [size],
+        loss: 'arcface',
         contestants: [contestant('right')],
         samples: 3,
         sampleSeconds: 0.01,

@@ -40,6 +40,9 @@ describe.skipIf(gpus.length === 0)('a head with GPUs', () => {
       await head.save(folder);
       const loaded = kept(await MarginHead.load(folder, { devices: places[to], shards }));
       expect(await digests(loaded)).toEqual(await digests(head));
+      const restored = await trainedHead({ devices: places[to], shards: 2, optimizer }, { steps: 5 });
+      await restored.restore(await head.snapshot());
+      expect(await restored.snapshot()).toEqual(await head.snapshot());
       if (from === to) expect(await futureOf(loaded)).toEqual(await futureOf(head));
     }
   });

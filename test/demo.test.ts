@@ -6,7 +6,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { Transformer } from '@napi-rs/image';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
-import { closedSetSplit, loadDigits, loadFolder, openSetSplit } from '../examples/demo/data.js';
+import { closedSetSplit, loadDigits, loadFolder, openSetSplit, searchSplit } from '../examples/demo/data.js';
 import { fitted, readGrey, sizeOf } from '../examples/demo/images.js';
 import {
   angularSpread,
@@ -14,6 +14,7 @@ import {
   classCentres,
   drawPairs,
   mean,
+  meanInterval,
   nearestCentreAccuracy,
   nearestCentreAngle,
   type Pair,
@@ -22,6 +23,8 @@ import {
   verify,
 } from '../examples/demo/metrics.js';
 import { seeded } from '../examples/random.js';
+import { namedLosses } from '../src/index.js';
+import { makeFaces, pgm } from './faces.js';
 
 const root = join(import.meta.dirname, '..');
 const scratch = mkdtempSync(join(tmpdir(), 'marginfc-demo-'));
@@ -118,16 +121,15 @@ describe('metrics', () => {
   it('summarise', () => {
     expect(mean([1, 2, 6])).toBe(3);
     expect(standardDeviation([1, 2, 6])).toBeCloseTo(Math.sqrt((4 + 1 + 9) / 2), 12);
+    const half = (4.303 * Math.sqrt(7)) / Math.sqrt(3);
+    expect(meanInterval([1, 2, 6])).toEqual([expect.closeTo(3 - half, 10), expect.closeTo(3 + half, 10)]);
+    expect(meanInterval(new Array(40).fill(2))).toEqual([2, 2]);
   });
 });
 
 /** Opaque grey pixels as RGBA. */
 function rgba(grey: readonly number[]): Uint8Array {
   return Uint8Array.from(grey.flatMap((value) => [value, value, value, 255]));
-}
-
-function pgm(width: number, height: number, grey: readonly number[]): Uint8Array {
-  return Buffer.concat([Buffer.from(`P5\n${width} ${height}\n255\n`), Uint8Array.from(grey)]);
 }
 
 function written(name: string, contents: Uint8Array | string): string {
@@ -182,20 +184,8 @@ describe('images', () => {
   });
 });
 
-/** A folder per identity, each with images of one brightness and some noise. */
 function facesFolder(name: string, identities: number, images: number): string {
-  const folder = join(scratch, name);
-  const random = seeded(3);
-  for (let identity = 0; identity < identities; identity++) {
-    mkdirSync(join(folder, `person ${identity + 1}`), { recursive: true });
-    for (let image = 0; image < images; image++) {
-      const grey = Array.from({ length: 48 }, (_, i) =>
-        Math.floor(100 * random() + (i % identities === identity ? 150 : 0)),
-      );
-      writeFileSync(join(folder, `person ${identity + 1}`, `${image}.pgm`), pgm(8, 6, grey));
-    }
-  }
-  return folder;
+  return makeFaces(join(scratch, name), identities, images);
 }
 
 describe('data', () => {
@@ -250,6 +240,17 @@ describe('data', () => {
     expect(held(1)).toBe(held(1));
   });
 
+  it('are parted three ways for a search: no class is in two parts', () => {
+    const { classOf, train, validation, test } = searchSplit(data, seeded(2));
+    const parts = [train, validation, test].map(classesOf);
+    expect(parts.map(({ size }) => size)).toEqual([4, 3, 3]);
+    expect(new Set(parts.flatMap((part) => [...part])).size).toBe(10);
+    expect(parts[0]).toEqual(new Set(classOf.keys()));
+    expect(train.length + validation.length + test.length).toBe(100);
+    const few = { ...data, classNames: classNames.slice(0, 5) };
+    expect(() => searchSplit(few, seeded(1))).toThrow(/at least 6 identities, received 5/);
+  });
+
   it('are the first classes only for the picture', () => {
     const { classOf, train, test } = closedSetSplit(data, 8, seeded(1));
     expect([...classOf]).toEqual(Array.from({ length: 8 }, (_, i) => [i, i]));
@@ -300,6 +301,19 @@ describe('a run', () => {
     expect(page).toContain('six &#60;&#38;&#62; people');
   });
 
+  it('compares any losses by name, the first being the baseline', () => {
+    const names = namedLosses.map(({ name }) => name);
+    const options = ['--data', facesFolder('five', 5, 4), '--seeds', '1', '--epochs', '1', '--dim', '4'];
+    const { status, stdout, stderr } = demo(...options, '--losses', names.join(', '), '--out', 'all.html');
+    expect({ status, stderr }).toEqual({ status: 0, stderr: '' });
+    expect(stdout).toMatch(new RegExp(`of ${namedLosses[0]?.title}, points`));
+    const page = readFileSync(join(scratch, 'all.html'), 'utf8');
+    expect(page.match(/<figure/g)).toHaveLength(names.length);
+    for (const { title } of namedLosses) expect(page).toContain(`<b>${title}</b>`);
+    expect(page).toContain('sphereface, m 1.5, lambda 0, straightThrough');
+    expect(page).not.toMatch(/NaN|undefined|Infinity/);
+  });
+
   it('gives the same figures again', () => {
     const options = ['--data', facesFolder('four', 4, 4), '--seeds', '1', '--epochs', '2', '--dim', '4'];
     const figures = () => demo(...options).stdout.replace(/\d+ s\. The picture.*/, '');
@@ -335,6 +349,8 @@ describe('a run', () => {
       /--seeds must be an integer in \[1, 100\], received 'many'/,
     ],
     ['a folder that is not there', ['--data', 'nowhere'], 1, /nowhere/],
+    ['an unknown loss', ['--losses', 'softmax,arcfice'], 2, /one of softmax, .*received 'arcfice'/],
+    ['a loss given twice', ['--losses', 'arcface,arcface'], 2, /--losses must be different ones/],
   ])('ends with a message for %s', (_, options, code, message) => {
     const { status, stderr } = demo(...options);
     expect(status).toBe(code);

@@ -3,13 +3,15 @@
  * `npm run test:matrix`: it takes 700 MB and some ten seconds.
  */
 import { beforeAll, describe, expect, test } from 'vitest';
-import { loss, makeProblem } from '../bench/cpu/contestants.js';
+import { makeProblem } from '../bench/cpu/contestants.js';
 import { errors, reference } from '../bench/cpu/reference.js';
-import { arcface, valueAndGradSync } from '../src/index.js';
+import { formulaNamed } from '../bench/formula.js';
+import { valueAndGradSync } from '../src/index.js';
 import { float32Limits, halfLimits } from './metrics.js';
 
 const everything = process.env.MARGINFC_TEST_CASES === 'all';
 const dim = 8;
+const formula = formulaNamed('arcface', 10_000_000);
 
 describe.skipIf(!everything)('ten million classes (test:matrix)', () => {
   let problem: ReturnType<typeof makeProblem>;
@@ -17,16 +19,15 @@ describe.skipIf(!everything)('ten million classes (test:matrix)', () => {
   beforeAll(() => {
     // Few enough rows for all of them to be compared.
     problem = makeProblem({ B: 8, D: dim, C: 10_000_000 });
-    expected = reference(problem, loss, new Float32Array(8));
+    expected = reference(problem, formula, new Float32Array(8));
   }, 120_000);
 
   test.each([
-    ['float32', float32Limits(loss.scale)],
+    ['float32', float32Limits(formula.scale)],
     ['bfloat16', halfLimits('bfloat16')],
   ] as const)('stay within the limits of %s', (precision, limits) => {
     const { logSumExp, rowLoss, dFeatures, dWeights } = valueAndGradSync(problem, {
-      margin: arcface({ m: loss.m }),
-      scale: loss.scale,
+      ...formula,
       workspace: 'recompute',
       precision,
     });

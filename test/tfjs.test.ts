@@ -260,6 +260,22 @@ describe.each(backends)('on backend %s', (backend) => {
       expect(own.head.weights()).toEqual(given.head.weights());
     });
 
+    it('computes the loss that is given instead of that of the head', async () => {
+      const [fitted, stepped] = [await modelWithHead(), await modelWithHead()];
+      const loss = { margin: cosface({ m: 0.2 }), scale: 8 };
+      const x = tf.slice(images(), 0, batch);
+      const batchIds = ids.subarray(0, batch);
+      const features = (stepped.model.predict(x) as tf.Tensor2D).dataSync() as Float32Array;
+      const expected = stepped.head.stepSync({ features, labels: batchIds }, loss);
+
+      fitted.model.compile({ optimizer: tf.train.sgd(0.1), loss: headLoss(fitted.head, loss) });
+      const before = fitted.model.evaluate(x, labelTargets(batchIds, dim)) as tf.Scalar;
+      expect(before.dataSync()[0]).toBeCloseTo(expected.loss, 5);
+      await fitted.model.fit(x, labelTargets(batchIds, dim), { ...fitting, epochs: 1 });
+      expect(fitted.head.weights()).toEqual(stepped.head.weights());
+      expect(() => headLoss(fitted.head, { margn: arcface() } as object)).toThrow(/received 'margn'/);
+    });
+
     it('asks a learning rate that is a function before every update', async () => {
       const asked: number[] = [];
       const { head, model } = await modelWithHead(() => asked.push(0) * 0.01);

@@ -2,10 +2,11 @@
 
 import { existsSync } from 'node:fs';
 import { fileURLToPath } from 'node:url';
-import { listEngines } from 'marginfc';
+import { listEngines, lossNamed } from 'marginfc';
 import { addon } from '../cpu/addon.js';
 import { supportedPrecisions } from '../cpu/contestants.js';
 import type { Precision } from '../cpu/results.js';
+import { usualLoss } from '../formula.js';
 import type { Setting } from '../results.js';
 import type { Size } from '../size.js';
 import { type Contestant, engineLimits, nodeCommand, peerLimits } from './contestant.js';
@@ -26,12 +27,19 @@ function copies(ofWeights: number, ofLogits: number): (size: Size) => number {
   return ({ B, D, C }) => 2 ** 27 + 4 * C * (ofWeights * D + ofLogits * B);
 }
 
-/** `program`: this one, which also runs contestants; `quick` leaves out what others say nearly as well. */
-export function allContestants(program: string, quick: boolean): Contestant[] {
+/**
+ * `program`: this one, which also runs contestants; `quick` leaves out what others say nearly as well. Of a `loss` that is not the
+ * usual one nobody else has the formula.
+ */
+export function allContestants(program: string, quick: boolean, loss: string): Contestant[] {
   const threads = addon().describeCpu().threads;
+  const own = [...marginfcOnCpu(program, threads, quick), ...marginfcOnGpus(program)];
+  if (loss !== usualLoss) {
+    const { gradient = 'exact' } = lossNamed(loss).options;
+    return own.map((contestant) => ({ ...contestant, gradient }));
+  }
   return [
-    ...marginfcOnCpu(program, threads, quick),
-    ...marginfcOnGpus(program),
+    ...own,
     {
       ...usual,
       contestant: 'unfused C++',

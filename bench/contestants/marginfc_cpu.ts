@@ -1,7 +1,7 @@
 /** This package on the cpu engine. */
 
-import { arcface, valueAndGradSync } from 'marginfc';
-import { type Contestant, loss, makeGradients, makeOutputs, type ReusedOutputs } from '../cpu/contestants.js';
+import { valueAndGradSync } from 'marginfc';
+import { type Contestant, makeGradients, makeOutputs, type ReusedOutputs } from '../cpu/contestants.js';
 import type { Precision } from '../cpu/results.js';
 import type { Runner, Task } from '../serve.js';
 
@@ -14,7 +14,7 @@ export interface CpuJob {
 /** New outputs of a sample are at most this together: the pool lends no more than twice as much. */
 const mostFreshBytes = 2 ** 29;
 
-export function marginfcCpu({ problem, size: { B, D, C } }: Task, job: CpuJob): Runner {
+export function marginfcCpu({ problem, size: { B, D, C }, formula }: Task, job: CpuJob): Runner {
   const { precision, workspace, outputs } = job;
   // The first call makes the arrays that the others reuse, and its memory is what is measured.
   let reused: ReusedOutputs | undefined;
@@ -22,16 +22,16 @@ export function marginfcCpu({ problem, size: { B, D, C } }: Task, job: CpuJob): 
   const contestant = () => {
     made ??= makeGradients(
       problem,
+      formula,
       { operation: 'loss + dX + dW', ...job },
-      reused ?? makeOutputs(problem, { precision, workspace }),
+      reused ?? makeOutputs(problem, formula, { precision, workspace }),
     );
     return made;
   };
   return {
     call: () => contestant().call(),
     outcome: () => {
-      const margin = arcface({ m: loss.m });
-      const first = valueAndGradSync(problem, { margin, scale: loss.scale, precision, workspace });
+      const first = valueAndGradSync(problem, { ...formula, precision, workspace });
       const { rowLoss, dFeatures, dWeights } = first;
       if (outputs === 'reused') reused = { dFeatures, dWeights };
       return { rowLoss, dFeatures, dWeights: (j) => dWeights.subarray(j * D, (j + 1) * D) };

@@ -1,6 +1,6 @@
 /** This package on a GPU: whole calls, which upload the weights, or the time of their kernels by the device's clock. */
 
-import { arcface, type EngineChoice, type Precision, valueAndGradSync } from 'marginfc';
+import { type EngineChoice, type Precision, valueAndGradSync } from 'marginfc';
 import { addon } from '../cpu/addon.js';
 import type { Runner, Task } from '../serve.js';
 
@@ -10,11 +10,10 @@ export interface CudaJob {
   readonly timed: 'call' | 'kernels';
 }
 
-export function marginfcCuda({ problem, size: { B, D, C }, scale, m }: Task, job: CudaJob): Runner {
+export function marginfcCuda({ problem, size: { B, D, C }, formula }: Task, job: CudaJob): Runner {
   const out = { dFeatures: new Float32Array(B * D), dWeights: new Float32Array(C * D) };
   const options = {
-    margin: arcface({ m }),
-    scale,
+    ...formula,
     engine: job.engine as EngineChoice,
     precision: job.precision,
     out,

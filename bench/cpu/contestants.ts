@@ -2,7 +2,6 @@
 
 import {
   adamw,
-  arcface,
   forwardSync,
   MarginFcError,
   MarginHead,
@@ -10,14 +9,11 @@ import {
   sgd,
   valueAndGradSync,
 } from 'marginfc';
+import { type Formula, formulaOnHead } from '../formula.js';
 import { uniforms } from '../random.js';
 import type { Size } from '../size.js';
 import type { Measured, Problem, Reference } from './reference.js';
 import type { Contest, Precision } from './results.js';
-
-/** ArcFace with its usual parameters. */
-export const loss = { scale: 64, m: 0.5 } as const;
-const formula = { margin: arcface({ m: loss.m }), scale: loss.scale };
 
 export interface ReusedOutputs {
   readonly dFeatures: Float32Array;
@@ -71,7 +67,7 @@ export function makeProblem({ B, D, C }: Size): Problem {
 }
 
 /** logSumExp [B] as the engine computes it in float32. */
-export function engineLogSumExp(problem: Problem): Float32Array {
+export function engineLogSumExp(problem: Problem, formula: Formula): Float32Array {
   const pass = forwardSync(problem, formula);
   pass.dispose();
   return pass.logSumExp;
@@ -80,6 +76,7 @@ export function engineLogSumExp(problem: Problem): Float32Array {
 /** For the rows whose outputs are reused: a call's results, which go back to the engine in every later call. */
 export function makeOutputs(
   problem: Problem,
+  formula: Formula,
   options: Partial<Pick<Contest, 'precision' | 'workspace'>> = {},
 ): ReusedOutputs {
   const { dFeatures, dWeights } = valueAndGradSync(problem, { ...formula, ...options });
@@ -88,21 +85,22 @@ export function makeOutputs(
 
 export async function makeContestant(
   problem: Problem,
+  formula: Formula,
   contest: Contest,
   out: ReusedOutputs,
 ): Promise<Contestant> {
   switch (contest.operation) {
     case 'loss':
-      return forward(problem, contest);
+      return forward(problem, formula, contest);
     case 'loss + dX + dW':
-      return makeGradients(problem, contest, out);
+      return makeGradients(problem, formula, contest, out);
     case 'step':
     case 'AdamW step':
-      return step(problem, contest, out.dFeatures);
+      return step(problem, formula, contest, out.dFeatures);
   }
 }
 
-function forward(problem: Problem, contest: Contest): Contestant {
+function forward(problem: Problem, formula: Formula, contest: Contest): Contestant {
   const { precision, workspace } = contest;
   const call = () => {
     const pass = forwardSync(problem, { ...formula, precision, workspace });
@@ -113,7 +111,12 @@ function forward(problem: Problem, contest: Contest): Contestant {
   return { ...contest, operations, call, measured: call };
 }
 
-export function makeGradients(problem: Problem, contest: Contest, out: ReusedOutputs): Contestant {
+export function makeGradients(
+  problem: Problem,
+  formula: Formula,
+  contest: Contest,
+  out: ReusedOutputs,
+): Contestant {
   const { labels, weights, dim } = problem;
   const { precision, workspace, outputs } = contest;
   const callWith = (arrays: ReusedOutputs | undefined) =>
@@ -161,12 +164,19 @@ function optimizerOf(operation: Contest['operation']) {
 }
 
 /** One step of a head: the optimiser's update in place of dW. */
-async function step(problem: Problem, contest: Contest, dFeatures: Float32Array): Promise<Contestant> {
+async function step(
+  problem: Problem,
+  formula: Formula,
+  contest: Contest,
+  dFeatures: Float32Array,
+): Promise<Contestant> {
   const { features, weights, labels, dim } = problem;
   const { precision, workspace } = contest;
   const { optimizer, gradient } = optimizerOf(contest.operation);
+  const onHead = formulaOnHead(formula);
+  if (!onHead) throw new Error(`${formula.margin.kind} on a head has no reference`);
   const head = await MarginHead.create({
-    ...formula,
+    ...onHead,
     dim,
     classes: weights.length / dim,
     precision,

@@ -9,7 +9,9 @@
 import { writeFileSync } from 'node:fs';
 import { fileURLToPath } from 'node:url';
 import { parseArgs } from 'node:util';
+import { lossNamed } from 'marginfc';
 import { childJob, reply, runInChild } from '../child.js';
+import { lossText, usualLoss } from '../formula.js';
 import { parseSize, type Size, sizeName } from '../size.js';
 import { describeMachine } from './machine.js';
 import { type Job, measure } from './measure.js';
@@ -20,6 +22,7 @@ const usage = `npm run bench:cpu -- [options]
 
   --sizes LIST    B,D,C;B,D,C;... (default 64,128,10000;128,512,100000;
                   512,512,100000;1024,512,100000;77,200,33333)
+  --loss NAME     what to time instead of arcface: a loss of lossNamed()
   --isa LIST      instruction sets, as MARGINFC_ISA takes them (default: the best of this machine)
   --threads LIST  numbers of threads (default: one for each core)
   --precision LIST
@@ -45,6 +48,7 @@ interface Failure {
 
 interface Options {
   readonly sizes: readonly Size[];
+  readonly loss: string;
   readonly environments: readonly Readonly<Record<string, string>>[];
   readonly precisions: readonly Precision[];
   readonly only: readonly string[];
@@ -57,6 +61,7 @@ function readOptions(): Options | undefined {
   const { values } = parseArgs({
     options: {
       sizes: { type: 'string', default: defaultSizes },
+      loss: { type: 'string', default: usualLoss },
       isa: { type: 'string' },
       threads: { type: 'string' },
       precision: { type: 'string', default: 'float32,bfloat16' },
@@ -82,6 +87,7 @@ function readOptions(): Options | undefined {
   });
   return {
     sizes: values.sizes.split(';').map(parseSize),
+    loss: lossNamed(values.loss).name,
     environments: list('MARGINFC_ISA', values.isa).flatMap((isa) =>
       threads.map((count) => ({ ...isa, ...count })),
     ),
@@ -108,16 +114,17 @@ async function main(): Promise<number> {
     return 0;
   }
   const machine = describeMachine();
+  const { environments, sizes, loss, precisions, only, settings } = options;
   printMachine(`marginfc ${machine.version} on the cpu engine`, machine, {
+    loss: lossText(loss),
     work: '6 BCD operations for loss + dX + dW and for a step, 2 BCD for the loss, whatever is recomputed',
   });
-  const { environments, sizes, precisions, only, settings } = options;
   const runs: Run[] = [];
   let failed = false;
   for (const env of environments)
     for (const size of sizes) {
       const done = showProgress(`measuring ${sizeName(size)}`);
-      const job: Job = { size, precisions, only, settings };
+      const job: Job = { size, loss, precisions, only, settings };
       const run = await runInChild<Run | Failure>(program, job, { env, execArgv: ['--expose-gc'] });
       done();
       if ('failure' in run) {
@@ -130,7 +137,7 @@ async function main(): Promise<number> {
     }
   if (runs.length > 0) printLegend();
   if (options.targets) printTargets(runs);
-  const report: Report = { machine, settings, runs };
+  const report: Report = { machine, loss, settings, runs };
   if (options.json !== undefined) writeFileSync(options.json, `${JSON.stringify(report, null, 2)}\n`);
   return failed ? 1 : 0;
 }

@@ -1,12 +1,12 @@
 /** Measures one size on the instruction set and threads of this process. */
 
 import { setImmediate, setTimeout } from 'node:timers/promises';
+import { type Formula, formulaNamed, formulaOnHead } from '../formula.js';
 import type { Size } from '../size.js';
 import { addon } from './addon.js';
 import {
   type Contestant,
   engineLogSumExp,
-  loss,
   makeContestant,
   makeOutputs,
   makeProblem,
@@ -27,6 +27,8 @@ import { figures, judge, type Repetition } from './samples.js';
 
 export interface Job {
   readonly size: Size;
+  /** By name. */
+  readonly loss: string;
   /** Those that the engine has are measured. */
   readonly precisions: readonly Precision[];
   readonly settings: Report['settings'];
@@ -55,7 +57,7 @@ interface Entry {
   readonly taken: Repetition[];
 }
 
-export async function measure({ size, precisions, settings, only }: Job): Promise<Run> {
+export async function measure({ size, loss, precisions, settings, only }: Job): Promise<Run> {
   const { instructionSet, threads, pairedBfloat16 } = addon().describeCpu();
   const kindOf = (precision: Precision) =>
     pairedBfloat16 && precision === 'bfloat16' ? 'bfloat16' : 'float32';
@@ -67,14 +69,18 @@ export async function measure({ size, precisions, settings, only }: Job): Promis
   };
 
   const problem = makeProblem(size);
-  const out = makeOutputs(problem);
-  const contests = contestsOf(supportedPrecisions(precisions)).filter((contest) =>
-    only.every((part) => contestName(contest).includes(part)),
+  const formula = formulaNamed(loss, size.C);
+  const out = makeOutputs(problem, formula);
+  const heads = formulaOnHead(formula) !== undefined;
+  const contests = contestsOf(supportedPrecisions(precisions)).filter(
+    (contest) =>
+      only.every((part) => contestName(contest).includes(part)) &&
+      (heads || !contest.operation.endsWith('step')),
   );
   if (contests.length === 0) throw new Error(`no row's name contains ${only.join(' and ')}`);
   const contestants: Contestant[] = [];
-  for (const contest of contests) contestants.push(await makeContestant(problem, contest, out));
-  const { checks, checked } = compare(problem, contestants);
+  for (const contest of contests) contestants.push(await makeContestant(problem, formula, contest, out));
+  const { checks, checked } = compare(problem, formula, contestants);
 
   const entries: Entry[] = [];
   for (const [i, contestant] of contestants.entries()) {
@@ -116,8 +122,8 @@ function registerPeak(kind: 'float32' | 'bfloat16'): number {
 }
 
 /** Compares every contestant with the reference, and throws if one is wrong. */
-function compare(problem: Problem, contestants: readonly Contestant[]) {
-  const expected = reference(problem, loss, engineLogSumExp(problem));
+function compare(problem: Problem, formula: Formula, contestants: readonly Contestant[]) {
+  const expected = reference(problem, formula, engineLogSumExp(problem, formula));
   const checks = contestants.map((contestant): Check => {
     const limit = limits[contestant.precision];
     const found = errors(contestant.measured(expected), expected);

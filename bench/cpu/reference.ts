@@ -1,7 +1,10 @@
 /**
- * The ArcFace loss and its gradients in float64 for some rows and some classes: all of a small problem, a sample
+ * The loss and its gradients in float64 for some rows and some classes: all of a small problem, a sample
  * of one whose B x C x D products would take minutes. Formulas: docs/numerics.md.
  */
+
+import type { Formula } from '../formula.js';
+import { type RowTargets, rowLossOf, rowTargets } from './row_targets.js';
 
 export interface Problem {
   /** [B, D] */
@@ -11,14 +14,6 @@ export interface Problem {
   /** [B], no -1 */
   readonly labels: Int32Array;
   readonly dim: number;
-}
-
-export interface LossParameters {
-  readonly scale: number;
-  /** The margin, radians. */
-  readonly m: number;
-  /** dF/dc is taken as 1. */
-  readonly straightThrough?: boolean;
 }
 
 /** Results of one row, with respect to the mean loss of the whole batch. */
@@ -37,14 +32,6 @@ export interface ClassReference {
   readonly norm: number;
   /** [D] */
   readonly dWeights: Float64Array;
-}
-
-interface Target {
-  readonly cosine: number;
-  /** s F(theta) */
-  readonly logit: number;
-  /** dF/dc */
-  readonly derivative: number;
 }
 
 /** a[i D ..] . b[j D ..] */
@@ -72,53 +59,57 @@ function project(gradient: Float64Array, matrix: Float32Array, i: number, invers
     gradient[d] = ((gradient[d] as number) - along * (matrix[i * dim + d] as number)) * inverse;
 }
 
-/** cos(theta + m) of a row's own class; sin(theta) is |wh - c xh|. */
-function target(
-  problem: Problem,
-  row: number,
-  label: number,
-  inverse: Inverse,
-  loss: LossParameters,
-): Target {
-  const { features, weights, dim } = problem;
-  const [x, w] = [inverse.features[row] as number, inverse.weights[label] as number];
-  const cosine = dot(features, row, weights, label, dim) * x * w;
-  let square = 0;
-  for (let d = 0; d < dim; d++)
-    square +=
-      ((weights[label * dim + d] as number) * w - cosine * (features[row * dim + d] as number) * x) ** 2;
-  const sine = Math.sqrt(square);
-  const theta = Math.atan2(sine, cosine);
-  return {
-    cosine,
-    logit: loss.scale * Math.cos(theta + loss.m),
-    derivative: loss.straightThrough ? 1 : Math.sin(theta + loss.m) / Math.max(sine, 1e-6),
-  };
-}
-
 interface Inverse {
   readonly features: Float64Array;
   readonly weights: Float64Array;
 }
 
-/** Loss and dX of one row, over all classes. */
-function rowReference(problem: Problem, row: number, inverse: Inverse, loss: LossParameters): RowReference {
+/** What a row's and a class's reference are computed from. */
+interface Given {
+  readonly problem: Problem;
+  readonly inverse: Inverse;
+  readonly formula: Formula;
+  readonly targets: RowTargets;
+}
+
+/** F and its derivatives of all rows. */
+function targetsOf(problem: Problem, inverse: Inverse, formula: Formula): RowTargets {
   const { features, weights, labels, dim } = problem;
+  const cosine = new Float64Array(labels.length);
+  const sine = new Float64Array(labels.length);
+  for (const [row, label] of labels.entries()) {
+    const [x, w] = [inverse.features[row] as number, inverse.weights[label] as number];
+    const c = dot(features, row, weights, label, dim) * x * w;
+    let square = 0;
+    for (let d = 0; d < dim; d++)
+      square += ((weights[label * dim + d] as number) * w - c * (features[row * dim + d] as number) * x) ** 2;
+    cosine[row] = c;
+    sine[row] = Math.sqrt(square);
+  }
+  const featureNorm = inverse.features.map((x) => 1 / x);
+  return rowTargets({ cosine, sine, featureNorm, labels }, formula);
+}
+
+/** Loss and dX of one row, over all classes. */
+function rowReference({ problem, inverse, formula, targets }: Given, row: number): RowReference {
+  const { features, weights, labels, dim } = problem;
+  const { scale } = formula;
   const classes = weights.length / dim;
   const label = labels[row] as number;
   const x = inverse.features[row] as number;
-  const own = target(problem, row, label, inverse, loss);
+  const logit = scale * (targets.target[row] as number);
 
   const exponentials = new Float64Array(classes);
   let negatives = 0;
   for (let j = 0; j < classes; j++) {
     if (j === label) continue;
     const cosine = dot(features, row, weights, j, dim) * x * (inverse.weights[j] as number);
-    negatives += exponentials[j] = Math.exp(loss.scale * (cosine - 1));
+    negatives += exponentials[j] = Math.exp(scale * (cosine - 1));
   }
-  const targetExponential = Math.exp(own.logit - loss.scale);
-  const total = negatives + targetExponential;
-  const reach = loss.scale / labels.length;
+  const total = negatives + Math.exp(logit - scale);
+  const logSumExp = scale + Math.log(total);
+  const { loss, factor: rowFactor } = rowLossOf(formula, logSumExp - logit, negatives / total);
+  const reach = (rowFactor * scale) / labels.length;
 
   const dFeatures = new Float64Array(dim);
   for (let j = 0; j < classes; j++) {
@@ -126,39 +117,40 @@ function rowReference(problem: Problem, row: number, inverse: Inverse, loss: Los
     for (let d = 0; d < dim; d++)
       dFeatures[d] = (dFeatures[d] as number) + factor * (weights[j * dim + d] as number);
   }
-  const gamma = -reach * (negatives / total) * own.derivative * (inverse.weights[label] as number);
+  const dTarget = -reach * (negatives / total);
+  const gamma = dTarget * (targets.dTarget[row] as number) * (inverse.weights[label] as number);
   for (let d = 0; d < dim; d++)
     dFeatures[d] = (dFeatures[d] as number) + gamma * (weights[label * dim + d] as number);
   project(dFeatures, features, row, x);
-  const logSumExp = loss.scale + Math.log(total);
-  return { row, norm: 1 / x, logSumExp, loss: logSumExp - own.logit, dFeatures };
+  const along = dTarget * (targets.dFeatureNorm?.[row] ?? 0) * x;
+  for (let d = 0; d < dim; d++)
+    dFeatures[d] = (dFeatures[d] as number) + along * (features[row * dim + d] as number);
+  return { row, norm: 1 / x, logSumExp, loss, dFeatures };
 }
 
 /** dW of one class, over all rows, whose logSumExp [B] is given. */
 function classReference(
-  problem: Problem,
+  { problem, inverse, formula, targets }: Given,
   j: number,
-  inverse: Inverse,
-  loss: LossParameters,
   logSumExp: ArrayLike<number>,
 ): ClassReference {
   const { features, weights, labels, dim } = problem;
+  const { scale } = formula;
   const w = inverse.weights[j] as number;
-  const reach = loss.scale / labels.length;
+  const reach = scale / labels.length;
   const dWeights = new Float64Array(dim);
   for (let row = 0; row < labels.length; row++) {
     const x = inverse.features[row] as number;
     const lse = logSumExp[row] as number;
-    let factor: number;
-    if (labels[row] === j) {
-      const own = target(problem, row, j, inverse, loss);
-      factor = reach * Math.expm1(own.logit - lse) * own.derivative;
-    } else {
-      const cosine = dot(features, row, weights, j, dim) * x * w;
-      factor = reach * Math.exp(loss.scale * cosine - lse);
-    }
+    const target = scale * (targets.target[row] as number) - lse;
+    const { factor: rowFactor } = rowLossOf(formula, -target, -Math.expm1(target));
+    const factor =
+      labels[row] === j
+        ? Math.expm1(target) * (targets.dTarget[row] as number)
+        : Math.exp(scale * dot(features, row, weights, j, dim) * x * w - lse);
+    const times = rowFactor * reach * factor * x;
     for (let d = 0; d < dim; d++)
-      dWeights[d] = (dWeights[d] as number) + factor * x * (features[row * dim + d] as number);
+      dWeights[d] = (dWeights[d] as number) + times * (features[row * dim + d] as number);
   }
   project(dWeights, weights, j, w);
   return { class: j, norm: 1 / w, dWeights };
@@ -187,7 +179,7 @@ function evenly(count: number, length: number): number[] {
  */
 export function reference(
   problem: Problem,
-  loss: LossParameters,
+  formula: Formula,
   logSumExp: ArrayLike<number>,
   most = mostProducts,
 ): Reference {
@@ -196,7 +188,8 @@ export function reference(
   const C = weights.length / dim;
   const whole = B * C * dim <= most;
   const inverse = { features: inverseNorms(features, dim), weights: inverseNorms(weights, dim) };
-  const rows = evenly(whole ? B : sampledRows, B).map((row) => rowReference(problem, row, inverse, loss));
+  const given = { problem, inverse, formula, targets: targetsOf(problem, inverse, formula) };
+  const rows = evenly(whole ? B : sampledRows, B).map((row) => rowReference(given, row));
   const known = Float64Array.from(logSumExp);
   for (const row of rows) known[row.row] = row.logSumExp;
   const chosen = whole
@@ -205,7 +198,7 @@ export function reference(
         ...evenly(sampledClasses / 2, C),
         ...evenly(sampledClasses / 2, B).map((row) => labels[row] as number),
       ]);
-  const classes = [...chosen].map((j) => classReference(problem, j, inverse, loss, known));
+  const classes = [...chosen].map((j) => classReference(given, j, known));
   return { rows, classes };
 }
 

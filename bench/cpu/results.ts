@@ -85,6 +85,8 @@ export interface Machine {
 
 export interface Report {
   readonly machine: Machine;
+  /** By its name of lossNamed(). */
+  readonly loss: string;
   readonly settings: {
     /** Undisturbed repetitions wanted of each row. */
     readonly samples: number;

@@ -1,22 +1,12 @@
-/** The report: one HTML file that needs nothing else, no network and no JavaScript. */
+/** The benchmark's report. */
 
 import { bytesText, gapText, msText, statusText, verdictText } from '../format.js';
+import { lossText, usualLoss } from '../formula.js';
 import { gaps, reached } from '../goals.js';
 import { type PhaseRow, type ResultRow, type Results, settingName } from '../results.js';
 import { type Size, sizeName } from '../size.js';
-import { type Figure, figures } from './plots.js';
-import { script, style } from './style.js';
-
-interface Column<Row> {
-  readonly title: string;
-  /** Flush left. */
-  readonly text?: boolean;
-  readonly wrap?: boolean;
-  readonly cell: (row: Row) => string;
-  /** What it is sorted by; '' goes last. */
-  readonly value?: (row: Row) => number | null;
-  readonly className?: (row: Row) => string;
-}
+import { type Column, dateText, page, plots, section, table, text } from './page.js';
+import { figures } from './plots.js';
 
 export function html(results: Results): string {
   const { machine } = results;
@@ -24,7 +14,7 @@ export function html(results: Results): string {
   const parts = [
     `<h1>marginfc ${text(machine.version)}: benchmark</h1>`,
     `<p class="dim">${text(machine.processor)}, ${machine.threads} threads, ${text(dateText(machine.date))}</p>`,
-    `<p>ArcFace with s 64 and m 0.5: loss and the gradients of features and class weights. Every contestant ran in a process of its own
+    `<p>${text(lossText(results.settings.loss ?? usualLoss))}: loss and the gradients of features and class weights. Every contestant ran in a process of its own
 and was compared with a float64 reference before it was timed; then all took turns.</p>`,
     section('How much better', gapTable(results.rows)),
     section('Machine', machineList(results)),
@@ -32,58 +22,7 @@ and was compared with a float64 reference before it was timed; then all took tur
     section('Results', `${legend}${sizes.map((size) => sizeTable(size, results.rows)).join('\n')}`),
     results.phases.length > 0 ? section('Phases of the cpu engine', phasesPart(results)) : '',
   ];
-  return `<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>marginfc ${text(machine.version)}: benchmark</title>
-<style>${style}</style>
-</head>
-<body>
-${parts.filter((part) => part !== '').join('\n')}
-<script>${script}</script>
-</body>
-</html>
-`;
-}
-
-function text(value: string | number): string {
-  return String(value).replace(/[&<>"]/g, (char) => `&#${char.charCodeAt(0)};`);
-}
-
-function section(title: string, content: string): string {
-  return content === '' ? '' : `<section>\n<h2>${text(title)}</h2>\n${content}\n</section>`;
-}
-
-function table<Row>(
-  columns: readonly Column<Row>[],
-  rows: readonly Row[],
-  rowClass: (row: Row) => string = () => '',
-): string {
-  const classes = (...names: (string | undefined | false)[]) => {
-    const given = names.filter((name) => name);
-    return given.length > 0 ? ` class="${given.join(' ')}"` : '';
-  };
-  const head = columns.map(
-    ({ title, text: flush }) => `<th scope="col"${classes(flush && 'text')}>${text(title)}</th>`,
-  );
-  const body = rows.map((row) => {
-    const cells = columns.map(({ cell, value, text: flush, wrap, className }) => {
-      const key = value === undefined ? '' : ` data-value="${value(row) ?? ''}"`;
-      return `<td${classes(flush && 'text', wrap && 'wrap', className?.(row))}${key}>${text(cell(row))}</td>`;
-    });
-    return `<tr${classes(rowClass(row))}>${cells.join('')}</tr>`;
-  });
-  return `<div class="scroll"><table class="sortable">
-<thead><tr>${head.join('')}</tr></thead>
-<tbody>
-${body.join('\n')}
-</tbody></table></div>`;
-}
-
-function dateText(date: string): string {
-  return date.replace(/T(\d\d:\d\d).*$/, ' $1 UTC');
+  return page(`marginfc ${machine.version}: benchmark`, parts);
 }
 
 function machineList({ machine, versions, command, settings }: Results): string {
@@ -238,21 +177,4 @@ probabilities again. Update: that phase with SGD and momentum in place of dW. By
     },
   ];
   return `${intro}${table(columns, phases)}`;
-}
-
-function plots(all: readonly Figure[]): string {
-  return all.length === 0 ? '' : `<div class="plots">\n${all.map(figure).join('\n')}\n</div>`;
-}
-
-function figure({ id, title, caption, svg, legend: entries }: Figure): string {
-  const items = entries.map(({ name, colour, dashed }) => {
-    const line = `<line x1="0" y1="5" x2="26" y2="5" stroke="${colour}" stroke-width="3"${dashed ? ' stroke-dasharray="5 3"' : ''}/>`;
-    return `<li><svg viewBox="0 0 26 10" aria-hidden="true">${line}</svg>${text(name)}</li>`;
-  });
-  return `<figure id="${id}">
-<h3>${text(title)}</h3>
-<figcaption>${text(caption)}</figcaption>
-<ul class="legend">${items.join('')}</ul>
-<div class="plot">${svg}</div>
-</figure>`;
 }

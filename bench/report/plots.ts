@@ -1,41 +1,10 @@
-/** The plots, as SVG text made on the spot: Observable Plot on a document that is not a browser's. */
+/** The benchmark's plots. */
 
 import * as Plot from '@observablehq/plot';
-import { parseHTML } from 'linkedom';
 import type { PhaseRow, ResultRow, Results } from '../results.js';
 import { sizeName } from '../size.js';
+import { axes, draw, type Figure, ownColours, peerColours, size } from './draw.js';
 import { type Point, type Series, seriesOf, sweep } from './series.js';
-
-/** Legible on white and on near-black; marginfc's are the warm ones. */
-const ownColours = ['#e4572e', '#b5179e', '#f2a104', '#e07a9b', '#c1440e', '#ff8a5c'];
-const peerColours = [
-  '#3f88c5',
-  '#2a9d8f',
-  '#7e6bc4',
-  '#6b9e23',
-  '#8d99ae',
-  '#0fb5d4',
-  '#4059ad',
-  '#b08968',
-  '#43a047',
-];
-
-export interface Figure {
-  readonly id: string;
-  readonly title: string;
-  readonly caption: string;
-  readonly svg: string;
-  readonly legend: readonly { readonly name: string; readonly colour: string; readonly dashed: boolean }[];
-}
-
-const size = {
-  width: 620,
-  height: 400,
-  marginLeft: 52,
-  marginRight: 18,
-  marginBottom: 44,
-  marginTop: 26,
-} as const;
 
 export function figures(results: Results): Figure[] {
   return [...lines(results.rows), ...roofline(results)];
@@ -162,16 +131,6 @@ function linePlot(
   );
 }
 
-/** With every tick named: Plot itself leaves out most that are no powers of ten. */
-function axes(x: string, xTicks: readonly number[], y: string, yTicks: readonly number[]): Plot.Markish[] {
-  return [
-    Plot.gridX(xTicks),
-    Plot.gridY(yTicks),
-    Plot.axisX(xTicks, { label: x, text: shortCount }),
-    Plot.axisY(yTicks, { label: y, text: shortCount }),
-  ];
-}
-
 /** Round numbers between the least and the largest: powers of ten, where these are few with their doubles and fives. */
 function logTicks(values: readonly number[]): number[] {
   const [low, high] = [Math.min(...values), Math.max(...values)];
@@ -180,11 +139,6 @@ function logTicks(values: readonly number[]): number[] {
   const inside = (ticks: readonly number[]) => ticks.filter((tick) => tick >= low && tick <= high);
   const few = inside(powers).length < 3;
   return inside(few ? powers.flatMap((power) => [power, 2 * power, 5 * power]) : powers);
-}
-
-function shortCount(value: number): string {
-  if (value >= 1e6) return `${value / 1e6}M`;
-  return value >= 1e3 ? `${value / 1e3}k` : String(Number(value.toPrecision(3)));
 }
 
 interface RoofPoint {
@@ -286,16 +240,4 @@ function roofline({ peaks, phases, machine }: Results): Figure[] {
       legend: roofs.map(({ name, colour }) => ({ name, colour, dashed: false })),
     },
   ];
-}
-
-function draw(options: Plot.PlotOptions, description: string): string {
-  const { document } = parseHTML('<!doctype html><html><body></body></html>');
-  const element = Plot.plot({
-    ...options,
-    document: document as unknown as NonNullable<Plot.PlotOptions['document']>,
-    style: { background: 'none', color: 'currentColor', fontSize: '12px' },
-    ariaLabel: description,
-  });
-  element.setAttribute('role', 'img');
-  return element.outerHTML;
 }

@@ -37,7 +37,7 @@ export function scatter({ loss, points, labels, classNames, centres }: Picture):
     );
   });
   return (
-    `<svg viewBox="-128 -128 256 256" role="img" aria-label="2-D embedding trained with ${escapeText(loss.name)}">` +
+    `<svg viewBox="-128 -128 256 256" role="img" aria-label="2-D embedding trained with ${escapeText(loss.title)}">` +
     `<circle class="rim" r="100"/>` +
     `<g class="points"${labels.length < 200 ? ' style="stroke-width:5;stroke-opacity:.9"' : ''}>` +
     paths.map((path, label) => `<path class="c${label % colourCount}" d="${path}"/>`).join('') +
@@ -45,11 +45,18 @@ export function scatter({ loss, points, labels, classNames, centres }: Picture):
   );
 }
 
+/** Neighbours differ plainly. */
+const curveColours = [0, 2, 4, 6, 1, 3, 5, 7] as const;
+
+/** Between the names at the ends of curves. */
+const labelGap = 15;
+
 /** Training loss by epoch, mean over seeds, on a logarithmic scale. */
 export function lossCurves(figures: readonly LossFigures[]): string {
-  const [width, height, left, right, top, bottom] = [640, 260, 44, 100, 12, 34];
+  const [width, left, right, top, bottom] = [640, 44, 130, 12, 34];
+  const height = Math.max(260, top + bottom + labelGap * figures.length);
   const series = figures.map(({ loss, curves }) => ({
-    name: loss.name,
+    name: loss.title,
     values: (curves[0] ?? []).map((_, epoch) => mean(curves.map((curve) => curve[epoch] as number))),
   }));
   const all = series.flatMap(({ values }) => values).filter((value) => value > 0);
@@ -76,13 +83,15 @@ export function lossCurves(figures: readonly LossFigures[]): string {
     );
   const ends = spacedApart(
     series.map(({ values }) => y(values.at(-1) ?? 1)),
-    15,
+    labelGap,
   );
   const lines = series.map(({ name, values }, index) => {
     const path = values.map((value, epoch) => `${x(epoch).toFixed(1)} ${y(value).toFixed(1)}`).join('L');
+    const colour = curveColours[index % curveColours.length];
+    const dashed = index < curveColours.length ? '' : ' stroke-dasharray="5 3"';
     return (
-      `<path class="curve c${2 * index}" d="M${path}"/>` +
-      `<text class="end c${2 * index}" x="${width - right + 8}" y="${((ends[index] ?? 0) + 4).toFixed(1)}">${escapeText(name)}</text>`
+      `<path class="curve c${colour}" d="M${path}"${dashed}/>` +
+      `<text class="end c${colour}" x="${width - right + 8}" y="${((ends[index] ?? 0) + 4).toFixed(1)}">${escapeText(name)}</text>`
     );
   });
   return (

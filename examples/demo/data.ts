@@ -100,6 +100,38 @@ export function openSetSplit({ labels, classNames }: LabelledImages, random: Ran
   return divide(labels, new Set(classes.slice(held).sort((a, b) => a - b)), random);
 }
 
+/** Like {@link Split}, with two kinds of other classes. */
+export interface SearchSplit {
+  readonly classOf: Split['classOf'];
+  readonly train: readonly number[];
+  /** To choose by. */
+  readonly validation: readonly number[];
+  /** To judge the choice by. */
+  readonly test: readonly number[];
+}
+
+/** A quarter of the classes each, drawn at random and at least two, are for validation and for testing. */
+export function searchSplit({ labels, classNames }: LabelledImages, random: Random): SearchSplit {
+  const classes = shuffled([...classNames.keys()], random);
+  const held = Math.max(2, Math.ceil(classes.length / 4));
+  const trained = classes.slice(2 * held).sort((a, b) => a - b);
+  if (trained.length < 2)
+    throw new Error(`a search needs images of at least 6 identities, received ${classes.length}`);
+  const imagesOf = (chosen: readonly number[]) => {
+    const set = new Set(chosen);
+    return shuffled(
+      [...labels.keys()].filter((image) => set.has(labels[image] as number)),
+      random,
+    );
+  };
+  return {
+    classOf: new Map(trained.map((label, index) => [label, index])),
+    train: imagesOf(trained),
+    validation: imagesOf(classes.slice(0, held)),
+    test: imagesOf(classes.slice(held, 2 * held)),
+  };
+}
+
 /** No more than the first `most` classes, and none held out. */
 export function closedSetSplit({ labels, classNames }: LabelledImages, most: number, random: Random): Split {
   return divide(labels, new Set([...classNames.keys()].slice(0, most)), random);

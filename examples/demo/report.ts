@@ -1,7 +1,8 @@
 /** The demo's page: one HTML file with everything in it, no script, light or dark as the reader's system is. */
 
+import { describeLoss } from '../../bench/formula.js';
 import { escapeText, lossCurves, scatter } from './charts.js';
-import { comparedLosses, type Results, type Settings } from './experiment.js';
+import type { Results, Settings } from './experiment.js';
 import type { Table } from './tables.js';
 import type { Recipe } from './train.js';
 
@@ -13,7 +14,7 @@ export function renderPage(
 ): string {
   const panels = results.pictures.map(
     (drawn) =>
-      `<figure>${scatter(drawn)}<figcaption><b>${escapeText(drawn.loss.name)}</b> ` +
+      `<figure>${scatter(drawn)}<figcaption><b>${escapeText(drawn.loss.title)}</b> ` +
       `<span>spread ${drawn.spread.toFixed(1)}°, nearest centre ${drawn.nearestCentre.toFixed(0)}°</span></figcaption></figure>`,
   );
   return `<!doctype html>
@@ -27,8 +28,8 @@ export function renderPage(
 </head>
 <body>
 <main>
-<h1>Four losses, one network</h1>
-<p>The same small network, trained with four of the losses that marginfc computes, on ${escapeText(facts.images ?? '')}.
+<h1>One network, different losses</h1>
+<p>The same small network, trained with each of the losses, on ${escapeText(facts.images ?? '')}.
 A margin asks more of the angle between an image's embedding and its own class than of the angles to the others.</p>
 
 <h2>In two dimensions</h2>
@@ -47,9 +48,7 @@ ${renderTable(figures)}
 <h2>Settings</h2>
 ${definitions({
   ...facts,
-  ...Object.fromEntries(
-    comparedLosses.map(({ name, formula }) => [name, `target logit s F, F = ${formula}`]),
-  ),
+  ...Object.fromEntries(settings.losses.map((loss) => [loss.name, describeLoss(loss)])),
   [`${results.recipe.dim}-D network`]: describe(results.recipe),
   '2-D network': describe(results.pictureRecipe),
   seeds: `1 to ${settings.seeds}`,

@@ -24,10 +24,10 @@ export function figuresTable({ figures, ...results }: Results): Table {
       'Nearest\ncentre',
       'Verification\naccuracy',
       'TAR at\nFAR 1 %',
-      `Accuracy less that\nof ${baseline?.loss.name}, points`,
+      `Accuracy less that\nof ${baseline?.loss.title}, points`,
     ],
     rows: figures.map((row) => [
-      row.loss.name,
+      row.loss.title,
       summary(row.spread, '°'),
       summary(row.nearestCentre, '°'),
       summary(percent(row.accuracy), ' %'),
@@ -55,7 +55,7 @@ export function pictureTable({ pictures }: Results): Table {
     title: `2-D embedding of ${pictures[0]?.classNames.length ?? 0} classes, one seed`,
     headings: ['Loss', 'Spread within\nclasses', 'Nearest\ncentre', 'Nearest centre\nis the own'],
     rows: pictures.map(({ loss, spread, nearestCentre, accuracy }) => [
-      loss.name,
+      loss.title,
       `${spread.toFixed(1)}°`,
       `${nearestCentre.toFixed(1)}°`,
       `${(100 * accuracy).toFixed(1)} %`,

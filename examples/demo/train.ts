@@ -1,7 +1,14 @@
-/** Trains one network with one head, and embeds images with the result. */
+/** Trains a network with a head, and embeds images with the result. */
 
-import { train as optimizers, type Tensor, type Tensor2D, tensor2d } from '@tensorflow/tfjs-core';
-import { type Margin, MarginHead, type MarginHeadOptions, sgd } from 'marginfc';
+import {
+  dispose,
+  train as optimizers,
+  type Tensor,
+  type Tensor2D,
+  tensor,
+  tensor2d,
+} from '@tensorflow/tfjs-core';
+import { type HeadSnapshot, type LossOptions, MarginHead, type MarginHeadOptions, sgd } from 'marginfc';
 import { headLoss, labelTargets } from 'marginfc/tfjs';
 import type { LabelledImages, Split } from './data.js';
 import { createNetwork } from './network.js';
@@ -23,6 +30,9 @@ export interface Recipe {
   readonly init: NonNullable<MarginHeadOptions['init']>;
 }
 
+/** With the recipe's scale, unless there is one. */
+export type TrainedLoss = LossOptions;
+
 export interface Trained {
   /** Mean training loss of each epoch. */
   readonly losses: readonly number[];
@@ -33,69 +43,145 @@ export interface Trained {
   readonly centres: Float32Array;
 }
 
-export async function trainEmbedding(
+/** All that training goes on from: plain data. */
+export interface TrainerState {
+  /** The network's weights, one after the other. */
+  readonly network: readonly Float32Array[];
+  /** What Adam keeps. */
+  readonly optimizer: readonly SavedTensor[];
+  readonly head: HeadSnapshot;
+}
+
+interface SavedTensor {
+  readonly name: string;
+  readonly shape: readonly number[];
+  readonly dtype: 'float32' | 'int32';
+  readonly values: Float32Array | Int32Array;
+}
+
+/** A network with its head, before training. */
+export async function createTrainer(
   data: LabelledImages,
-  split: Split,
-  margin: Margin,
+  { classOf, train }: Pick<Split, 'classOf' | 'train'>,
   recipe: Recipe,
   seed: number,
-  onEpoch: (loss: number) => void,
-): Promise<Trained> {
-  const { dim, scale, epochs, batchSize } = recipe;
+) {
+  const { dim, scale, batchSize } = recipe;
   const { width, height } = data.size;
   const pixels = width * height;
   const network = createNetwork(pixels, recipe.hidden, dim, seed);
   const head = await MarginHead.create({
     dim,
-    classes: split.classOf.size,
-    margin,
+    classes: classOf.size,
     scale,
     optimizer: sgd({ learningRate: recipe.headLearningRate, momentum: 0.9 }),
     init: recipe.init,
     seed,
   });
-  const optimizer = optimizers.adam(recipe.learningRate);
-  network.compile({ optimizer, loss: headLoss(head) });
-
-  const labels = split.train.map((image) => split.classOf.get(data.labels[image] as number) as number);
-  const inputs = stacked(data.images, split.train, pixels);
+  let optimizer = optimizers.adam(recipe.learningRate);
+  const labels = train.map((image) => classOf.get(data.labels[image] as number) as number);
+  const inputs = stacked(data.images, train, pixels);
   const targets = labelTargets(labels, dim);
-  const losses: number[] = [];
-  // The split is in random order already; tfjs's own shuffle has no seed.
-  await network.fit(inputs, targets, {
-    epochs,
-    batchSize,
-    shuffle: false,
-    verbose: 0,
-    callbacks: {
-      onEpochEnd: async (_, logs) => {
-        const loss = logs?.loss ?? Number.NaN;
-        losses.push(loss);
-        onEpoch(loss);
-      },
-    },
-  });
-  inputs.dispose();
-  targets.dispose();
 
-  const embed = (images: readonly number[]) => {
-    if (images.length === 0) return new Float32Array();
-    const stack = stacked(data.images, images, pixels);
-    const features = network.predict(stack, { batchSize: 512 }) as Tensor;
-    const values = features.dataSync<'float32'>();
-    stack.dispose();
-    features.dispose();
-    return values;
+  return {
+    dim,
+
+    /** So many passes over the training images; the mean training loss of each. */
+    async fit(loss: TrainedLoss, epochs: number, onEpoch: (loss: number) => void): Promise<number[]> {
+      const losses: number[] = [];
+      network.compile({ optimizer, loss: headLoss(head, loss) });
+      // The images are in random order already; tfjs's own shuffle has no seed.
+      await network.fit(inputs, targets, {
+        epochs,
+        batchSize,
+        shuffle: false,
+        verbose: 0,
+        callbacks: {
+          onEpochEnd: async (_, logs) => {
+            const loss = logs?.loss ?? Number.NaN;
+            losses.push(loss);
+            onEpoch(loss);
+          },
+        },
+      });
+      return losses;
+    },
+
+    /** Embeddings of images, [N, dim]. */
+    embed(images: readonly number[]): Float32Array {
+      if (images.length === 0) return new Float32Array();
+      const stack = stacked(data.images, images, pixels);
+      const features = network.predict(stack, { batchSize: 512 }) as Tensor;
+      const values = features.dataSync<'float32'>();
+      stack.dispose();
+      features.dispose();
+      return values;
+    },
+
+    /** The head's class weights, [classes, dim]. */
+    centres: () => head.weights(),
+
+    async snapshot(): Promise<TrainerState> {
+      const kept = await optimizer.getWeights();
+      const state = {
+        network: network.getWeights().map((weights) => weights.dataSync<'float32'>().slice()),
+        optimizer: kept.map(({ name, tensor }) => ({
+          name,
+          shape: tensor.shape,
+          dtype: tensor.dtype as SavedTensor['dtype'],
+          values: (tensor.dataSync() as SavedTensor['values']).slice(),
+        })),
+        head: await head.snapshot(),
+      };
+      // The number of steps is a tensor of its own each time; the others are Adam's.
+      kept[0]?.tensor.dispose();
+      return state;
+    },
+
+    async restore(state: TrainerState): Promise<void> {
+      const weights = network
+        .getWeights()
+        .map(({ shape }, i) => tensor(state.network[i] as Float32Array, shape));
+      network.setWeights(weights);
+      optimizer.dispose();
+      optimizer = optimizers.adam(recipe.learningRate);
+      const kept = state.optimizer.map(({ name, shape, dtype, values }) => ({
+        name,
+        tensor: tensor(values, [...shape], dtype),
+      }));
+      await optimizer.setWeights(kept);
+      dispose([weights, kept.map(({ tensor }) => tensor)]);
+      await head.restore(state.head);
+    },
+
+    dispose(): void {
+      dispose([inputs, targets]);
+      network.dispose();
+      optimizer.dispose();
+      head.dispose();
+    },
   };
+}
+
+export type Trainer = Awaited<ReturnType<typeof createTrainer>>;
+
+export async function trainEmbedding(
+  data: LabelledImages,
+  split: Split,
+  loss: TrainedLoss,
+  recipe: Recipe,
+  seed: number,
+  onEpoch: (loss: number) => void,
+): Promise<Trained> {
+  const trainer = await createTrainer(data, split, recipe, seed);
+  const losses = await trainer.fit(loss, recipe.epochs, onEpoch);
   const trained = {
     losses,
-    test: embed(split.test),
-    heldOut: embed(split.heldOut),
-    centres: head.weights(),
+    test: trainer.embed(split.test),
+    heldOut: trainer.embed(split.heldOut),
+    centres: trainer.centres(),
   };
-  network.dispose();
-  optimizer.dispose();
-  head.dispose();
+  trainer.dispose();
   return trained;
 }
 

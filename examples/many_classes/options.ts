@@ -1,6 +1,7 @@
 /** The command line of this example. */
 
 import { parseArgs } from 'node:util';
+import { UsageError } from '../program.js';
 import type { Settings } from './train.js';
 
 export const usage = `npm run demo:classes -- [options]
@@ -17,8 +18,6 @@ mpirun -np 2 node build/examples/many_classes/main.js --group mpi [options]
   --seed N            (default 1)
   --group mpi         shares the classes among the processes that mpirun started
   --help`;
-
-export class UsageError extends Error {}
 
 const text = (fallback?: string) =>
   ({ type: 'string', ...(fallback !== undefined && { default: fallback }) }) as const;

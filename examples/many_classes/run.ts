@@ -1,7 +1,8 @@
 /** A run of this example, from its arguments to what it prints. */
 
 import { listEngines, mpi } from 'marginfc';
-import { readOptions, UsageError, usage } from './options.js';
+import { UsageError } from '../program.js';
+import { readOptions, usage } from './options.js';
 import { train } from './train.js';
 
 /** Trains, and prints the loss on the way and the accuracy at the end; with a group, process 0 prints. */

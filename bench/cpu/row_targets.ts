@@ -1,0 +1,126 @@
+/**
+ * F and its derivatives for the rows of a batch, in float64: what the reference puts in the place of a row's own cosine. Margins
+ * that kernels compute are written out here. Those over a batch are the package's own rules, whose results are all that an engine
+ * sees of them; test/losses.test.ts compares these with formulas.
+ */
+
+import type { Formula } from '../formula.js';
+import { batchTargets, isBatchMargin } from './addon.js';
+
+/** Of every row, in float64. */
+export interface TargetRows {
+  readonly cosine: Float64Array;
+  /** |wh - c xh| */
+  readonly sine: Float64Array;
+  readonly featureNorm: Float64Array;
+  readonly labels: Int32Array;
+}
+
+/** [B] each, in cosine units. */
+export interface RowTargets {
+  readonly target: Float64Array;
+  /** dF / dc */
+  readonly dTarget: Float64Array;
+  /** dF / d|x|; absent where it is 0. */
+  readonly dFeatureNorm?: Float64Array;
+}
+
+export function rowTargets(rows: TargetRows, formula: Formula): RowTargets {
+  const exact = exactTargets(rows, formula);
+  return formula.gradient === 'exact' ? exact : { ...exact, dTarget: exact.dTarget.map(() => 1) };
+}
+
+function exactTargets(rows: TargetRows, { margin, scale, onOverflow }: Formula): RowTargets {
+  const { cosine, sine } = rows;
+  if (isBatchMargin(margin))
+    return batchTargets(margin, {
+      ...rows,
+      scale,
+      onOverflow,
+      seed: 0,
+      step: 0,
+      memory: {},
+      training: true,
+    });
+  const each = written(margin, onOverflow);
+  const both = Array.from(cosine, (c, row) => each(c, sine[row] as number));
+  return {
+    target: Float64Array.from(both, ([target]) => target),
+    dTarget: Float64Array.from(both, ([, derivative]) => derivative),
+  };
+}
+
+/** A row's loss phi(p), and what it multiplies the gradients of -log p with: -p phi'(p). */
+export interface RowLoss {
+  readonly loss: number;
+  readonly factor: number;
+}
+
+/** `minusLog` is -log p, `rest` 1 - p: each has digits where the other has none. */
+export function rowLossOf({ rowFunction, scale }: Formula, minusLog: number, rest: number): RowLoss {
+  if (rowFunction === 'none') return { loss: minusLog, factor: 1 };
+  const p = Math.exp(-minusLog);
+  const bin = (count: number) => Math.min(count - 1, Math.max(0, Math.ceil(p * count) - 1));
+  switch (rowFunction.kind) {
+    case 'focal': {
+      const gamma = rowFunction.gamma as number;
+      const factor = rest ** gamma + gamma * p * rest ** (gamma - 1) * minusLog;
+      return { loss: rest ** gamma * minusLog, factor };
+    }
+    case 'searchSoftmax': {
+      const { a: each, exponent } = rowFunction;
+      const a = (each[bin(each.length)] as number) * Math.exp((exponent as number) * scale);
+      return { loss: minusLog + Math.log1p(-a * rest), factor: (1 - a) / (1 - a * rest) };
+    }
+    case 'amLfs': {
+      const j = bin(rowFunction.a.length);
+      const [a, b] = [rowFunction.a[j] as number, rowFunction.b[j] as number];
+      return { loss: -Math.log(a * p + b), factor: (a * p) / (a * p + b) };
+    }
+  }
+}
+
+/** F and dF/dc by cosine and sine. */
+type Written = (c: number, sine: number) => readonly [target: number, derivative: number];
+
+function written(margin: Formula['margin'], onOverflow: Formula['onOverflow']): Written {
+  const parameter = (name: string) => {
+    const value: unknown = Reflect.get(margin, name);
+    if (typeof value === 'number') return value;
+    throw new Error(`the reference has no ${name} of ${margin.kind} that is no number`);
+  };
+  const floored = (sine: number) => Math.max(sine, 1e-6);
+  switch (margin.kind) {
+    case 'softmax':
+      return (c) => [c, 1];
+    case 'cosface': {
+      const m = parameter('m');
+      return (c) => [c - m, 1];
+    }
+    case 'arcface': {
+      const m = parameter('m');
+      return (c, sine) => {
+        const theta = Math.atan2(sine, c);
+        if (onOverflow === 'fallback' && theta > Math.PI - m) return [c - m * Math.sin(m), 1];
+        if (onOverflow === 'easy' && c <= 0) return [c, 1];
+        return [Math.cos(theta + m), Math.sin(theta + m) / floored(sine)];
+      };
+    }
+    case 'combined': {
+      const [m1, m2, m3] = [parameter('m1'), parameter('m2'), parameter('m3')];
+      if (onOverflow !== 'none') break;
+      return (c, sine) => {
+        const angle = m1 * Math.atan2(sine, c) + m2;
+        return [Math.cos(angle) - m3, (m1 * Math.sin(angle)) / floored(sine)];
+      };
+    }
+    case 'x2softmax': {
+      const [a, h, k] = [parameter('a'), parameter('h'), parameter('k')];
+      return (c, sine) => {
+        const theta = Math.atan2(sine, c);
+        return [a * (theta - h) ** 2 + k, (-2 * a * (theta - h)) / floored(sine)];
+      };
+    }
+  }
+  throw new Error(`there is no reference for ${margin.kind} with onOverflow ${onOverflow}`);
+}
