@@ -129,9 +129,9 @@ export interface HeadCall<T> {
 }
 
 /** What a batch's evaluation has in common on all processes. */
-function termsOf({ problem, margin, hardest }: Plan): unknown {
+function termsOf({ problem, margin, filterThreshold, hardest }: Plan): unknown {
   const { featuresType, scale, straightThrough, onOverflow, rowWeights, labelSmoothing, topFive } = problem;
-  const formula = { scale, straightThrough, onOverflow, labelSmoothing };
+  const formula = { scale, straightThrough, onOverflow, labelSmoothing, filterThreshold };
   return { featuresType, ...formula, rowWeights, margin, topFive, hardest };
 }
 

@@ -12,6 +12,8 @@ export interface NormStatistics {
 export interface LossMemory {
   /** Of AdaFace. */
   readonly norms?: NormStatistics;
+  /** Of CurricularFace: t. */
+  readonly curriculum?: number;
   /** Of AdaCos: what the last training batch makes of the scale. */
   readonly scale?: number;
   /** Of AdaptiveFace, [C]; shorter by classes that are new. Updates write to it. */
@@ -72,8 +74,8 @@ export function noMemory(): MemoryTrack {
 
 /** What a checkpoint says. */
 export function checkMemory(memory: LossMemory, argument: string): LossMemory {
-  const known = { norms: true, scale: true, neighbourStep: true } as const;
-  const { norms, scale, neighbourStep } = checkOptions<Pick<LossMemory, keyof typeof known>>(
+  const known = { norms: true, curriculum: true, scale: true, neighbourStep: true } as const;
+  const { norms, curriculum, scale, neighbourStep } = checkOptions<Pick<LossMemory, keyof typeof known>>(
     memory,
     known,
     argument,
@@ -85,6 +87,7 @@ export function checkMemory(memory: LossMemory, argument: string): LossMemory {
     checkNumber(mean, `${argument}.norms.mean`, { least: 0 });
     checkNumber(deviation, `${argument}.norms.deviation`, { least: 0 });
   }
+  if (curriculum !== undefined) checkNumber(curriculum, `${argument}.curriculum`, { magnitude: 1 });
   if (scale !== undefined) checkNumber(scale, `${argument}.scale`, { least: 0, exclusive: true });
   return memory;
 }

@@ -3,7 +3,7 @@
 import { type AdaCosScale, adaCosScale, checkAdaCos, isAdaCos } from './adacos.js';
 import { checkPrecision } from './engines.js';
 import type { LossMemory } from './loss_memory.js';
-import { arcface, checkMargin, type Margin, overflowOf } from './margins.js';
+import { arcface, changesNegatives, checkMargin, type Margin, overflowOf } from './margins.js';
 import { checkRowFunction, type RowFunction } from './row_functions.js';
 import { atStep, checkScheduled, isSchedule, type Schedule, valueAt } from './schedule.js';
 import {
@@ -71,6 +71,12 @@ export interface LossOptions {
    * with `labelSmoothing`, whose loss is no function of p. Default `none`.
    */
   readonly rowFunction?: RowFunction | 'none' | undefined;
+  /**
+   * Inter-class filtering, for classes that are several names of one: a negative whose cosine is above this counts as if it were 0,
+   * and has no gradient. InsightFace's `interclass_filtering_threshold`, 0.4 in its recipe for such data. In [0, 1); only with
+   * margins that leave the negatives alone, and without label smoothing. Costs as docs/losses.md says. Default 0: none.
+   */
+  readonly filterThreshold?: number | undefined;
 }
 
 /** How it is computed. */
@@ -125,6 +131,7 @@ export const lossNames = {
   onOverflow: true,
   labelSmoothing: true,
   rowFunction: true,
+  filterThreshold: true,
 } as const satisfies Record<keyof LossOptions, true>;
 
 export const computeNames = {
@@ -143,6 +150,7 @@ const defaultLoss: Loss = {
   onOverflow: 'none',
   labelSmoothing: 0,
   rowFunction: 'none',
+  filterThreshold: 0,
 };
 
 export function checkLoss(options: LossOptions, defaults: Loss = defaultLoss): Loss {
@@ -153,6 +161,7 @@ export function checkLoss(options: LossOptions, defaults: Loss = defaultLoss): L
     onOverflow = defaults.onOverflow,
     labelSmoothing = defaults.labelSmoothing,
     rowFunction = defaults.rowFunction,
+    filterThreshold = defaults.filterThreshold,
   } = options;
   checkMargin(margin);
   if (isAdaCos(scale)) checkAdaCos(scale, 'scale');
@@ -170,7 +179,33 @@ export function checkLoss(options: LossOptions, defaults: Loss = defaultLoss): L
       `'none' with labelSmoothing ${labelSmoothing}`,
       rowFunction.kind,
     );
-  return { margin, scale, gradient, onOverflow, labelSmoothing, rowFunction };
+  checkNumber(filterThreshold, 'filterThreshold', { least: 0, below: 1 });
+  if (filterThreshold > 0 && changesNegatives(margin))
+    throw mustBe('ERR_OPTION', 'filterThreshold', `0 with margin ${margin.kind}`, show(filterThreshold));
+  const loss = { margin, scale, gradient, onOverflow, labelSmoothing, rowFunction, filterThreshold };
+  const transform = transformOf(loss);
+  if (labelSmoothing > 0 && transform)
+    throw mustBe('ERR_OPTION', 'labelSmoothing', `0 with ${transform.name}`, show(labelSmoothing));
+  return loss;
+}
+
+/** The option that changes negatives, if one does. */
+function transformOf({ margin, filterThreshold }: Loss) {
+  if (changesNegatives(margin))
+    return {
+      argument: 'margin',
+      wanted: margin.kind,
+      instead: 'one that leaves negatives alone',
+      name: `margin ${margin.kind}`,
+    };
+  if (filterThreshold > 0)
+    return {
+      argument: 'filterThreshold',
+      wanted: filterThreshold,
+      instead: '0',
+      name: `filterThreshold ${filterThreshold}`,
+    };
+  return undefined;
 }
 
 /** What GPUs do not compute: `wanted`, which is not the default, must be `instead` there. */
@@ -189,6 +224,8 @@ export function refuseOnGpus(
 export function checkLossOn(loss: Loss, devices: readonly DeviceName[]): void {
   const { labelSmoothing } = loss;
   if (labelSmoothing > 0) refuseOnGpus('labelSmoothing', labelSmoothing, '0', devices);
+  const transform = transformOf(loss);
+  if (transform) refuseOnGpus(transform.argument, transform.wanted, transform.instead, devices);
 }
 
 /** What a loss depends on besides a batch. */
