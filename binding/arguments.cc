@@ -168,6 +168,35 @@ Margin read_margin(const Napi::Value& value, int64_t rows, int64_t classes) {
   return margin;
 }
 
+NegativesTransform read_transform(const Napi::Value& value, int64_t rows) {
+  const Napi::Env env = value.Env();
+  const auto object_in = [&](const Napi::Value& entry, const char* name) {
+    if (!entry.IsObject()) fail(env, Code::type, std::string(name) + " must be an object");
+    return entry.As<Napi::Object>();
+  };
+  const Napi::Object object = object_in(value, "transform");
+  const auto numbers = [&](const Napi::Object& piece, const char* name, double* to, uint32_t count) {
+    const Napi::Object list = object_in(piece.Get(name), name);
+    for (uint32_t i = 0; i < count; i++) {
+      const Napi::Value entry = list.Get(i);
+      if (!entry.IsNumber()) fail(env, Code::type, std::string(name) + " must hold numbers");
+      to[i] = entry.As<Napi::Number>().DoubleValue();
+    }
+  };
+  const auto quadratic = [&](const char* name, Quadratic* to) {
+    const Napi::Object piece = object_in(object.Get(name), name);
+    numbers(piece, "value", to->value, 3);
+    numbers(piece, "slope", to->slope, 2);
+  };
+  NegativesTransform transform;
+  quadratic("below", &transform.below);
+  quadratic("above", &transform.above);
+  const Span<double> threshold = double_array(object.Get("threshold"), "threshold");
+  require_size(env, threshold.size, rows, "threshold");
+  transform.threshold = threshold.data;
+  return transform;
+}
+
 Optimizer read_optimizer(const Napi::Value& value) {
   if (!value.IsObject()) fail(value.Env(), Code::type, "optimizer must be an object");
   const auto object = value.As<Napi::Object>();

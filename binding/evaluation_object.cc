@@ -53,6 +53,14 @@ class PhasesJob final : public Job {
   // Phases 0 to 2, for gradients that read_gradients() has read if it has.
   void read_negatives() { negatives_ = true; }
 
+  // Of phase 2, if there is one.
+  void read_transform(const Napi::Value& value) {
+    if (!present(value)) return;
+    transform_ = binding::read_transform(value, state_->batch.rows);
+    negatives_options_.transform = &transform_;
+    keep(value);
+  }
+
   // What phase 2 leaves to be read, or phase 3 to be told.
   void read_statistics(const Napi::Value& value) {
     if (!value.IsObject()) throw make_error(value.Env(), Status::failure(Code::type, "statistics must be an object"));
@@ -63,7 +71,12 @@ class PhasesJob final : public Job {
     if (state_->options.label_smoothing > 0) statistics_.cosine_sum = doubles("cosineSum");
     if (state_->options.top_five) {
       statistics_.above = doubles("above");
-      target_cosine_ = doubles("targetCosine");
+      if (present(object.Get("targetCosine"))) negatives_options_.target_cosine = doubles("targetCosine");
+    }
+    if (present(object.Get("hardSum"))) {
+      negatives_options_.hard = true;
+      statistics_.hard_sum = doubles("hardSum");
+      statistics_.hard_count = doubles("hardCount");
     }
   }
 
@@ -174,12 +187,12 @@ class PhasesJob final : public Job {
   // Workspace 'auto' keeps where that fits the caller's limit; where it does not fit the machine, it recomputes.
   Status negatives() {
     const GradientPlan plan = gradients_.plan();
-    const Status status = state_->evaluation->negatives(plan, target_cosine_);
+    const Status status = state_->evaluation->negatives(plan, negatives_options_);
     if (status.code != Code::out_of_memory || !state_->automatic || state_->workspace != Workspace::keep) return status;
     state_->workspace = state_->batch.workspace = Workspace::recompute;
     state_->workspace_bytes = 0;
     state_->evaluation = std::make_unique<Evaluation>(state_->shards, state_->batch, state_->options);
-    return state_->evaluation->negatives(plan, target_cosine_);
+    return state_->evaluation->negatives(plan, negatives_options_);
   }
 
   // Of all weights that this process has.
@@ -237,7 +250,8 @@ class PhasesJob final : public Job {
   double skipped_mass_ = 0;
   Gradients gradients_;
   RowStatistics statistics_;
-  const double* target_cosine_ = nullptr;
+  NegativesTransform transform_;
+  NegativesOptions negatives_options_;
   bool negatives_ = false;
   bool epilogue_ = false;
   bool reserve_ = false;
@@ -421,6 +435,7 @@ Napi::Value EvaluationObject::forward(const Napi::CallbackInfo& info) {
   auto job = std::make_unique<PhasesJob>(state(info.Env()));
   job->read_negatives();
   job->read_epilogue(info[1], info[2]);
+  job->read_transform(info[3]);
   return dispatch(info[0], std::move(job));
 }
 
@@ -437,6 +452,7 @@ Napi::Value EvaluationObject::value_and_grad(const Napi::CallbackInfo& info) {
   job->read_negatives();
   job->read_epilogue(info[1], info[2]);
   job->read_gradients(info[3]);
+  job->read_transform(info[4]);
   job->read_reserve();
   job->read_finish();
   return dispatch(info[0], std::move(job));
@@ -447,6 +463,7 @@ Napi::Value EvaluationObject::negatives(const Napi::CallbackInfo& info) {
   job->read_negatives();
   job->read_statistics(info[1]);
   if (present(info[2])) job->read_gradients(info[2]);
+  job->read_transform(info[3]);
   return dispatch(info[0], std::move(job));
 }
 

@@ -152,7 +152,9 @@ void pair_exponentials(const float* exponentials, int64_t row_stride, int32_t cl
     }
 }
 
-// What follows the product of 32 classes and 32 rows, in parts that are taken while the next product is under way.
+// What follows the product of 32 classes and 32 rows, in parts that are taken while the next product is under way. All of it
+// the general way where exponents are transformed.
+template <typename Exponents>
 class NegativesEpilogue {
  public:
   explicit NegativesEpilogue(const NegativesTask& task) : task_(task) {}
@@ -164,7 +166,8 @@ class NegativesEpilogue {
     first_ = first;
     count_ = count;
     row_ = row;
-    plain_ = !needs_mask(task_, first, count, row) && !needs_mask(task_, first, count, row + kLanes);
+    plain_ = Exponents::kSame && !needs_mask(task_, first, count, row) &&
+             !needs_mask(task_, first, count, row + kLanes);
     part_ = 0;
     parts_ = task_.paired ? kPairParts + kTransposeParts : kPairParts;
   }
@@ -208,7 +211,7 @@ class NegativesEpilogue {
     e[0] = e[1] = Vector{};
     if (count <= 0) return;
     for (int n = 0; n < count; n++) e[n] = load(sums_[h + n] + v * kLanes);
-    masked_exponentials(task_, first_ + h, count, lane, e);
+    masked_exponentials<Exponents>(task_, first_ + h, count, lane, e);
   }
   MARGINFC_INLINE void class_pair(int h) {
     Vector low[2], high[2];
@@ -245,11 +248,11 @@ class NegativesEpilogue {
   alignas(64) float words_[2][kTile][kTile];  // [lanes][pairs of classes]
 };
 
-template <bool kTall>
-MARGINFC_INLINE void negatives_tile(const NegativesTask& task, int32_t first, int32_t panel,
-                                    NegativesEpilogue& epilogue, Fetch fetch) {
+template <bool kTall, typename Epilogue>
+MARGINFC_INLINE void negatives_tile(const NegativesTask& task, int32_t first, int32_t panel, Epilogue& epilogue,
+                                    Fetch fetch) {
   const int64_t steps = task.depth / kTile;
-  const auto parts = static_cast<int32_t>((NegativesEpilogue::kMostParts + steps - 1) / steps);
+  const auto parts = static_cast<int32_t>((Epilogue::kMostParts + steps - 1) / steps);
   const char* classes = reinterpret_cast<const char*>(task.weights + first * task.stride);
   const char* rows = reinterpret_cast<const char*>(task.features) + panel * task.depth * kPanelBytes;
   zero_tiles();
@@ -262,16 +265,17 @@ MARGINFC_INLINE void negatives_tile(const NegativesTask& task, int32_t first, in
   store_tiles<kTall>(epilogue.sums(), kPanel);
 }
 
-void negatives(const NegativesTask& task) {
+template <typename Exponents>
+MARGINFC_INLINE void any_negatives(const NegativesTask& task) {
   const TileRegisters registers;
   publish_stores();
-  for (int64_t i = 0; i < static_cast<int64_t>(task.panels) * kPanel; i++) task.sums[i] = 0;
+  Exponents::clear(task);
   const int64_t steps = task.depth / kTile;
   const int64_t lines = task.next_weights ? (task.classes * task.next_row_bytes + 63) / 64 : 0;
   const int64_t all_steps = steps * task.panels * ((task.classes + kPanel - 1) / kPanel);
   const auto lines_per_step = static_cast<int32_t>((lines + all_steps - 1) / all_steps);
   int64_t fetched = 0;
-  NegativesEpilogue epilogue(task);
+  NegativesEpilogue<Exponents> epilogue(task);
   for (int32_t first = 0; first < task.classes; first += kPanel)
     for (int32_t panel = 0; panel < task.panels; panel++, fetched += lines_per_step * steps) {
       const int32_t count = task.classes - first < kPanel ? task.classes - first : kPanel;
@@ -285,6 +289,10 @@ void negatives(const NegativesTask& task) {
     }
   epilogue.finish();
 }
+
+void negatives(const NegativesTask& task) { any_negatives<SameExponents>(task); }
+
+void transformed_negatives(const NegativesTask& task) { any_negatives<TransformedExponents>(task); }
 
 template <bool kTall>
 MARGINFC_INLINE void feature_gradient_tile(const FeatureGradientTask& task, int32_t row, int64_t panel) {

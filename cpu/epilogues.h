@@ -16,8 +16,79 @@ MARGINFC_INLINE bool counts_above(const NegativesTask& task, int64_t lane, Vecto
   return __builtin_expect(task.above && any_above(largest, load(task.threshold + lane)), 0);
 }
 
+MARGINFC_INLINE void clear_lanes(const NegativesTask& task, float* sums) {
+  for (int64_t i = 0; i < static_cast<int64_t>(task.panels) * kPanel; i++) sums[i] = 0;
+}
+
+// What a row's exponents become: nothing else,
+struct SameExponents {
+  static constexpr bool kSame = true;
+  MARGINFC_INLINE static void clear(const NegativesTask& task) { clear_lanes(task, task.sums); }
+  MARGINFC_INLINE SameExponents(const NegativesTask&, int64_t) {}
+  MARGINFC_INLINE Vector value(Vector exponent) const { return exponent; }
+  MARGINFC_INLINE Vector gradient(Vector, Vector e) const { return e; }
+  template <typename Mask>
+  MARGINFC_INLINE void note(Vector, Vector, Mask) {}
+  MARGINFC_INLINE void finish(int64_t) const {}
+};
+
+// or two quadratics of themselves.
+class TransformedExponents {
+ public:
+  static constexpr bool kSame = false;
+  MARGINFC_INLINE static void clear(const NegativesTask& task) {
+    clear_lanes(task, task.sums);
+    if (!task.transform.hard_sum) return;
+    clear_lanes(task, task.transform.hard_sum);
+    clear_lanes(task, task.transform.hard_count);
+  }
+  MARGINFC_INLINE TransformedExponents(const NegativesTask& task, int64_t lane)
+      : transform_(task.transform),
+        threshold_(load(task.transform.threshold + lane)),
+        largest_(task.transform.largest ? load(task.transform.largest + lane) : Vector{}),
+        hard_sum_(task.transform.hard_sum ? load(task.transform.hard_sum + lane) : Vector{}),
+        hard_count_(task.transform.hard_sum ? load(task.transform.hard_count + lane) : Vector{}) {}
+
+  MARGINFC_INLINE Vector value(Vector exponent) const {
+    const float *low = transform_.below.value, *high = transform_.above.value;
+    const auto above = exponent > threshold_;
+    const Vector square = above ? splat(high[2]) : splat(low[2]);
+    const Vector linear = above ? splat(high[1]) : splat(low[1]);
+    const Vector constant = above ? splat(high[0]) : splat(low[0]);
+    return (square * exponent + linear) * exponent + constant;
+  }
+  MARGINFC_INLINE Vector gradient(Vector exponent, Vector e) const {
+    const float *low = transform_.below.slope, *high = transform_.above.slope;
+    const auto above = exponent > threshold_;
+    const Vector linear = above ? splat(high[1]) : splat(low[1]);
+    const Vector constant = above ? splat(high[0]) : splat(low[0]);
+    return e * (linear * exponent + constant);
+  }
+  // `own`: lanes whose own class it is.
+  template <typename Mask>
+  MARGINFC_INLINE void note(Vector exponent, Vector transformed, Mask own) {
+    if (transform_.largest) largest_ = own ? largest_ : larger(largest_, transformed);
+    if (!transform_.hard_sum) return;
+    const auto hard = (exponent > threshold_) & ~own;
+    hard_sum_ += hard ? exponent : Vector{};
+    hard_count_ += hard ? splat(1.0f) : Vector{};
+  }
+  MARGINFC_INLINE void finish(int64_t lane) const {
+    if (transform_.largest) store(transform_.largest + lane, largest_);
+    if (!transform_.hard_sum) return;
+    store(transform_.hard_sum + lane, hard_sum_);
+    store(transform_.hard_count + lane, hard_count_);
+  }
+
+ private:
+  const ExponentTransform& transform_;
+  const Vector threshold_;
+  Vector largest_, hard_sum_, hard_count_;
+};
+
 // The epilogue of classes first .. first + count - 1 where a lane's own class may be among them, or exponents have an
 // offset. exponents [count] in: products; out: E.
+template <typename Exponents>
 void masked_exponentials(const NegativesTask& task, int32_t first, int32_t count, int64_t lane, Vector* exponents) {
   const Integers label = load(task.labels + lane);
   const Vector offset = task.offset ? load(task.offset + lane) : Vector{};
@@ -31,17 +102,21 @@ void masked_exponentials(const NegativesTask& task, int32_t first, int32_t count
     }
     count_above(task, count, lane, negatives);
   }
+  Exponents of(task, lane);
   for (int32_t h = 0; h < count; h++) {
     const Vector inverse_norm = splat(task.inverse_norm[first + h]);
     const Vector exponent = exponents[h] * inverse_norm;
     const auto own = label == splat(task.first_class + first + h);
-    const Vector e = own ? Vector{} : exp2(exponent - offset);
+    const Vector transformed = of.value(exponent);
+    const Vector e = own ? Vector{} : exp2(transformed - offset);
     if (task.hardest) hardest = own ? hardest : larger(hardest, exponent);
+    of.note(exponent, transformed, own);
     total += e;
-    exponents[h] = e * inverse_norm;
+    exponents[h] = of.gradient(exponent, e) * inverse_norm;
   }
   store(task.sums + lane, total);
   if (task.hardest) store(task.hardest + lane, hardest);
+  of.finish(lane);
 }
 
 // Whether that epilogue is the one to take.

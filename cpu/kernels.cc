@@ -62,14 +62,14 @@ void masses(const float* exponentials, int64_t row_stride, int32_t classes, int3
     float rest;
     if constexpr (kPairs) {
       const auto* e = reinterpret_cast<const uint16_t*>(exponentials) + c * row_stride;
-      for (; i + kLanes <= rows; i += kLanes) total += load(kappa + i) * load_halves(e + i);
+      for (; i + kLanes <= rows; i += kLanes) total += load(kappa + i) * absolute(load_halves(e + i));
       rest = sum(total);
-      for (; i < rows; i++) rest += kappa[i] * from_bfloat16(e[i]);
+      for (; i < rows; i++) rest += kappa[i] * __builtin_fabsf(from_bfloat16(e[i]));
     } else {
       const float* e = exponentials + c * row_stride;
-      for (; i + kLanes <= rows; i += kLanes) total += load(kappa + i) * load(e + i);
+      for (; i + kLanes <= rows; i += kLanes) total += load(kappa + i) * absolute(load(e + i));
       rest = sum(total);
-      for (; i < rows; i++) rest += kappa[i] * e[i];
+      for (; i < rows; i++) rest += kappa[i] * __builtin_fabsf(e[i]);
     }
     masses[c] = rest;
   }
@@ -208,6 +208,7 @@ constexpr Kernels kTable = {
     masses,
     inverse_norms,
     negatives,
+    transformed_negatives,
     products,
     angles,
     feature_gradient,

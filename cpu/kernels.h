@@ -20,6 +20,7 @@
 
 #include <cstdint>
 
+#include "engine/exponent_quadratic.h"
 #include "engine/optimizer_step.h"
 
 namespace marginfc {
@@ -37,6 +38,18 @@ constexpr float kLeastSine = 1e-3f;
 
 // Rows whose E is made and used while a class block is in the cache.
 constexpr int64_t kRowBlock = 128;
+
+// What becomes of exponents before 2 is raised to them, and what E is multiplied with.
+struct ExponentTransform {
+  ExponentQuadratic below, above;  // where x <= threshold, and elsewhere
+  const float* threshold;          // [panels * panel], log2 units
+  // [panels * panel]: raised to the block's largest transformed exponent over negatives; null when not asked for.
+  float* largest;
+  // [panels * panel]: the block's sum and number of exponents over negatives above the threshold are written here; null when
+  // not asked for.
+  float* hard_sum;
+  float* hard_count;
+};
 
 struct NegativesTask {
   // Packed s * log2(e) * xh in words: [panels, depth, panel]; the pad rows of the last panel are 0.
@@ -74,6 +87,7 @@ struct NegativesTask {
   // added. Once it is kCountedAbove the threshold rises to infinity, so that counting ends. Null when not asked for.
   float* threshold;
   float* above;
+  ExponentTransform transform;  // of transformed_negatives only
 };
 
 struct FeatureGradientTask {
@@ -162,13 +176,15 @@ struct Kernels {
   // With pairs: NegativesTask's `paired` from its `exponentials`; row_stride in elements.
   void (*pair_exponentials)(const float* exponentials, int64_t row_stride, int32_t classes, int32_t rows,
                             float* paired);
-  // masses[c] = sum over rows of kappa[i] * E[c, i]; E as NegativesTask leaves it, row_stride in elements.
+  // masses[c] = sum over rows of kappa[i] * |E[c, i]|; E as NegativesTask leaves it, row_stride in elements.
   void (*masses)(const float* exponentials, int64_t row_stride, int32_t classes, int32_t rows, const float* kappa,
                  float* masses);
   // inverse_norm[c] = 1 / |class row c|. False if the square of a norm is not between kShortestSquare and
   // kLongestSquare, a NaN included.
   bool (*inverse_norms)(const float* weights, int64_t stride, int32_t classes, int32_t dim, float* inverse_norm);
   void (*negatives)(const NegativesTask& task);
+  // The same with `transform`: E = exp2(G(exponent) - offset) * G'(exponent) * inverse_norm, sums without the two factors.
+  void (*transformed_negatives)(const NegativesTask& task);
   // The same loop without exp: cosines of all classes times the features' scale go to `exponentials`, own class
   // included; sums and labels are not used. May be null with pairs.
   void (*products)(const NegativesTask& task);

@@ -10,10 +10,6 @@
 namespace marginfc {
 namespace {
 
-constexpr double kLn2 = 0.6931471805599453;
-// Up to here exp(z) and its sums over 10M classes stay inside float32 without an offset.
-constexpr double kMostPlainScale = 64;
-
 // Blocks that a chunk should have, so that chunks are about as long as each other.
 constexpr int64_t kBlocksPerChunk = 5;
 // Fewer classes would make the sums of dX too short for their loads and stores.
@@ -27,8 +23,6 @@ constexpr int64_t kChunks = 16;
 // kappa = weight * exp(-lse) is scaled so that the largest weight is about 2^20: then kappa * xh is far from both
 // ends of float32 for every sum that exp(+-64) over 10M classes can give.
 constexpr int kWeightExponent = 20;
-
-int64_t round_up(int64_t count, int64_t unit) { return (count + unit - 1) / unit * unit; }
 
 std::vector<int32_t> sample(CpuShard& shard, const Batch& batch) {
   if (!batch.sampling.draws()) return {};
@@ -85,6 +79,7 @@ Status CpuPass::prepare() {
                                 samples()) ||
         !scratch.exponentials.allocate(engine_.buffers(), floats_of(block_classes_ * block_rows)) ||
         !scratch.sums.allocate(engine_.buffers(), kRowBlock) ||
+        !scratch.hard.allocate(engine_.buffers(), 2 * kRowBlock) ||
         (kernels_.pairs && !scratch.paired.allocate(engine_.buffers(), block_classes_ / 2 * kRowBlock)))
       return Status::no_workspace();
   }
@@ -180,90 +175,6 @@ bool CpuPass::reserve_accumulators() {
   if (!settled_.allocate(engine_.buffers(), size)) return false;
   std::memset(settled_.data(), 0, size * sizeof(float));
   return true;
-}
-
-Status CpuPass::negatives(const GradientPlan& plan, const Negatives& result) {
-  const int64_t lanes = panels_ * kernels_.panel;
-  const bool far = batch_.scale > kMostPlainScale;
-  if (batch_.workspace == Workspace::keep &&
-      !kept_.allocate(engine_.buffers(), floats_of(stride_ * round_up(classes_, kernels_.tile_classes))))
-    return Status::no_workspace();
-  if (batch_.workspace == Workspace::keep && !inverse_norms_.allocate(engine_.buffers(), classes_))
-    return Status::no_workspace();
-  if (plan.features && !reserve_accumulators()) return Status::no_workspace();
-  sums_.assign(chunks_ * lanes, 0);
-  ordinary_.assign(blocks_, 0);
-  bad_class_ = INT64_MAX;
-  if (far || result.hardest) {
-    if (!hardest_.allocate(engine_.buffers(), chunks_ * lanes)) return Status::no_workspace();
-    std::fill_n(hardest_.data(), chunks_ * lanes, -std::numeric_limits<float>::infinity());
-  }
-  unit_sums_.assign(result.cosine_sum ? std::max<int64_t>(chunks_, 1) * dim_ : 0, 0.0);
-  if (result.above) {
-    const size_t size = chunks_ * lanes;
-    if (!thresholds_.allocate(engine_.buffers(), size) || !above_.allocate(engine_.buffers(), size))
-      return Status::no_workspace();
-    std::fill_n(above_.data(), size, 0.0f);
-    std::fill_n(thresholds_.data(), size, std::numeric_limits<float>::infinity());
-    for (int64_t chunk = 0; chunk < chunks_; chunk++)
-      for (int64_t i = 0; i < rows_; i++)
-        thresholds_.data()[chunk * lanes + i] = static_cast<float>(result.target_cosine[i] * feature_scale());
-  }
-  if (far) MARGINFC_TRY(find_row_maxima(result.above));
-
-  Sweep sweep;
-  sweep.sums = true;
-  sweep.unit_sum = result.cosine_sum;
-  sweep.hardest = result.hardest && !far;
-  sweep.above = result.above && !far;
-  sweep.features = plan.features;
-  MARGINFC_TRY(run(sweep));
-  features_gathered_ = plan.features;
-  MARGINFC_TRY(check_weights());
-
-  for (int64_t i = 0; i < rows_; i++) {
-    double total = 0;
-    float hardest = -std::numeric_limits<float>::infinity();
-    for (int64_t chunk = 0; chunk < chunks_; chunk++) {
-      total += sums_[chunk * lanes + i];
-      if (result.hardest) hardest = std::max(hardest, hardest_.data()[chunk * lanes + i]);
-    }
-    result.sum[i] = total;
-    result.offset[i] = far ? offsets_.data()[i] * kLn2 : 0;
-    if (result.hardest) result.hardest[i] = std::max(-2.0f, static_cast<float>(hardest / feature_scale()));
-    if (result.above) {
-      float above = 0;
-      for (int64_t chunk = 0; chunk < chunks_; chunk++)
-        above += std::min(above_.data()[chunk * lanes + i], kCountedAbove);
-      result.above[i] = static_cast<int32_t>(above);
-    }
-  }
-  if (result.cosine_sum) {
-    for (int64_t chunk = 1; chunk < chunks_; chunk++)
-      for (int32_t d = 0; d < dim_; d++) unit_sums_[d] += unit_sums_[chunk * dim_ + d];
-    for_rows([&](int64_t i, int) {
-      const float* x = batch_.features + i * dim_;
-      result.cosine_sum[i] = kernels_.exact_product(unit_sums_.data(), x, dim_) * norms_[i].inverse;
-    });
-  }
-  return {};
-}
-
-// s > 64: the largest exponent of each row becomes its offset. Its own product, so this path costs 2 BCD more.
-Status CpuPass::find_row_maxima(bool above) {
-  const int64_t lanes = panels_ * kernels_.panel;
-  if (!offsets_.allocate(engine_.buffers(), lanes)) return Status::no_workspace();
-  std::fill_n(offsets_.data(), lanes, 0.0f);
-  Sweep sweep;
-  sweep.hardest = true;
-  sweep.above = above;
-  MARGINFC_TRY(run(sweep));
-  for (int64_t i = 0; i < lanes; i++) {
-    float largest = -std::numeric_limits<float>::infinity();
-    for (int64_t chunk = 0; chunk < chunks_; chunk++) largest = std::max(largest, hardest_.data()[chunk * lanes + i]);
-    offsets_.data()[i] = std::isfinite(largest) ? largest : 0.0f;
-  }
-  return {};
 }
 
 Status CpuPass::reserve(const FeatureSink& features, const WeightSink& sink) try {

@@ -21,6 +21,8 @@
 
 namespace marginfc {
 
+inline int64_t round_up(int64_t count, int64_t unit) { return (count + unit - 1) / unit * unit; }
+
 // Elements from one class to the next in E: whole panels, and no power of two, which would put every class of a
 // tile in the same cache set.
 int64_t exponential_stride(int64_t rows, const Kernels& kernels);
@@ -55,6 +57,8 @@ class CpuPass final : public ShardPass {
     bool sums = false;      // gather row sums
     bool hardest = false;   // gather the largest exponents
     bool above = false;     // with `hardest`: count exponents above the thresholds
+    bool largest = false;   // of a transform: gather the largest transformed exponents
+    bool hard = false;      // with `sums`, of a transform: gather what is above its threshold
     bool unit_sum = false;  // with `sums`: gather the sum of unit rows
     bool features = false;  // gather dX
     bool weights = false;   // finish dW
@@ -69,6 +73,7 @@ class CpuPass final : public ShardPass {
     PooledBuffer paired;             // E of one block and row block in pairs of classes, where operands are pairs
     PooledBuffer exponentials;       // E of one block: [classes, stride], or of one block and row block
     PooledBuffer sums;               // [row block]
+    PooledBuffer hard;               // [2, row block]: sums and numbers of hard negatives' exponents
     PooledBuffer gradient;           // one tile of dW, [tile classes, width], then one row of target terms
     PooledBuffer dots;               // [tile classes rounded up to 4]
     std::vector<float> operand_row;  // [dim]
@@ -100,8 +105,13 @@ class CpuPass final : public ShardPass {
   bool reserve_accumulators();
   // Makes the rows' products log2 of exp(s * cos).
   double feature_scale() const { return batch_.scale * 1.4426950408889634; }
-  // `above`: also counts the exponents that Negatives::above asks for.
-  Status find_row_maxima(bool above);
+  // Of all rows.
+  Status set_offset(double offset);
+  Status set_transform(const NegativesTransform& transform);
+  // Makes each row's largest exponent its offset, and gathers on the way what `sweep` then need not.
+  Status measure_offsets(Sweep* sweep);
+  Status sweep_negatives(const Sweep& sweep);
+  bool underflows() const;
   // Fails when a sweep met a class row that is not finite.
   Status check_weights() const;
   // Returns the block's classes. On its first visit the block's kind is noted.
@@ -172,7 +182,7 @@ class CpuPass final : public ShardPass {
   PooledBuffer kept_;               // E, [classes, stride]
   PooledBuffer accumulators_;       // dX: [chunks, width / panel, sum_rows, panel]
   PooledBuffer settled_;            // the same, for long chunks
-  PooledBuffer offsets_;            // [panels * panel], log2 units; only when s > 64
+  PooledBuffer offsets_;            // [panels * panel], log2 units; only when s > 64 or with a transform
   PooledBuffer hardest_;            // [chunks, panels * panel], log2 units
   PooledBuffer thresholds_;         // [chunks, panels * panel], log2 units; only for Negatives::above
   PooledBuffer above_;              // [chunks, panels * panel], counts; likewise
@@ -190,6 +200,11 @@ class CpuPass final : public ShardPass {
   std::vector<int64_t> owner_of_;      // [rows], index into owners_ or -1, while gradients() runs
   std::vector<int32_t> others_;        // classes that take no part and are updated, counted from the shard's first
   double unscale_ = 1;                 // undoes the scale of weighted_features_
+  bool transforms_ = false;            // exponents, by
+  ExponentTransform transform_{};      // what is here for all rows and
+  PooledBuffer transform_thresholds_;  // [panels * panel], log2 units
+  PooledBuffer largest_;               // [chunks, panels * panel], transformed exponents, log2 units; where measured
+  std::vector<double> hard_sums_;      // [2, chunks, panels * panel]: in log2 units, and numbers; where asked for
   bool features_gathered_ = false;
   std::atomic<int64_t> bad_class_{INT64_MAX};
 };

@@ -112,19 +112,38 @@ MARGINFC_INLINE void store_exponentials(const NegativesTask& task, int32_t c, bo
   }
 }
 
+// Classes first .. first + H - 1 against one panel of rows.
+template <int H, int V>
+MARGINFC_INLINE void negatives_product(const NegativesTask& task, int32_t first, int32_t panel, Vector (&acc)[H][V]) {
+  const float* features = task.features + static_cast<int64_t>(panel) * task.depth * kPanel;
+  // Each panel of a tile fetches as many lines of the tile's part of the next block as it has steps.
+  const int64_t fetched = static_cast<int64_t>(panel) * task.depth * 64;
+  const Ahead ahead = task.next_weights && fetched < H * task.next_row_bytes
+                          ? fetch_ahead(task.next_weights, first * task.next_row_bytes + fetched)
+                          : nothing_ahead(features);
+  multiply<H, V, Layout::rows>(task.weights + first * task.stride, task.stride, features, kPanel, task.depth, ahead,
+                               acc);
+}
+
+// The epilogue in general. exponents in: products.
+template <typename Exponents, int H>
+void store_masked(const NegativesTask& task, int32_t first, int64_t lane, Vector (&exponents)[H]) {
+  masked_exponentials<Exponents>(task, first, H, lane, exponents);
+  if (!task.exponentials) return;
+#pragma GCC unroll 16
+  for (int h = 0; h < H; h += kStored) {
+    Vector e[kStored];
+    for (int n = 0; n < kStored && h + n < H; n++) e[n] = exponents[h + n];
+    store_exponentials(task, first + h, h + kStored > H, lane, e);
+  }
+}
+
 // Classes first .. first + H - 1 against one panel of rows, then the exponential in registers.
 template <int H, int V>
 struct NegativesTile {
   static void run(const NegativesTask& task, int32_t first, int32_t panel) {
     Vector acc[H][V];
-    const float* features = task.features + static_cast<int64_t>(panel) * task.depth * kPanel;
-    // Each panel of a tile fetches as many lines of the tile's part of the next block as it has steps.
-    const int64_t fetched = static_cast<int64_t>(panel) * task.depth * 64;
-    const Ahead ahead = task.next_weights && fetched < H * task.next_row_bytes
-                            ? fetch_ahead(task.next_weights, first * task.next_row_bytes + fetched)
-                            : nothing_ahead(features);
-    multiply<H, V, Layout::rows>(task.weights + first * task.stride, task.stride, features, kPanel, task.depth, ahead,
-                                 acc);
+    negatives_product(task, first, panel, acc);
 #pragma GCC unroll 2
     for (int v = 0; v < V; v++) {
       const int64_t lane = static_cast<int64_t>(panel) * kPanel + v * kLanes;
@@ -132,7 +151,7 @@ struct NegativesTile {
 #pragma GCC unroll 16
       for (int h = 0; h < H; h++) products[h] = acc[h][v];
       if (needs_mask(task, first, H, lane))
-        masked(task, first, lane, products);
+        store_masked<SameExponents>(task, first, lane, products);
       else if (task.exponentials)
         plain<true>(task, first, lane, products);
       else
@@ -171,15 +190,20 @@ struct NegativesTile {
     }
     store(task.sums + lane, total);
   }
+};
 
-  static void masked(const NegativesTask& task, int32_t first, int64_t lane, Vector (&exponents)[H]) {
-    masked_exponentials(task, first, H, lane, exponents);
-    if (!task.exponentials) return;
+// The same with transformed exponents.
+template <int H, int V>
+struct TransformedNegativesTile {
+  static void run(const NegativesTask& task, int32_t first, int32_t panel) {
+    Vector acc[H][V];
+    negatives_product(task, first, panel, acc);
+#pragma GCC unroll 2
+    for (int v = 0; v < V; v++) {
+      Vector products[H];
 #pragma GCC unroll 16
-    for (int h = 0; h < H; h += kStored) {
-      Vector e[kStored];
-      for (int n = 0; n < kStored && h + n < H; n++) e[n] = exponents[h + n];
-      store_exponentials(task, first + h, h + kStored > H, lane, e);
+      for (int h = 0; h < H; h++) products[h] = acc[h][v];
+      store_masked<TransformedExponents>(task, first, static_cast<int64_t>(panel) * kPanel + v * kLanes, products);
     }
   }
 };
@@ -297,8 +321,13 @@ MARGINFC_INLINE void over_panels(const NegativesTask& task) {
 }
 
 void negatives(const NegativesTask& task) {
-  for (int64_t i = 0; i < static_cast<int64_t>(task.panels) * kPanel; i++) task.sums[i] = 0;
+  SameExponents::clear(task);
   over_panels<NegativesTile>(task);
+}
+
+void transformed_negatives(const NegativesTask& task) {
+  TransformedExponents::clear(task);
+  over_panels<TransformedNegativesTile>(task);
 }
 
 void products(const NegativesTask& task) { over_panels<ProductsTile>(task); }

@@ -21,7 +21,7 @@ int64_t groups(int64_t count, int64_t size) { return (count + size - 1) / size; 
 
 Status CpuPass::run(const Sweep& sweep) {
   const int64_t threads = engine_.pool().threads();
-  const bool by_chunk = sweep.sums || sweep.hardest || sweep.features;
+  const bool by_chunk = sweep.sums || sweep.hardest || sweep.largest || sweep.features;
   if (!by_chunk) {
     // Classes are independent of each other here: any split gives the same result.
     const int64_t tasks = std::min(blocks_, kTasksPerThread * threads);
@@ -95,6 +95,8 @@ NegativesTask CpuPass::product_task(const ClassBlock& block, int64_t row, int64_
   task.hardest = nullptr;
   task.threshold = nullptr;
   task.above = nullptr;
+  task.transform = transform_;
+  task.transform.threshold = transforms_ ? transform_thresholds_.data() + row : nullptr;
   return task;
 }
 
@@ -131,14 +133,23 @@ void CpuPass::sweep_blocks(const Sweep& sweep, int64_t first, int64_t last, int6
           task.threshold = thresholds_.data() + chunk * lanes + row;
           task.above = above_.data() + chunk * lanes + row;
         }
+        if (sweep.largest) task.transform.largest = largest_.data() + chunk * lanes + row;
+        if (sweep.hard) {
+          task.transform.hard_sum = scratch.hard.data();
+          task.transform.hard_count = scratch.hard.data() + kRowBlock;
+        }
         if (batch_.angles) {
           kernels_.products(task);
           kernels_.angles(task);
         } else {
-          kernels_.negatives(task);
+          (transforms_ ? kernels_.transformed_negatives : kernels_.negatives)(task);
         }
         if (sweep.sums)
           for (int64_t i = 0; i < rows; i++) sums[row + i] += scratch.sums.data()[i];
+        if (sweep.hard)
+          for (int64_t part = 0; part < 2; part++)
+            for (int64_t i = 0; i < rows; i++)
+              hard_sums_[(part * chunks_ + chunk) * lanes + row + i] += scratch.hard.data()[part * kRowBlock + i];
       }
       if (sweep.features) {
         if (kernels_.pairs && !sweep.recompute)

@@ -13,6 +13,10 @@ MARGINFC_INLINE Integers load(const int32_t* p) { return *reinterpret_cast<const
 MARGINFC_INLINE Vector splat(float x) { return x - Vector{}; }
 MARGINFC_INLINE Integers splat(int32_t x) { return x - Integers{}; }
 
+MARGINFC_INLINE Vector absolute(Vector x) {
+  return reinterpret_cast<Vector>(reinterpret_cast<Integers>(x) & 0x7fffffff);
+}
+
 // The second where either is NaN.
 MARGINFC_INLINE Vector larger(Vector a, Vector b) {
 #if defined(__AVX512F__)

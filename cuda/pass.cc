@@ -218,6 +218,7 @@ Status CudaPass::find_offsets() {
 
 Status CudaPass::negatives(const GradientPlan& plan, const Negatives& result) try {
   if (result.cosine_sum) return Status::failure(Code::unavailable, "label smoothing is not there on GPUs");
+  if (result.transform) return Status::failure(Code::unavailable, "losses that change negatives are not there on GPUs");
   if (result.above) return Status::failure(Code::unavailable, "the top-5 accuracy is not there on GPUs");
   const Device::Turn turn(device_);
   MARGINFC_TRY(turn.status());

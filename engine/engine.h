@@ -103,10 +103,23 @@ struct Target {
   double feature_norm = 0;  // |x|, written by every shard
 };
 
+// G of a cosine c: value[0] + value[1] c + value[2] c^2; and what the gradient takes as G'(c): slope[0] + slope[1] c.
+struct Quadratic {
+  double value[3] = {0, 1, 0};
+  double slope[2] = {1, 0};
+};
+
+// What negatives' cosines become: z_ij = s * G(cos_ij), one quadratic up to a row's threshold and another above it.
+struct NegativesTransform {
+  Quadratic below, above;
+  const double* threshold = nullptr;  // [rows]
+};
+
 // Results of phase 2, one entry a row, for the classes of one shard without the row's own class.
 struct Negatives {
-  double* sum = nullptr;     // [rows], sum over negatives of exp(s * cos - offset), or of angles
-  double* offset = nullptr;  // [rows], 0 while s <= 64, else the largest exponent, so that nothing underflows
+  double* sum = nullptr;  // [rows], sum over negatives of exp(s * G(cos) - offset), or of angles
+  // [rows], 0 while s <= 64 and G is the cosine, else such that nothing overflows or underflows
+  double* offset = nullptr;
   float* hardest = nullptr;  // [rows], largest negative cosine (-2 if there is none); nullable
   // [rows], sum of the cosines to all classes of the shard, the row's own included, by the rows as they are; nullable.
   double* cosine_sum = nullptr;
@@ -114,12 +127,17 @@ struct Negatives {
   // Nullable; only with `hardest`.
   int32_t* above = nullptr;
   const double* target_cosine = nullptr;  // [rows], to each row's own class, wherever it lies; 2 for a row without one
+  const NegativesTransform* transform = nullptr;  // null: G is the cosine
+  // [rows], only with `transform`: sum and number of the cosines of negatives above the threshold; nullable.
+  double* hard_sum = nullptr;
+  double* hard_count = nullptr;
 };
 constexpr int32_t kMostAbove = 5;
 
 // Phase 3's answer to one shard: loss gradient of a row's cosines.
 struct RowCoefficients {
-  const double* kappa = nullptr;   // [rows], dLoss/dcos_ij = kappa_i * exp(s * cos_ij - offset_i) for negatives
+  // [rows], dLoss/dcos_ij = kappa_i * exp(s * G(cos_ij) - offset_i) * G'(cos_ij) for negatives
+  const double* kappa = nullptr;
   const double* gamma = nullptr;   // [rows], dLoss/dcos_iy for the own class
   const double* radial = nullptr;  // [rows], dLoss/d|x_i| of a margin that depends on it; nullable
   // [rows], what dLoss/dcos_ij has more for every class, a row's own included; nullable, else cosine_sum was asked for.

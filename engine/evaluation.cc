@@ -90,23 +90,28 @@ int64_t Evaluation::classes() const {
   return classes;
 }
 
-Status Evaluation::negatives(const GradientPlan& plan, const double* target_cosine) try {
+Status Evaluation::negatives(const GradientPlan& plan, const NegativesOptions& options) try {
   MARGINFC_TRY(targets());
   const size_t shards = shards_.size();
   const bool hardest = options_.diagnostics;
   sums_.assign(shards, std::vector<double>(batch_.rows));
   offsets_.assign(shards, std::vector<double>(batch_.rows));
   const bool smooth = options_.label_smoothing > 0, top_five = options_.top_five;
+  const bool hard = options.transform && options.hard;
   std::vector<std::vector<float>> hardest_of(hardest ? shards : 0, std::vector<float>(batch_.rows));
   std::vector<std::vector<double>> cosine_sum_of(smooth ? shards : 0, std::vector<double>(batch_.rows));
   std::vector<std::vector<int32_t>> above_of(top_five ? shards : 0, std::vector<int32_t>(batch_.rows));
+  std::vector<std::vector<double>> hard_sum_of(hard ? shards : 0, std::vector<double>(batch_.rows));
+  std::vector<std::vector<double>> hard_count_of(hard_sum_of);
   std::vector<double> targets(top_five ? batch_.rows : 0);
   for (size_t i = 0; i < targets.size(); i++)
-    targets[i] = batch_.labels[i] < 0 ? 2.0 : target_cosine ? target_cosine[i] : targets_[i].cosine;
+    targets[i] = batch_.labels[i] < 0 ? 2.0 : options.target_cosine ? options.target_cosine[i] : targets_[i].cosine;
   log_negatives_.assign(batch_.rows, kMinusInfinity);
   hardest_.assign(hardest ? batch_.rows : 0, kNoCosine);
   cosine_sum_.assign(smooth ? batch_.rows : 0, 0.0);
   above_.assign(top_five ? batch_.rows : 0, 0.0);
+  hard_sum_.assign(hard ? batch_.rows : 0, 0.0);
+  hard_count_.assign(hard_sum_.size(), 0.0);
   const Clock::time_point start = Clock::now();
   MARGINFC_TRY(run_each(workers_, [&](size_t r) {
     Negatives result{sums_[r].data(), offsets_[r].data()};
@@ -115,6 +120,11 @@ Status Evaluation::negatives(const GradientPlan& plan, const double* target_cosi
     if (top_five) {
       result.above = above_of[r].data();
       result.target_cosine = targets.data();
+    }
+    result.transform = options.transform;
+    if (hard) {
+      result.hard_sum = hard_sum_of[r].data();
+      result.hard_count = hard_count_of[r].data();
     }
     return passes_[r]->negatives(plan, result);
   }));
@@ -125,6 +135,11 @@ Status Evaluation::negatives(const GradientPlan& plan, const double* target_cosi
     for (int64_t i = 0; i < batch_.rows; i++) cosine_sum_[i] += shard[i];
   for (const std::vector<int32_t>& shard : above_of)
     for (int64_t i = 0; i < batch_.rows; i++) above_[i] += shard[i];
+  for (size_t r = 0; r < hard_sum_of.size(); r++)
+    for (int64_t i = 0; i < batch_.rows; i++) {
+      hard_sum_[i] += hard_sum_of[r][i];
+      hard_count_[i] += hard_count_of[r][i];
+    }
   seconds_.negatives = since(start);
   return {};
 } catch (const std::bad_alloc&) {
@@ -140,6 +155,8 @@ void Evaluation::read_statistics(const RowStatistics& to) const {
   if (options_.diagnostics) std::copy(hardest_.begin(), hardest_.end(), to.hardest);
   if (to.cosine_sum) std::copy(cosine_sum_.begin(), cosine_sum_.end(), to.cosine_sum);
   if (to.above) std::copy(above_.begin(), above_.end(), to.above);
+  if (to.hard_sum) std::copy(hard_sum_.begin(), hard_sum_.end(), to.hard_sum);
+  if (to.hard_count) std::copy(hard_count_.begin(), hard_count_.end(), to.hard_count);
 }
 
 void Evaluation::write_statistics(const RowStatistics& from) {

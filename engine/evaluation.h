@@ -54,6 +54,17 @@ struct RowStatistics {
   double* cosine_sum = nullptr;     // sum of the cosines of all classes; with label smoothing
   double* above =
       nullptr;  // negatives with a larger cosine than the own class, from five on any that is not smaller; with top_five
+  // Sum and number of the cosines of negatives above a transform's threshold; null where not asked for.
+  double* hard_sum = nullptr;
+  double* hard_count = nullptr;
+};
+
+// What phase 2 is told besides the batch.
+struct NegativesOptions {
+  // [rows], with top_five where others share the rows: to the own class, of whichever process.
+  const double* target_cosine = nullptr;
+  const NegativesTransform* transform = nullptr;  // until the call returns
+  bool hard = false;                              // with `transform`: the statistics of hard negatives will be read
 };
 
 struct RowResults {
@@ -107,9 +118,8 @@ class Evaluation {
   // Classes that take part, of all shards; after targets().
   int64_t classes() const;
 
-  // Phases 0 to 2. `plan`: what backward() will be asked for, if that is known. `target_cosine` [rows], with top_five where
-  // others share the rows: to the own class, of whichever process.
-  Status negatives(const GradientPlan& plan, const double* target_cosine = nullptr);
+  // Phases 0 to 2. `plan`: what backward() will be asked for, if that is known.
+  Status negatives(const GradientPlan& plan, const NegativesOptions& options = {});
   // Between phases 2 and 3: what this process's classes say, and, where others share the rows, what all of them say.
   void read_statistics(const RowStatistics& to) const;
   void write_statistics(const RowStatistics& from);
@@ -183,6 +193,8 @@ class Evaluation {
   std::vector<float> hardest_;                // [rows]; with diagnostics
   std::vector<double> cosine_sum_;            // [rows]; with label smoothing
   std::vector<double> above_;                 // [rows]; with top_five
+  std::vector<double> hard_sum_;              // [rows]; only where asked for, as
+  std::vector<double> hard_count_;            // [rows]
   std::vector<double> log_sum_exp_;           // [rows]
   std::vector<double> shortfall_;             // [rows], -dLoss_i/dz_iy: 1 - p_iy, less with label smoothing
   std::vector<double> derivative_;            // [rows], F'

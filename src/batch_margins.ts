@@ -1,13 +1,15 @@
 /**
  * Margins that are computed here, over a whole batch at once, between phases 1 and 2: from cosines, feature norms, labels, a seed
- * and the step. Native code gets each row's target and derivatives, so they cost nothing per class and run on every engine. In a
- * group each process computes them over the rows of all, to the same result.
+ * and the step. Native code gets each row's target and derivatives, so they cost nothing per class and run on every engine; what
+ * becomes of the negatives, where a margin changes them too, it gets as coefficients and each row's threshold. In a group each process computes them over the rows of all, to the same result.
  *
  * To add one: a file with its data, its function and its rule, as sphereface.ts, and an entry in union and table. docs/adding-a-loss.md.
  */
 
 import { type AdaFaceMargin, adafaceRule } from './adaface.js';
 import { type AdaptiveFaceMargin, adaptiveFaceRule } from './adaptiveface.js';
+import { type CircleLossMargin, circleLossRule } from './circle_loss.js';
+import { type CurricularFaceMargin, curricularfaceRule } from './curricularface.js';
 import { type DynArcFaceMargin, dynArcFaceRule } from './dynarcface.js';
 import {
   type ElasticArcFaceMargin,
@@ -17,6 +19,8 @@ import {
 } from './elasticface.js';
 import type { LossMemory } from './loss_memory.js';
 import { type MagFaceMargin, magfaceRule } from './magface.js';
+import { type MvSoftmaxMargin, mvSoftmaxRule } from './mv_softmax.js';
+import { type NpcFaceMargin, npcfaceRule } from './npcface.js';
 import type { OverflowPolicy } from './options.js';
 import { type RandomSoftmaxMargin, randomSoftmaxRule } from './random_softmax.js';
 import { type SphereFaceMargin, spherefaceRule } from './sphereface.js';
@@ -27,7 +31,7 @@ import {
   checkedBy,
   type HeadView,
   type LearnedRows,
-  type Targets,
+  type Resolution,
 } from './target_rows.js';
 import type { Twin } from './twin.js';
 
@@ -40,7 +44,11 @@ export type BatchMargin =
   | ElasticArcFaceMargin
   | ElasticCosFaceMargin
   | SphereFaceMargin
-  | RandomSoftmaxMargin;
+  | RandomSoftmaxMargin
+  | MvSoftmaxMargin
+  | CurricularFaceMargin
+  | NpcFaceMargin
+  | CircleLossMargin;
 
 const rules: { readonly [K in BatchMargin['kind']]: BatchRule<Extract<BatchMargin, { kind: K }>> } = {
   magface: magfaceRule,
@@ -51,6 +59,10 @@ const rules: { readonly [K in BatchMargin['kind']]: BatchRule<Extract<BatchMargi
   elasticCosFace: elasticCosFaceRule,
   sphereface: spherefaceRule,
   randomSoftmax: randomSoftmaxRule,
+  mvSoftmax: mvSoftmaxRule,
+  curricularface: curricularfaceRule,
+  npcface: npcfaceRule,
+  circleLoss: circleLossRule,
 };
 
 export const batchKinds = Object.keys(rules) as BatchMargin['kind'][];
@@ -74,8 +86,13 @@ export function batchOverflow(margin: BatchMargin): readonly OverflowPolicy[] {
   return ruleOf(margin).overflow;
 }
 
+/** Whether it changes the negatives too. */
+export function transforms(margin: BatchMargin): boolean {
+  return ruleOf(margin).transforms === true;
+}
+
 /** Its schedules have been evaluated: heads plan a call at their step, and other calls refuse them. */
-export function batchTargets(margin: BatchMargin, rows: BatchRows): Targets {
+export function resolution(margin: BatchMargin, rows: BatchRows): Resolution {
   return ruleOf(margin).resolve(margin as AtStep<BatchMargin>, rows);
 }
 

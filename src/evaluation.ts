@@ -4,17 +4,11 @@
  */
 
 import { watchAbort } from './abort.js';
-import {
-  type BatchMargin,
-  batchLearner,
-  batchTargets,
-  isBatchMargin,
-  type Learner,
-} from './batch_margins.js';
-import { customTargets } from './custom_margin.js';
+import { type BatchMargin, batchLearner, isBatchMargin, type Learner } from './batch_margins.js';
 import { publicError } from './errors.js';
 import { interPass } from './inter_pass.js';
 import { type MemoryTrack, noMemory } from './loss_memory.js';
+import { phasesToGradients, phasesToLoss, resolveMargin } from './margin_resolution.js';
 import { type CustomMargin, nativeMargin } from './margins.js';
 import { noteUse } from './memory.js';
 import {
@@ -64,6 +58,8 @@ export interface Plan {
   /** What it teaches once its loss is known. */
   readonly learners: readonly Learner[];
   readonly terms: TermPlan;
+  /** Cosine from which on negatives are filtered; 0: none are. */
+  readonly filterThreshold: number;
   readonly rows: number;
   readonly classes: number;
   /** Whether each row's largest negative cosine is wanted. */
@@ -138,6 +134,7 @@ export function planEvaluation(input: PlanInput): Plan {
         )
       : [],
     terms: planTerms(input),
+    filterThreshold: loss.filterThreshold,
     rows,
     classes,
     hardest: diagnostics?.hardest === true,
@@ -228,9 +225,9 @@ export function* forwardPass(mode: NativeMode, plan: Plan, signal: AbortSignal |
   let evaluation: NativeEvaluation | undefined;
   try {
     evaluation = new (addon().Evaluation)({ ...problemNow(plan), cancel: watch.cancel });
-    const margin = yield* resolveMargin(mode, plan, evaluation);
+    const resolved = yield* resolveMargin(mode, plan, evaluation);
     const rows = newRows(plan);
-    const result = yield* settled(evaluation.forward(mode, margin, rows));
+    const result = yield* phasesToLoss(mode, plan, evaluation, resolved, rows);
     const { inter } = yield* interPass(mode, plan, watch.cancel, undefined);
     return { plan, rows, result: withTerms(plan.terms, result, inter), evaluation, cancel: watch.cancel };
   } catch (error) {
@@ -279,11 +276,12 @@ export function* gradientPass(
   let evaluation: NativeEvaluation | undefined;
   try {
     evaluation = new (addon().Evaluation)({ ...problemNow(plan), cancel: watch.cancel });
-    const margin = yield* resolveMargin(mode, plan, evaluation);
+    const resolved = yield* resolveMargin(mode, plan, evaluation);
     const rows = newRows(plan);
     const wanted = gradients();
     const { inter, ...added } = yield* interPass(mode, plan, watch.cancel, interFactor(wanted));
-    const result = yield* settled(evaluation.valueAndGrad(mode, margin, rows, { ...wanted, ...added }));
+    const all = { ...wanted, ...added };
+    const result = yield* phasesToGradients(mode, plan, evaluation, resolved, rows, all);
     const skipped = plan.problem.gradientTolerance > 0 ? { skippedMass: result.skippedMass } : {};
     return { rows, result: withTerms(plan.terms, result, inter), gradients: wanted, skipped };
   } catch (error) {
@@ -293,32 +291,6 @@ export function* gradientPass(
     watch.stop();
     noteUse();
   }
-}
-
-function* resolveMargin(mode: NativeMode, plan: Plan, evaluation: NativeEvaluation): Twin<NativeMargin> {
-  const { margin, rows } = plan;
-  const batch = isBatchMargin(margin);
-  if (!('callback' in margin || batch)) return margin;
-  const angles = { cosine: new Float64Array(rows), featureNorm: new Float64Array(rows) };
-  yield* settled(evaluation.targets(mode, angles));
-  return batch
-    ? resolveBatch(margin, plan, angles)
-    : customTargets(margin.callback, plan.problem.labels, angles);
-}
-
-/** A batch margin over the rows of a batch, now that it is the batch's turn. */
-export function resolveBatch(
-  margin: BatchMargin,
-  { problem, seed, memory: track }: Plan,
-  angles: { readonly cosine: Float64Array; readonly featureNorm: Float64Array },
-): NativeMargin {
-  const { labels, scale, onOverflow, weights } = problem;
-  const step = 'stepCount' in weights ? weights.stepCount : 0;
-  const { training } = track;
-  const rows = { ...angles, labels, scale, onOverflow, seed, step, memory: track.before(), training };
-  const { memory, ...targets } = batchTargets(margin, rows);
-  if (memory && training) track.after = memory;
-  return targets;
 }
 
 /** What callers are told of the rows. */

@@ -6,13 +6,22 @@
 
 import { watchAbort } from './abort.js';
 import { agree, attempt, attemptTwin } from './agreement.js';
-import { isBatchMargin } from './batch_margins.js';
 import { customTargets } from './custom_margin.js';
 import { MarginFcError, publicError } from './errors.js';
-import { interFactor, newRows, type Plan, resolveBatch, type SkippedMass } from './evaluation.js';
+import { interFactor, newRows, type Plan, type SkippedMass } from './evaluation.js';
 import { gatherPlan, type Share } from './group_batch.js';
 import type { HeadSettings } from './head_options.js';
 import { interPass } from './inter_pass.js';
+import {
+  type Angles,
+  asksForAngles,
+  filterOf,
+  hardStatistics,
+  newAngles,
+  newStatistics,
+  type Resolved,
+  resolve,
+} from './margin_resolution.js';
 import type { CustomMargin } from './margins.js';
 import { noteUse } from './memory.js';
 import {
@@ -77,19 +86,25 @@ export function* groupPass(
         },
         dFeatures: wanted?.dFeatures(),
         rows: newRows(whole),
-        statistics: newStatistics(whole),
+        statistics: {
+          ...newStatistics(whole),
+          ...(whole.problem.topFive && { targetCosine: new Float64Array(whole.rows) }),
+        },
       })),
     );
     evaluation = made.evaluation;
-    const { rows, statistics } = made;
+    const { rows } = made;
+    const { targetCosine } = made.statistics;
     const factor = wanted && interFactor(wanted);
     const { inter, ...added } = yield* interPass('async', whole, watch.cancel, factor, group);
     const gradients = made.gradients && { ...made.gradients, ...added };
-    const margin = yield* resolveMargin(share, whole, plan.problem.labels, evaluation);
-    if (statistics.targetCosine) yield* shareTargets(share, evaluation, statistics.targetCosine);
-    yield* agree(group, yield* attemptTwin(settled(evaluation.negatives('async', statistics, gradients))));
-    yield* addUp(share, statistics, plan.problem.scale);
-    const own = yield* agree(group, yield* attemptTwin(end(evaluation, margin, rows, statistics, gradients)));
+    const resolved = yield* resolveMargin(share, whole, plan.problem.labels, evaluation);
+    if (targetCosine) yield* shareTargets(share, evaluation, targetCosine);
+    const summed = negatives(evaluation, whole, resolved, made.statistics, gradients);
+    const statistics = yield* agree(group, yield* attemptTwin(summed));
+    yield* addUp(share, statistics, plan.problem.scale > 64 || resolved.transform !== undefined);
+    const ended = end(evaluation, resolved, rows, statistics, gradients);
+    const own = yield* agree(group, yield* attemptTwin(ended));
     yield* sameRows(share, rows);
     const classes = Float64Array.of(own.classes);
     if (plan.problem.sampled && sampling.sampleRate < 1) yield* settled(group.allReduce(classes, 'sum'));
@@ -148,29 +163,43 @@ function checkFiniteRows({ problem, rows }: Plan): void {
     }
 }
 
+/** Phase 2. Returns the statistics that it has left. */
+function* negatives(
+  evaluation: NativeEvaluation,
+  plan: Plan,
+  { margin, transform }: Resolved,
+  statistics: NativeStatistics,
+  gradients: NativeGradients | undefined,
+): Twin<NativeStatistics> {
+  const wanted = typeof margin === 'function' ? { ...statistics, ...hardStatistics(plan) } : statistics;
+  yield* settled(evaluation.negatives('async', wanted, gradients, transform));
+  return wanted;
+}
+
 /** Phase 3, and the memory for those after it. */
 function* end(
   evaluation: NativeEvaluation,
-  margin: NativeMargin,
+  { margin }: Resolved,
   rows: NativeRows,
   statistics: NativeStatistics,
   gradients: NativeGradients | undefined,
 ): Twin<NativeForwardResult> {
-  const result = yield* settled(evaluation.epilogue('async', margin, rows, statistics));
+  const known = typeof margin === 'function' ? margin(statistics) : margin;
+  const result = yield* settled(evaluation.epilogue('async', known, rows, statistics));
   if (gradients) yield* settled(evaluation.reserve('async', gradients));
   return result;
 }
 
-/** Makes what each process's classes say what all classes say. */
-function* addUp({ group, rows }: Share, statistics: NativeStatistics, scale: number): Twin<void> {
-  const { cosine, sine, logNegatives, hardest, cosineSum, above } = statistics;
+/** Makes what each process's classes say what all classes say. `far`: whether logits may be beyond 64. */
+function* addUp({ group, rows }: Share, statistics: NativeStatistics, far: boolean): Twin<void> {
+  const { cosine, sine, logNegatives, hardest, cosineSum, above, hardSum, hardCount } = statistics;
   // Of logits up to 64 the sums of exponentials need no offset.
   const offset = new Float64Array(rows);
-  if (scale > 64) {
+  if (far) {
     offset.set(logNegatives);
     yield* settled(group.allReduce(offset, 'max'));
   }
-  const others = [cosineSum, above].filter((values) => values !== undefined);
+  const others = [cosineSum, above, hardSum, hardCount].filter((values) => values !== undefined);
   const sums = new Float64Array((3 + others.length) * rows);
   for (const [n, values] of others.entries()) sums.set(values, (3 + n) * rows);
   for (let i = 0; i < rows; i++) {
@@ -210,7 +239,7 @@ function* shareTargets(
   evaluation: NativeEvaluation,
   cosine: Float64Array,
 ): Twin<void> {
-  const angles = { cosine, featureNorm: new Float64Array(rows) };
+  const angles = { ...newAngles(rows), cosine };
   yield* agree(group, yield* attemptTwin(settled(evaluation.targets('async', angles))));
   yield* settled(group.allReduce(cosine, 'sum'));
 }
@@ -221,21 +250,20 @@ function* resolveMargin(
   plan: Plan,
   labels: Int32Array,
   evaluation: NativeEvaluation,
-): Twin<NativeMargin> {
+): Twin<Resolved> {
   const { margin } = plan;
-  const batch = isBatchMargin(margin);
-  if (!('callback' in margin || batch)) return margin;
   const { group, rows, count } = share;
-  const angles = { cosine: new Float64Array(rows), featureNorm: new Float64Array(rows) };
+  const angles = newAngles(rows);
+  if (!asksForAngles(plan)) return resolve(plan, angles);
   yield* agree(group, yield* attemptTwin(settled(evaluation.targets('async', angles))));
   // Engines differ in the last bits of a norm, and what processes keep of them must not.
   yield* settled(
     Promise.all([group.allReduce(angles.cosine, 'sum'), group.allReduce(angles.featureNorm, 'max')]),
   );
-  if (batch)
+  if (!('callback' in margin))
     return yield* agree(
       group,
-      attempt(() => resolveBatch(margin, plan, angles)),
+      attempt(() => resolve(plan, angles)),
     );
   const answers = yield* agree(
     group,
@@ -249,36 +277,21 @@ function* resolveMargin(
   const all = new Float64Array(4 * rows);
   yield* settled(group.allGather(own, all));
   const column = (c: number) => Float64Array.from({ length: rows }, (_, i) => all[4 * i + c] as number);
-  return {
+  const targets: NativeMargin = {
     kind: 'custom',
     target: column(0),
     dTarget: column(1),
     ...(column(3).includes(1) ? { dFeatureNorm: column(2) } : {}),
   };
+  return { margin: targets, ...filterOf(plan) };
 }
 
-function answersOf(
-  { callback }: CustomMargin,
-  labels: Int32Array,
-  angles: { readonly cosine: Float64Array; readonly featureNorm: Float64Array },
-  { start, count }: Share,
-) {
+function answersOf({ callback }: CustomMargin, labels: Int32Array, angles: Angles, { start, count }: Share) {
   const answers = customTargets(callback, labels, {
     cosine: angles.cosine.subarray(start, start + count),
     featureNorm: angles.featureNorm.subarray(start, start + count),
   });
   return answers as Extract<NativeMargin, { kind: 'custom' }>;
-}
-
-function newStatistics({ rows, problem }: Plan): NativeStatistics {
-  return {
-    cosine: new Float64Array(rows),
-    sine: new Float64Array(rows),
-    logNegatives: new Float64Array(rows),
-    hardest: new Float32Array(rows),
-    ...(problem.labelSmoothing > 0 && { cosineSum: new Float64Array(rows) }),
-    ...(problem.topFive && { above: new Float64Array(rows), targetCosine: new Float64Array(rows) }),
-  };
 }
 
 function ownRows({ rowLoss, logSumExp, targetCosine }: NativeRows, { start, count }: Share): NativeRows {

@@ -177,6 +177,11 @@ export class MarginHead {
     return this.#state.settings.loss.terms;
   }
 
+  /** The filter threshold of calls that give none. */
+  get filterThreshold(): number {
+    return this.#state.settings.loss.filterThreshold;
+  }
+
   get optimizer(): Optimizer {
     return this.#state.settings.optimizer;
   }
@@ -208,6 +213,11 @@ export class MarginHead {
   /** Running statistics of the features' norms, where a margin has needed them ({@link adaface}). */
   get normStatistics(): NormStatistics | undefined {
     return this.#state.memory.norms;
+  }
+
+  /** t, the running mean of target cosines, where a margin has needed it ({@link curricularface}). */
+  get curriculum(): number | undefined {
+    return this.#state.memory.curriculum;
   }
 
   /**

@@ -12,9 +12,11 @@ export { type AdaptiveFaceMargin, adaptiveFace, type MarginGradient } from './ad
 export type { AngleHistograms } from './angles.js';
 export type { BatchMargin } from './batch_margins.js';
 export { type CenterLoss, centerLoss } from './center_loss.js';
+export { type CircleLossMargin, circleLoss } from './circle_loss.js';
 export type { AddClassesOptions, RemoveClassesOptions } from './class_changes.js';
 export type { ClassRange } from './class_ranges.js';
 export type { GradientClip } from './clipping.js';
+export { type CurricularFaceMargin, curricularface } from './curricularface.js';
 export type { DeviceArray } from './device_array.js';
 export { type DynArcFaceMargin, dynArcFace } from './dynarcface.js';
 export {
@@ -95,9 +97,11 @@ export {
   x2softmax,
 } from './margins.js';
 export { releaseMemory } from './memory.js';
+export { type MvSoftmaxMargin, mvSoftmax } from './mv_softmax.js';
 export { lossNamed, type NamedLoss, namedLosses } from './named_losses.js';
 export { type NcclOptions, nccl } from './nccl.js';
 export type { Nearest } from './nearest.js';
+export { type NpcFaceMargin, npcface } from './npcface.js';
 export { type AdamWOptimizer, adamw, type Optimizer, type SgdOptimizer, sgd } from './optimizers.js';
 export type {
   ComputeOptions,

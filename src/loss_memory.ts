@@ -12,6 +12,8 @@ export interface NormStatistics {
 export interface LossMemory {
   /** Of AdaFace. */
   readonly norms?: NormStatistics;
+  /** Of CurricularFace: t. */
+  readonly curriculum?: number;
   /** Of AdaCos: what the last training batch makes of the scale. */
   readonly scale?: number;
   /** Of a ring loss, R. */
@@ -74,12 +76,10 @@ export function noMemory(): MemoryTrack {
 
 /** What a checkpoint says. */
 export function checkMemory(memory: LossMemory, argument: string): LossMemory {
-  const known = { norms: true, scale: true, radius: true, neighbourStep: true } as const;
-  const { norms, scale, radius, neighbourStep } = checkOptions<Pick<LossMemory, keyof typeof known>>(
-    memory,
-    known,
-    argument,
-  );
+  const known = { norms: true, curriculum: true, scale: true, radius: true, neighbourStep: true } as const;
+  const { norms, curriculum, scale, radius, neighbourStep } = checkOptions<
+    Pick<LossMemory, keyof typeof known>
+  >(memory, known, argument);
   if (neighbourStep !== undefined)
     checkInteger(neighbourStep, `${argument}.neighbourStep`, { least: 0, most: Number.MAX_SAFE_INTEGER });
   if (norms !== undefined) {
@@ -87,6 +87,7 @@ export function checkMemory(memory: LossMemory, argument: string): LossMemory {
     checkNumber(mean, `${argument}.norms.mean`, { least: 0 });
     checkNumber(deviation, `${argument}.norms.deviation`, { least: 0 });
   }
+  if (curriculum !== undefined) checkNumber(curriculum, `${argument}.curriculum`, { magnitude: 1 });
   if (scale !== undefined) checkNumber(scale, `${argument}.scale`, { least: 0, exclusive: true });
   if (radius !== undefined) checkNumber(radius, `${argument}.radius`, { least: 0 });
   return memory;

@@ -12,6 +12,7 @@ import {
   batchOverflow,
   checkBatchMargin,
   isBatchMargin,
+  transforms,
 } from './batch_margins.js';
 import type { NativeMargin, NativeParameter } from './native.js';
 import type { OverflowPolicy } from './options.js';
@@ -281,6 +282,11 @@ export function storedMargin(margin: Margin): StoredMargin | undefined {
 export function overflowOf(margin: Margin): readonly OverflowPolicy[] {
   if (isBatchMargin(margin)) return batchOverflow(margin);
   return margin.kind === 'arcface' || margin.kind === 'combined' ? ['fallback', 'easy'] : [];
+}
+
+/** Whether a margin changes the logits of other classes too. */
+export function changesNegatives(margin: Margin): boolean {
+  return isBatchMargin(margin) && transforms(margin);
 }
 
 /** Whether a margin has a parameter for each class. */

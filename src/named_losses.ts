@@ -3,10 +3,14 @@
 import { adacos } from './adacos.js';
 import { adaface } from './adaface.js';
 import { adaptiveFace } from './adaptiveface.js';
+import { circleLoss } from './circle_loss.js';
+import { curricularface } from './curricularface.js';
 import { dynArcFace } from './dynarcface.js';
 import { elasticArcFace, elasticCosFace } from './elasticface.js';
 import { magface } from './magface.js';
 import { arcface, combined, cosface, type Margin, softmax, x2softmax } from './margins.js';
+import { mvSoftmax } from './mv_softmax.js';
+import { npcface } from './npcface.js';
 import type { LossOptions } from './options.js';
 import { presets } from './presets.js';
 import { randomSoftmax } from './random_softmax.js';
@@ -44,6 +48,10 @@ const margins: {
   elasticCosFace: { title: 'ElasticFace-Cos', margin: elasticCosFace() },
   sphereface: { title: 'SphereFace', margin: sphereface() },
   randomSoftmax: { title: 'Random-Softmax', margin: randomSoftmax() },
+  mvSoftmax: { title: 'MV-Softmax', margin: mvSoftmax() },
+  curricularface: { title: 'CurricularFace', margin: curricularface() },
+  npcface: { title: 'NPCFace', margin: npcface() },
+  circleLoss: { title: 'Circle loss', margin: circleLoss() },
 };
 
 /** Every function of the probability, with softmax; of searched ones the papers name no values. */

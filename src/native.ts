@@ -31,6 +31,21 @@ export type NativeMargin =
       readonly dFeatureNorm?: Float64Array;
     };
 
+/** `G(c) = value[0] + value[1] c + value[2] c^2`, with `slope[0] + slope[1] c` for its derivative. */
+export interface NativeQuadratic {
+  readonly value: readonly [number, number, number];
+  readonly slope: readonly [number, number];
+}
+
+/** What negatives' cosines become: logits are scale * G(c). */
+export interface NativeTransform {
+  /** Where c <= threshold. */
+  readonly below: NativeQuadratic;
+  readonly above: NativeQuadratic;
+  /** [B] */
+  readonly threshold: Float64Array;
+}
+
 /** A GPU's memory as the addon reads it. */
 export interface NativeDeviceArray {
   readonly devicePtr: bigint;
@@ -162,8 +177,11 @@ export interface NativeStatistics {
   readonly cosineSum?: Float64Array;
   /** Other classes with a larger cosine than the own one, from 5 on any number that is not smaller. Only with `topFive`. */
   readonly above?: Float64Array;
-  /** In, for phase 2: to the row's own class, whosever that is. Only with `topFive`. */
+  /** In, for phase 2 with `topFive`, where others share the rows: to the row's own class, whosever that is. */
   readonly targetCosine?: Float64Array;
+  /** Sum and number of the cosines of other classes above a transform's threshold. Only where a transform needs them. */
+  readonly hardSum?: Float64Array;
+  readonly hardCount?: Float64Array;
 }
 
 export interface NativeGradients {
@@ -227,7 +245,12 @@ export interface NativeEvaluation {
     result: { cosine: Float64Array; featureNorm: Float64Array },
   ): NativeReturn<undefined>;
   /** Phases 0 to 3. */
-  forward(mode: NativeMode, margin: NativeMargin, rows: NativeRows): NativeReturn<NativeForwardResult>;
+  forward(
+    mode: NativeMode,
+    margin: NativeMargin,
+    rows: NativeRows,
+    transform?: NativeTransform,
+  ): NativeReturn<NativeForwardResult>;
   /** Phases 4 and 5; after forward. May be called again with another dLoss. */
   backward(mode: NativeMode, gradients: NativeGradients): NativeReturn<NativeBackwardResult>;
   /** Phases 0 to 5 in one go; cheaper than forward and backward when `gradients` are known to be wanted. */
@@ -236,12 +259,14 @@ export interface NativeEvaluation {
     margin: NativeMargin,
     rows: NativeRows,
     gradients: NativeGradients,
+    transform?: NativeTransform,
   ): NativeReturn<NativeForwardResult & NativeBackwardResult>;
   /** Phases 0 to 2, with what `gradients` allow to be begun. */
   negatives(
     mode: NativeMode,
     statistics: NativeStatistics,
     gradients?: NativeGradients,
+    transform?: NativeTransform,
   ): NativeReturn<undefined>;
   /** Phase 3, with what the classes of all processes say. */
   epilogue(

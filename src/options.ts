@@ -3,7 +3,7 @@
 import { type AdaCosScale, adaCosScale, checkAdaCos, isAdaCos } from './adacos.js';
 import { checkPrecision } from './engines.js';
 import type { LossMemory } from './loss_memory.js';
-import { arcface, checkMargin, type Margin, overflowOf } from './margins.js';
+import { arcface, changesNegatives, checkMargin, type Margin, overflowOf } from './margins.js';
 import { checkRowFunction, type RowFunction } from './row_functions.js';
 import { atStep, checkScheduled, isSchedule, type Schedule, valueAt } from './schedule.js';
 import { checkTerms, type LossTerm, missingOnGpus, type PlainTerm, termsAt } from './terms.js';
@@ -78,6 +78,12 @@ export interface LossOptions {
    * `none`. docs/losses.md has a table. Default: none.
    */
   readonly terms?: readonly LossTerm[] | undefined;
+  /**
+   * Inter-class filtering, for classes that are several names of one: a negative whose cosine is above this counts as if it were 0,
+   * and has no gradient. InsightFace's `interclass_filtering_threshold`, 0.4 in its recipe for such data. In [0, 1); only with
+   * margins that leave the negatives alone, and without label smoothing. Costs as docs/losses.md says. Default 0: none.
+   */
+  readonly filterThreshold?: number | undefined;
 }
 
 /** How it is computed. */
@@ -134,6 +140,7 @@ export const lossNames = {
   labelSmoothing: true,
   rowFunction: true,
   terms: true,
+  filterThreshold: true,
 } as const satisfies Record<keyof LossOptions, true>;
 
 export const computeNames = {
@@ -153,6 +160,7 @@ const defaultLoss: Loss = {
   labelSmoothing: 0,
   rowFunction: 'none',
   terms: [],
+  filterThreshold: 0,
 };
 
 export function checkLoss(options: LossOptions, defaults: Loss = defaultLoss): Loss {
@@ -164,6 +172,7 @@ export function checkLoss(options: LossOptions, defaults: Loss = defaultLoss): L
     labelSmoothing = defaults.labelSmoothing,
     rowFunction = defaults.rowFunction,
     terms = defaults.terms,
+    filterThreshold = defaults.filterThreshold,
   } = options;
   checkMargin(margin);
   if (isAdaCos(scale)) checkAdaCos(scale, 'scale');
@@ -181,8 +190,34 @@ export function checkLoss(options: LossOptions, defaults: Loss = defaultLoss): L
       `'none' with labelSmoothing ${labelSmoothing}`,
       rowFunction.kind,
     );
+  checkNumber(filterThreshold, 'filterThreshold', { least: 0, below: 1 });
+  if (filterThreshold > 0 && changesNegatives(margin))
+    throw mustBe('ERR_OPTION', 'filterThreshold', `0 with margin ${margin.kind}`, show(filterThreshold));
   checkTerms(terms);
-  return { margin, scale, gradient, onOverflow, labelSmoothing, rowFunction, terms };
+  const loss = { margin, scale, gradient, onOverflow, labelSmoothing, rowFunction, terms, filterThreshold };
+  const transform = transformOf(loss);
+  if (labelSmoothing > 0 && transform)
+    throw mustBe('ERR_OPTION', 'labelSmoothing', `0 with ${transform.name}`, show(labelSmoothing));
+  return loss;
+}
+
+/** The option that changes negatives, if one does. */
+function transformOf({ margin, filterThreshold }: Loss) {
+  if (changesNegatives(margin))
+    return {
+      argument: 'margin',
+      wanted: margin.kind,
+      instead: 'one that leaves negatives alone',
+      name: `margin ${margin.kind}`,
+    };
+  if (filterThreshold > 0)
+    return {
+      argument: 'filterThreshold',
+      wanted: filterThreshold,
+      instead: '0',
+      name: `filterThreshold ${filterThreshold}`,
+    };
+  return undefined;
 }
 
 /** What GPUs do not compute: `wanted`, which is not the default, must be `instead` there. */
@@ -209,6 +244,8 @@ export function checkLossOn(loss: Loss, devices: readonly DeviceName[]): void {
       'intra and ring, which follow from what GPUs give of each row,',
       devices,
     );
+  const transform = transformOf(loss);
+  if (transform) refuseOnGpus(transform.argument, transform.wanted, transform.instead, devices);
 }
 
 /** What a loss depends on besides a batch. */

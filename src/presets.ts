@@ -4,9 +4,13 @@
  */
 
 import { adaface } from './adaface.js';
+import { circleLoss } from './circle_loss.js';
+import { curricularface } from './curricularface.js';
 import { elasticArcFace, elasticCosFace } from './elasticface.js';
 import { magface } from './magface.js';
 import { arcface, combined, cosface, x2softmax } from './margins.js';
+import { mvSoftmax } from './mv_softmax.js';
+import { npcface } from './npcface.js';
 import type { LossOptions } from './options.js';
 import { randomSoftmax } from './random_softmax.js';
 import { sphereface } from './sphereface.js';
@@ -30,6 +34,9 @@ const degrees = Math.PI / 180;
  *   does it, with other random numbers.
  * - `openSphereFace`: opensphere's `SphereFace`: the margin is a constant to autograd.
  * - `randomSoftmax`: Search-Softmax's released agent in mode `global` with a mean of 0, a draw for each step.
+ * - `mvSoftmaxCosFace`, `mvSoftmaxArcFace`: xiaoboCASIA/SV-X-Softmax's MV-AM and MV-Arc.
+ * - `curricularFace`: HuangYG123/CurricularFace ({@link curricularface} says what differs).
+ * - `npcFace`, `circleLoss`: FaceX-Zoo's.
  */
 export const presets = {
   insightFaceArcFace: {
@@ -81,4 +88,14 @@ export const presets = {
     onOverflow: 'none',
   },
   randomSoftmax: { margin: randomSoftmax(), scale: 32, gradient: 'exact', onOverflow: 'none' },
+  mvSoftmaxCosFace: { margin: mvSoftmax(), scale: 32, gradient: 'exact', onOverflow: 'easy' },
+  mvSoftmaxArcFace: {
+    margin: mvSoftmax({ target: 'arcface' }),
+    scale: 32,
+    gradient: 'exact',
+    onOverflow: 'easy',
+  },
+  curricularFace: { margin: curricularface(), scale: 64, gradient: 'exact', onOverflow: 'fallback' },
+  npcFace: { margin: npcface(), scale: 64, gradient: 'exact', onOverflow: 'easy' },
+  circleLoss: { margin: circleLoss(), scale: 256, gradient: 'exact', onOverflow: 'none' },
 } as const satisfies Record<string, LossOptions>;

@@ -1,7 +1,7 @@
 /** What a batch margin is told of the rows of a batch, what it answers, and the formulas that several of them share. */
 
 import type { LossMemory } from './loss_memory.js';
-import type { NativeWeightGradient } from './native.js';
+import type { NativeTransform, NativeWeightGradient } from './native.js';
 import type { OverflowPolicy } from './options.js';
 import type { Schedule } from './schedule.js';
 import type { Twin } from './twin.js';
@@ -42,8 +42,6 @@ export interface Targets {
   readonly target: Float64Array;
   readonly dTarget: Float64Array;
   readonly dFeatureNorm?: Float64Array;
-  /** What this batch makes of parts of the memory. */
-  readonly memory?: LossMemory;
 }
 
 /** What a head lets a margin know before the first batch it is used for. */
@@ -72,6 +70,21 @@ export interface LearnedRows {
   readonly update: NativeWeightGradient;
 }
 
+/** Targets that follow from what phase 2 says of the negatives. */
+export interface LateTargets {
+  readonly kind: 'late';
+  /** `hard`: [B], mean cosine of the negatives above the transform's threshold, 0 where there are none. */
+  readonly targets: (hard: Float64Array) => Targets;
+}
+
+/** What a batch margin makes of a batch. */
+export type Resolution = (Targets | LateTargets) & {
+  /** Of the negatives, if they are not left as they are. */
+  readonly transform?: NativeTransform;
+  /** What this batch makes of parts of the memory. */
+  readonly memory?: LossMemory;
+};
+
 /** A margin at one step, its schedules evaluated. */
 export type AtStep<M> = { readonly [K in keyof M]: Exclude<M[K], Schedule> };
 
@@ -85,7 +98,9 @@ export interface BatchRule<M extends { readonly kind: string }> {
   readonly together?: (margin: M) => void;
   /** Policies it knows besides `none`. */
   readonly overflow: readonly OverflowPolicy[];
-  readonly resolve: (margin: AtStep<M>, rows: BatchRows) => Targets;
+  /** Whether there is a transform. */
+  readonly transforms?: true;
+  readonly resolve: (margin: AtStep<M>, rows: BatchRows) => Resolution;
   /** What a call without a head must give it; where there is nothing to remember, nothing. */
   readonly withoutHead?: (margin: M, classes: number) => void;
   /** What it must be on a head. */

@@ -5,7 +5,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { pathToFileURL } from 'node:url';
 import { expect, test } from 'vitest';
-import type { BatchRows, BatchRule } from '../src/target_rows.js';
+import type { BatchRows, BatchRule, Resolution, Targets } from '../src/target_rows.js';
 
 const root = join(import.meta.dirname, '..');
 const page = readFileSync(join(root, 'docs', 'adding-a-loss.md'), 'utf8');
@@ -49,7 +49,7 @@ test("the page has a rule that is the formula of its test, with that formula's d
     memory: {},
     training: true,
   };
-  const { target, dTarget, dFeatureNorm } = rule.resolve(margin, rows);
+  const { target, dTarget, dFeatureNorm } = rule.resolve(margin, rows) as Targets;
   for (const i of [0, 1, 3]) {
     const [c, norm] = [cosine[i]!, featureNorm[i]!];
     expect(target[i]).toBeCloseTo(formula(c, norm), 12);
@@ -57,6 +57,19 @@ test("the page has a rule that is the formula of its test, with that formula's d
     expect(dFeatureNorm?.[i]).toBeCloseTo((formula(c, norm + 1e-6) - formula(c, norm - 1e-6)) / 2e-6, 6);
   }
   expect([target[2], dTarget[2], dFeatureNorm?.[2]]).toEqual([0, 0, 0]);
+});
+
+test('its rule with other negatives gives the formula and its thresholds', async () => {
+  const { pushMarginRule } = await imported(blocks[2] as string);
+  const rule = pushMarginRule as BatchRule<{ readonly kind: 'pushMargin' }>;
+  const rows = { cosine: Float64Array.of(0.9, 0.2, 0), labels: Int32Array.of(3, 0, -1) } as BatchRows;
+  const { target, transform } = rule.resolve({ kind: 'pushMargin' }, rows) as Targets & Resolution;
+  expect([...target]).toEqual([expect.closeTo(0.55), expect.closeTo(-0.15), 0]);
+  expect([...(transform?.threshold ?? [])]).toEqual([expect.closeTo(0.55), expect.closeTo(-0.15), Infinity]);
+  expect(transform).toMatchObject({
+    below: { value: [0, 1, 0] },
+    above: { value: [0.1, 1, 0], slope: [1, 0] },
+  });
 });
 
 /** The row of the table, without what only the table knows. */

@@ -14,9 +14,13 @@ import type {
   StepOptions,
   StepResult,
 } from '../src/index.js';
+import type { Loss } from '../src/options.js';
 import type { Execution } from './cases.js';
 import type { Problem } from './problems.js';
 import { type ReferenceMargin, type ReferenceOptions, reference } from './reference.js';
+
+/** The formula as a call is given it, where that is more than the reference's margins. */
+export type GivenLoss = Pick<Loss, 'margin' | 'onOverflow' | 'filterThreshold'>;
 
 /** One call of a custom margin: what it was told. */
 export interface CustomRow {
@@ -39,7 +43,8 @@ export type Request =
       readonly kind: 'evaluate';
       readonly problem: Problem;
       /** `margin` is absent where `customRows` holds its answers: functions do not cross processes. */
-      readonly options: Omit<ReferenceOptions, 'margin'> & { readonly margin?: ReferenceMargin };
+      readonly options: Omit<ReferenceOptions, 'margin' | 'negative'> &
+        Partial<Omit<GivenLoss, 'margin'>> & { readonly margin?: ReferenceMargin | GivenLoss['margin'] };
       readonly customRows?: readonly (CustomAnswer | undefined)[];
       readonly execution: Execution;
       readonly engine: Engine['choice'];
@@ -223,14 +228,16 @@ async function findEngine(isa: string): Promise<Engine> {
   return engine;
 }
 
-/** Runs a problem on an engine. */
+/** Runs a problem on an engine; with `loss` instead of the formula in `options`. */
 export function evaluate(
   engine: Engine,
   problem: Problem,
   options: ReferenceOptions,
   execution: Execution,
+  loss?: GivenLoss,
 ): Promise<Evaluated> {
-  const { margin, ...rest } = options;
+  const { margin, negative: _, ...rest } = options;
+  const answers = loss ? undefined : customRows(problem, options);
   const threads = { MARGINFC_THREADS: String(execution.threads) };
   return processFor(
     engine.choice === 'cpu' ? { ...engine.environment, ...threads } : { ...engine.environment },
@@ -238,10 +245,14 @@ export function evaluate(
     kind: 'evaluate',
     engine: engine.choice,
     problem,
-    options: margin.kind === 'custom' ? rest : options,
-    ...(margin.kind === 'custom' && { customRows: customAnswers(problem, options).answers }),
+    options: loss ? { ...rest, ...loss } : { ...rest, ...(answers ? {} : { margin }) },
+    ...(answers && { customRows: answers }),
     execution,
   });
+}
+
+function customRows(problem: Problem, options: ReferenceOptions) {
+  return options.margin.kind === 'custom' ? customAnswers(problem, options).answers : undefined;
 }
 
 /** Trains a head on an engine, step by step. */

@@ -4,12 +4,18 @@ import { normalOf } from '../src/counter_random.js';
 import {
   adaface,
   adaptiveFace,
-  type BatchMargin,
+  arcface,
+  circleLoss,
+  cosface,
+  curricularface,
   dynArcFace,
   elasticArcFace,
   elasticCosFace,
   type GradientMode,
+  type Margin,
   magface,
+  mvSoftmax,
+  npcface,
   type OverflowPolicy,
   randomSoftmax,
   sphereface,
@@ -43,6 +49,14 @@ export interface Rows {
   readonly norms: Float64Array;
   readonly labels: Int32Array;
   readonly scale: number;
+  /** [B][C], to all classes. */
+  readonly cosines: readonly Float64Array[];
+}
+
+/** G of a row's cosine to another class; with a slope where that is not the derivative. */
+export interface Negative {
+  readonly value: (c: number, row: number, batch: Rows) => number;
+  readonly slope?: (c: number, row: number, batch: Rows) => number;
 }
 
 const { acos, cos, sin, exp, log, abs, min, max, floor, PI } = Math;
@@ -121,13 +135,65 @@ const dynamic: Formula = (_, __, row, { labels }) => {
   return max(phi - 0.5, 0) * 0.3 + 0.4 + (0.03 * 0.4) / (1 + (20 * abs(phi - 0.5)) ** 1.1);
 };
 
+/** Rows without a class of their own have no hard negatives. */
+const ifHard =
+  (threshold: (own: number) => number, hard: (c: number, batch: Rows) => number): Negative['value'] =>
+  (c, row, batch) =>
+    batch.labels[row] !== -1 && c > threshold(batch.cosine[row]!) ? hard(c, batch) : c;
+
+const angular = (m: number) => (own: number) => cos(acos(own) + m);
+
+const mean = (values: readonly number[]) => values.reduce((sum, value) => sum + value / values.length, 0);
+
+const curriculum = (rate: number, t: number, { cosine, labels }: Rows) =>
+  rate * mean([...cosine].filter((_, i) => labels[i] !== -1)) + (1 - rate) * t;
+
+const curricular = (m: number, rate: number, t: number): Negative => ({
+  value: ifHard(angular(m), (c, batch) => c * (curriculum(rate, t, batch) + c)),
+});
+
+const npcMargin = (row: number, { cosine, cosines, labels }: Rows) => {
+  const own = labels[row]!;
+  const hard = [...cosines[row]!].filter((c, j) => j !== own && c > angular(0.5)(cosine[row]!));
+  return 0.4 + 0.2 * (hard.length === 0 ? 0 : mean(hard));
+};
+
+const npcFormula =
+  (policy: OverflowPolicy): Formula =>
+  (c, _, row, batch) =>
+    arc(policy)(c, npcMargin(row, batch));
+
+const npcNegative: Negative = { value: ifHard(angular(0.5), (c) => 1.1 * c + 0.2) };
+
+/** Weights are constants to the gradient. */
+const circle = (m: number): Pick<Case, 'formula' | 'derivative' | 'negative'> => ({
+  formula: (c) => max(1 + m - c, 0) * (c - (1 - m)),
+  derivative: (c) => max(1 + m - c, 0),
+  negative: {
+    value: (c) => max(c + m, 0) * (c - m),
+    slope: (c) => max(c + m, 0),
+  },
+});
+
+const filter = (threshold: number): Negative => ({ value: (c) => (c > threshold ? 0 : c) });
+
 export interface Case {
   readonly name: string;
-  readonly margin: BatchMargin;
+  readonly margin: Margin;
   /** What a head takes, where it has its own of what calls without a head are given. */
-  readonly head?: BatchMargin;
+  readonly head?: Margin;
   readonly formula: Formula;
+  /** dF/dc, where that is not the formula's. */
+  readonly derivative?: (c: number) => number;
+  /** Default: the cosine. */
+  readonly negative?: Negative;
   readonly onOverflow?: OverflowPolicy;
+  readonly filterThreshold?: number;
+}
+
+/** What a case asks of a call. */
+export function optionsOf({ margin, onOverflow = 'none', filterThreshold = 0 }: Case) {
+  return { margin, onOverflow, filterThreshold };
 }
 
 export const cases: readonly Case[] = [
@@ -201,42 +267,162 @@ export const cases: readonly Case[] = [
     formula: (c, norm, row, batch) =>
       searched(-0.2 * abs(normalOf(9, 2, 0)) * exp(batch.scale / 3))(c, norm, row, batch),
   },
+  {
+    name: 'mvSoftmax',
+    margin: mvSoftmax(),
+    formula: (c) => c - 0.35,
+    negative: {
+      value: ifHard(
+        (own) => own - 0.35,
+        (c) => 1.2 * c + 0.2,
+      ),
+    },
+  },
+  {
+    name: 'mvSoftmax, fixed, easy',
+    margin: mvSoftmax({ t: 0.3, fixed: true }),
+    onOverflow: 'easy',
+    formula: (c) => (c > 0 ? c - 0.35 : c),
+    negative: {
+      value: ifHard(
+        (own) => own - 0.35,
+        (c) => c + 0.3,
+      ),
+    },
+  },
+  {
+    name: 'mvSoftmax of arcface, easy',
+    margin: mvSoftmax({ target: 'arcface', m: 0.5, t: 0.4 }),
+    onOverflow: 'easy',
+    formula: (c) => arc('easy')(c, 0.5),
+    negative: { value: ifHard(angular(0.5), (c) => 1.4 * c + 0.4) },
+  },
+  {
+    name: 'curricularface',
+    margin: curricularface(),
+    formula: (c) => arc('none')(c, 0.5),
+    negative: curricular(0.5, 0.01, 0),
+  },
+  {
+    name: 'curricularface, late, fallback',
+    margin: curricularface({ m: 0.9, rate: 0.5, t: 0.9 }),
+    onOverflow: 'fallback',
+    formula: (c) => arc('fallback')(c, 0.9),
+    negative: curricular(0.9, 0.5, 0.9),
+  },
+  { name: 'npcface', margin: npcface(), formula: npcFormula('none'), negative: npcNegative },
+  { name: 'circleLoss', margin: circleLoss(), ...circle(0.25) },
+  {
+    name: 'cosface, filtered',
+    margin: cosface(),
+    filterThreshold: 0.1,
+    formula: (c) => c - 0.35,
+    negative: filter(0.1),
+  },
+  {
+    name: 'arcface, filtered',
+    margin: arcface(),
+    filterThreshold: 0.4,
+    onOverflow: 'easy',
+    formula: (c) => arc('easy')(c, 0.5),
+    negative: filter(0.4),
+  },
 ];
 
 /** What presets of these margins compute. */
 export const presetFormulas = {
-  magFace: magfaceFormula('easy'),
-  adaFace: adafaceFormula(0.4, 0.333, 0.01),
-  elasticFaceArc: (c, _, row) => arc('none')(c, 0.5 + 0.05 * normalOf(0, 0, row)),
-  elasticFaceArcPlus: (c, _, row, batch) => arc('none')(c, released(0.5, 0.0175, 0, 0, row, batch)),
-  elasticFaceCos: (c, _, row) => c - 0.35 - 0.05 * normalOf(0, 0, row),
-  elasticFaceCosPlus: (c, _, row, batch) => c - released(0.35, 0.02, 0, 0, row, batch),
-  openSphereFace: (c) => psi(c, 1.5),
-  randomSoftmax: (c, norm, row, batch) =>
-    searched(-0.2 * abs(normalOf(0, 0, 0)) * exp(batch.scale / 3))(c, norm, row, batch),
-} satisfies Record<string, Formula>;
+  magFace: { formula: magfaceFormula('easy') },
+  adaFace: { formula: adafaceFormula(0.4, 0.333, 0.01) },
+  elasticFaceArc: { formula: (c, _, row) => arc('none')(c, 0.5 + 0.05 * normalOf(0, 0, row)) },
+  elasticFaceArcPlus: {
+    formula: (c, _, row, batch) => arc('none')(c, released(0.5, 0.0175, 0, 0, row, batch)),
+  },
+  elasticFaceCos: { formula: (c, _, row) => c - 0.35 - 0.05 * normalOf(0, 0, row) },
+  elasticFaceCosPlus: { formula: (c, _, row, batch) => c - released(0.35, 0.02, 0, 0, row, batch) },
+  openSphereFace: { formula: (c) => psi(c, 1.5) },
+  randomSoftmax: {
+    formula: (c, norm, row, batch) =>
+      searched(-0.2 * abs(normalOf(0, 0, 0)) * exp(batch.scale / 3))(c, norm, row, batch),
+  },
+  mvSoftmaxCosFace: {
+    formula: (c) => (c > 0 ? c - 0.35 : c),
+    negative: {
+      value: ifHard(
+        (own) => own - 0.35,
+        (c) => 1.2 * c + 0.2,
+      ),
+    },
+  },
+  mvSoftmaxArcFace: {
+    formula: (c) => arc('easy')(c, 0.35),
+    negative: { value: ifHard(angular(0.35), (c) => 1.2 * c + 0.2) },
+  },
+  curricularFace: { formula: (c) => arc('fallback')(c, 0.5), negative: curricular(0.5, 0.01, 0) },
+  npcFace: { formula: npcFormula('easy'), negative: npcNegative },
+  circleLoss: circle(0.25),
+} satisfies Record<string, Pick<Case, 'formula' | 'derivative' | 'negative'>>;
 
 const step = 1e-6;
 
-/** The reference of a formula, whose derivatives are central differences. */
+/** What the rows of a batch are. */
+export function rowsOf({ features, weights, labels, dim }: Problem, scale: number): Rows {
+  const unit = (matrix: Float32Array) =>
+    Array.from({ length: matrix.length / dim }, (_, i) => {
+      const row = Float64Array.from(matrix.subarray(i * dim, (i + 1) * dim));
+      const norm = Math.hypot(...row);
+      return { norm, row: row.map((value) => value / max(norm, 1e-12)) };
+    });
+  const classes = unit(weights);
+  const rows = unit(features);
+  const cosines = rows.map(({ row }) =>
+    Float64Array.from(classes, (other) => {
+      const dot = row.reduce((sum, value, d) => sum + value * other.row[d]!, 0);
+      return max(-1, min(1, dot));
+    }),
+  );
+  return {
+    cosine: Float64Array.from(labels, (label, i) => (label === -1 ? 0 : cosines[i]![label]!)),
+    norms: Float64Array.from(rows, ({ norm }) => norm),
+    labels,
+    scale,
+    cosines,
+  };
+}
+
+type Formulas = Pick<Case, 'formula' | 'derivative' | 'negative'>;
+
+/** The reference's options for formulas, whose derivatives are central differences. What a batch says is a constant. */
+export function referenceOptions(
+  { formula, derivative, negative }: Formulas,
+  batch: Rows,
+  gradient: GradientMode,
+): ReferenceOptions {
+  const slopeOf = (f: (by: number) => number) => (f(step) - f(-step)) / (2 * step);
+  return {
+    scale: batch.scale,
+    gradient,
+    onOverflow: 'none',
+    reduction: 'mean',
+    margin: {
+      kind: 'custom',
+      callback: ({ cosine: c, featureNorm: norm, row }) => ({
+        target: formula(c, norm, row, batch),
+        dTarget: derivative?.(c) ?? slopeOf((by) => formula(c + by, norm, row, batch)),
+        dFeatureNorm: slopeOf((by) => formula(c, norm + by, row, batch)),
+      }),
+    },
+    ...(negative && {
+      negative: (c, row) => ({
+        value: negative.value(c, row, batch),
+        slope: negative.slope?.(c, row, batch) ?? slopeOf((by) => negative.value(c + by, row, batch)),
+      }),
+    }),
+  };
+}
+
 export function expected(
   problem: Problem,
-  { formula, gradient = 'exact', scale = 64 }: { formula: Formula; gradient?: GradientMode; scale?: number },
+  { gradient = 'exact', scale = 64, ...formulas }: Formulas & { gradient?: GradientMode; scale?: number },
 ) {
-  const options = { scale, gradient, onOverflow: 'none', reduction: 'mean' } as const;
-  const { labels } = problem;
-  const plain = reference(problem, { ...options, margin: { kind: 'softmax' } });
-  const batch = { cosine: plain.targetCosine, norms: plain.featureNorm, labels, scale };
-  const margin: ReferenceOptions['margin'] = {
-    kind: 'custom',
-    callback: ({ cosine: c, featureNorm: norm, row }) => {
-      const slope = (f: (by: number) => number) => (f(step) - f(-step)) / (2 * step);
-      return {
-        target: formula(c, norm, row, batch),
-        dTarget: slope((by) => formula(c + by, norm, row, batch)),
-        dFeatureNorm: slope((by) => formula(c, norm + by, row, batch)),
-      };
-    },
-  };
-  return reference(problem, { ...options, margin });
+  return reference(problem, referenceOptions(formulas, rowsOf(problem, scale), gradient));
 }

@@ -2,8 +2,9 @@
 
 import { describe, expect, test } from 'vitest';
 import { adaface, type DeviceName, MarginHead, valueAndGrad } from '../src/index.js';
+import { expectFailure } from './failures.js';
 import { gpusOfThisProcess } from './gpus.js';
-import { cases, clustered, expected, size, spread } from './loss_cases.js';
+import { cases, clustered, expected, optionsOf, size, spread } from './loss_cases.js';
 import { expectWithinLimits, float32Limits } from './metrics.js';
 import { processGroup } from './process_group.js';
 
@@ -11,13 +12,24 @@ const gpus = gpusOfThisProcess();
 const first = gpus[0] as DeviceName;
 
 describe.skipIf(gpus.length === 0)('on engine cuda', () => {
-  test.each(cases)('$name is its formula', async ({ margin, formula, onOverflow = 'none' }) => {
+  test.each(cases.filter(({ negative }) => !negative))('$name is its formula', async (tested) => {
     for (const gradient of ['exact', 'straightThrough'] as const) {
-      const options = { margin, onOverflow, gradient, precision: 'float32', engine: first } as const;
+      const options = { ...optionsOf(tested), gradient, precision: 'float32', engine: first } as const;
       const out = await valueAndGrad(clustered, options);
       expect(out.engine).toBe(first);
-      expectWithinLimits(out, expected(clustered, { formula, gradient }), float32Limits(64));
+      expectWithinLimits(out, expected(clustered, { ...tested, gradient }), float32Limits(64));
     }
+  });
+
+  test.each(cases.filter(({ negative }) => negative))('$name is refused', async (tested) => {
+    const message =
+      /^(margin must be one that leaves negatives alone|filterThreshold must be 0) on cuda:\d+, /;
+    const options = optionsOf(tested);
+    const call = () => valueAndGrad(clustered, { ...options, engine: first });
+    await expectFailure(call, 'ERR_ENGINE_UNAVAILABLE', message);
+    const create = () =>
+      MarginHead.create({ dim: size.dim, classes: size.classes, ...options, devices: [first] });
+    await expectFailure(create, 'ERR_ENGINE_UNAVAILABLE', message);
   });
 
   test('processes of both engines have the same statistics of norms', async () => {

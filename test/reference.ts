@@ -4,7 +4,8 @@
  *
  *   z_ij = s c_ij,  z_iy = s F(theta_iy),  lse_i = log sum_j exp z_ij,  rowLoss_i = lse_i - z_iy
  *
- * and with label smoothing eps  rowLoss_i = lse_i - sum_j q_ij z_ij,  q_ij = eps / C, and 1 - eps more for the own class;
+ * with a transform z_ij = s G_i(c_ij), j another class;
+ * with label smoothing eps  rowLoss_i = lse_i - sum_j q_ij z_ij,  q_ij = eps / C, and 1 - eps more for the own class;
  * with a row function  rowLoss_i = phi(p_iy).
  */
 
@@ -53,6 +54,8 @@ export interface ReferenceOptions {
   readonly labelSmoothing?: number;
   /** Default -log p. */
   readonly rowFunction?: ReferenceRowFunction;
+  /** G of a row's cosine to another class, and its derivative. Default: the cosine. */
+  readonly negative?: (cosine: number, row: number) => { readonly value: number; readonly slope: number };
   /** [B], for mean and sum. */
   readonly rowWeights?: Float32Array;
   /** Multiplies the loss whose gradient is taken: a number, or with reduction 'none' one a row [B]. */
@@ -264,6 +267,7 @@ function logSumExp(logits: Float64Array): number {
 export function reference(problem: ReferenceProblem, options: ReferenceOptions): ReferenceResult {
   const { labels, dim } = problem;
   const { scale, labelSmoothing = 0 } = options;
+  const { negative = (cosine: number) => ({ value: cosine, slope: 1 }) } = options;
   const features = rowsOf(problem.features, dim);
   const weights = rowsOf(problem.weights, dim);
   const rows = features.length;
@@ -293,7 +297,7 @@ export function reference(problem: ReferenceProblem, options: ReferenceOptions):
   features.forEach((x, i) => {
     const label = labels[i]!;
     const cosines = Float64Array.from(weights, (w) => clamp(dot(x.unit, w.unit)));
-    const logits = cosines.map((cosine) => scale * cosine);
+    const logits = cosines.map((cosine) => scale * negative(cosine, i).value);
     if (label < 0) {
       lse[i] = logSumExp(logits);
       return;
@@ -327,11 +331,14 @@ export function reference(problem: ReferenceProblem, options: ReferenceOptions):
 
     const reach = upstream * factor * scale * slope;
     const dUnitFeature = new Float64Array(dim);
+    let unprojected = 0;
     negatives.forEach((p, j) => {
       if (j === label) return;
-      addScaled(dUnitFeature, reach * (p - each), weights[j]!.unit);
-      addScaled(dUnitWeights[j]!, reach * (p - each), x.unit);
-      weightUnprojected[j] = weightUnprojected[j]! + Math.abs(reach * (p + each));
+      const bend = negative(cosines[j]!, i).slope;
+      addScaled(dUnitFeature, reach * (p - each) * bend, weights[j]!.unit);
+      addScaled(dUnitWeights[j]!, reach * (p - each) * bend, x.unit);
+      weightUnprojected[j] = weightUnprojected[j]! + Math.abs(reach * (p + each) * bend);
+      unprojected += Math.abs(reach * (p + each) * bend);
     });
     // 1 - p_y, less what smoothing takes from the own class and gives to the others.
     const missing = shortfall - each * (classes - 1);
@@ -345,7 +352,7 @@ export function reference(problem: ReferenceProblem, options: ReferenceOptions):
     // A target's direction shrinks with its sine, so its unprojected size is not what rounding follows.
     const moved = Math.abs(reach) * (shortfall + labelSmoothing);
     weightUnprojected[label] = weightUnprojected[label]! + moved;
-    dFeaturesUnprojected = Math.max(dFeaturesUnprojected, 2 * moved);
+    dFeaturesUnprojected = Math.max(dFeaturesUnprojected, moved + unprojected);
   });
 
   weights.forEach((w, j) => {

@@ -4,7 +4,7 @@
  */
 
 import type { Formula } from '../formula.js';
-import { type RowTargets, rowLossOf, rowTargets } from './row_targets.js';
+import { negativeOf, type RowTargets, rowLossOf, rowTargets } from './row_targets.js';
 
 export interface Problem {
   /** [B, D] */
@@ -87,7 +87,25 @@ function targetsOf(problem: Problem, inverse: Inverse, formula: Formula): RowTar
     sine[row] = Math.sqrt(square);
   }
   const featureNorm = inverse.features.map((x) => 1 / x);
-  return rowTargets({ cosine, sine, featureNorm, labels }, formula);
+  const meanHardCosine = (threshold: Float64Array) => {
+    const classes = weights.length / dim;
+    if (labels.length * weights.length > mostProducts)
+      throw new Error(
+        `the reference of ${formula.margin.kind} needs all rows and classes, which are too many`,
+      );
+    return threshold.map((least, row) => {
+      let [sum, count] = [0, 0];
+      for (let j = 0; j < classes; j++) {
+        const inverses = (inverse.features[row] as number) * (inverse.weights[j] as number);
+        const c = dot(features, row, weights, j, dim) * inverses;
+        if (j === labels[row] || c <= least) continue;
+        sum += c;
+        count++;
+      }
+      return sum / Math.max(count, 1);
+    });
+  };
+  return rowTargets({ cosine, sine, featureNorm, labels, meanHardCosine }, formula);
 }
 
 /** Loss and dX of one row, over all classes. */
@@ -99,12 +117,16 @@ function rowReference({ problem, inverse, formula, targets }: Given, row: number
   const x = inverse.features[row] as number;
   const logit = scale * (targets.target[row] as number);
 
+  // Those of negatives, and times their slopes.
   const exponentials = new Float64Array(classes);
   let negatives = 0;
   for (let j = 0; j < classes; j++) {
     if (j === label) continue;
     const cosine = dot(features, row, weights, j, dim) * x * (inverse.weights[j] as number);
-    negatives += exponentials[j] = Math.exp(scale * (cosine - 1));
+    const [value, slope] = negativeOf(targets, row, cosine);
+    const exponential = Math.exp(scale * (value - 1));
+    negatives += exponential;
+    exponentials[j] = exponential * slope;
   }
   const total = negatives + Math.exp(logit - scale);
   const logSumExp = scale + Math.log(total);
@@ -144,10 +166,11 @@ function classReference(
     const lse = logSumExp[row] as number;
     const target = scale * (targets.target[row] as number) - lse;
     const { factor: rowFactor } = rowLossOf(formula, -target, -Math.expm1(target));
+    const [value, slope] = negativeOf(targets, row, dot(features, row, weights, j, dim) * x * w);
     const factor =
       labels[row] === j
         ? Math.expm1(target) * (targets.dTarget[row] as number)
-        : Math.exp(scale * dot(features, row, weights, j, dim) * x * w - lse);
+        : Math.exp(scale * value - lse) * slope;
     const times = rowFactor * reach * factor * x;
     for (let d = 0; d < dim; d++)
       dWeights[d] = (dWeights[d] as number) + times * (features[row * dim + d] as number);

@@ -4,8 +4,9 @@
  * sees of them; test/losses.test.ts compares these with formulas.
  */
 
+import type { NativeTransform } from '../../dist/native.js';
 import type { Formula } from '../formula.js';
-import { batchTargets, isBatchMargin } from './addon.js';
+import { isBatchMargin, resolution } from './addon.js';
 
 /** Of every row, in float64. */
 export interface TargetRows {
@@ -14,6 +15,8 @@ export interface TargetRows {
   readonly sine: Float64Array;
   readonly featureNorm: Float64Array;
   readonly labels: Int32Array;
+  /** Of each row's negatives above its threshold; 0 without any. */
+  readonly meanHardCosine: (threshold: Float64Array) => Float64Array;
 }
 
 /** [B] each, in cosine units. */
@@ -23,6 +26,8 @@ export interface RowTargets {
   readonly dTarget: Float64Array;
   /** dF / d|x|; absent where it is 0. */
   readonly dFeatureNorm?: Float64Array;
+  /** What negatives' cosines become; absent where they stay. */
+  readonly transform?: NativeTransform;
 }
 
 export function rowTargets(rows: TargetRows, formula: Formula): RowTargets {
@@ -32,22 +37,31 @@ export function rowTargets(rows: TargetRows, formula: Formula): RowTargets {
 
 function exactTargets(rows: TargetRows, { margin, scale, onOverflow }: Formula): RowTargets {
   const { cosine, sine } = rows;
-  if (isBatchMargin(margin))
-    return batchTargets(margin, {
-      ...rows,
-      scale,
-      onOverflow,
-      seed: 0,
-      step: 0,
-      memory: {},
-      training: true,
-    });
+  if (isBatchMargin(margin)) {
+    const { meanHardCosine, ...angles } = rows;
+    const state = { seed: 0, step: 0, memory: {}, training: true };
+    const found = resolution(margin, { ...angles, scale, onOverflow, ...state });
+    const { transform } = found;
+    if (found.kind !== 'late') return found;
+    const hard = meanHardCosine((transform as NativeTransform).threshold);
+    return { ...found.targets(hard), ...(transform && { transform }) };
+  }
   const each = written(margin, onOverflow);
   const both = Array.from(cosine, (c, row) => each(c, sine[row] as number));
   return {
     target: Float64Array.from(both, ([target]) => target),
     dTarget: Float64Array.from(both, ([, derivative]) => derivative),
   };
+}
+
+/** A negative of a row: G(c), and what its gradient takes as G'(c). */
+export function negativeOf({ transform }: RowTargets, row: number, c: number): readonly [number, number] {
+  if (!transform) return [c, 1];
+  const { below, above, threshold } = transform;
+  const { value, slope } = c > (threshold[row] as number) ? above : below;
+  const [constant, linear, square] = value as [number, number, number];
+  const [first, second] = slope as [number, number];
+  return [constant + (linear + square * c) * c, first + second * c];
 }
 
 /** A row's loss phi(p), and what it multiplies the gradients of -log p with: -p phi'(p). */

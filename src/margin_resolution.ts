@@ -1,0 +1,126 @@
+/**
+ * What stands between the phases of an evaluation where a margin or the negatives' transform depends on the batch: targets and
+ * thresholds from phase 1's cosines, and targets from what phase 2 says of the negatives.
+ */
+
+import { isBatchMargin, resolution } from './batch_margins.js';
+import { customTargets } from './custom_margin.js';
+import type { Plan } from './evaluation.js';
+import type {
+  NativeBackwardResult,
+  NativeEvaluation,
+  NativeForwardResult,
+  NativeGradients,
+  NativeMargin,
+  NativeMode,
+  NativeRows,
+  NativeStatistics,
+  NativeTransform,
+} from './native.js';
+import { filtered } from './negatives_transform.js';
+import { settled, type Twin } from './twin.js';
+
+/** What phases 2 and 3 are told. */
+export interface Resolved {
+  /** Or how it follows from phase 2's statistics. */
+  readonly margin: NativeMargin | ((statistics: NativeStatistics) => NativeMargin);
+  readonly transform?: NativeTransform;
+}
+
+/** [B] each, of all rows of the batch. */
+export interface Angles {
+  readonly cosine: Float64Array;
+  readonly featureNorm: Float64Array;
+}
+
+/** Whether the margin asks for phase 1's angles. */
+export function asksForAngles({ margin }: Plan): boolean {
+  return 'callback' in margin || isBatchMargin(margin);
+}
+
+/** With the `angles` that the margin asks for. */
+export function resolve(plan: Plan, angles: Angles): Resolved {
+  const { margin, problem } = plan;
+  if ('callback' in margin)
+    return { margin: customTargets(margin.callback, problem.labels, angles), ...filterOf(plan) };
+  if (!isBatchMargin(margin)) return { margin, ...filterOf(plan) };
+  const { labels, scale, onOverflow, weights } = problem;
+  const step = 'stepCount' in weights ? weights.stepCount : 0;
+  const { seed, memory: track } = plan;
+  const { training } = track;
+  const rows = { ...angles, labels, scale, onOverflow, seed, step, memory: track.before(), training };
+  const { transform, memory, ...targets } = resolution(margin, rows);
+  if (memory && training) track.after = memory;
+  return {
+    margin: targets.kind === 'late' ? (statistics) => targets.targets(meanHardCosine(statistics)) : targets,
+    ...(transform ? { transform } : filterOf(plan)),
+  };
+}
+
+/** Of plans whose margin leaves the negatives alone. */
+export function filterOf({ filterThreshold, rows }: Plan): { readonly transform?: NativeTransform } {
+  return filterThreshold > 0 ? { transform: filtered(filterThreshold, rows) } : {};
+}
+
+function meanHardCosine({ hardSum, hardCount }: NativeStatistics): Float64Array {
+  const [sums, counts] = [hardSum, hardCount] as [Float64Array, Float64Array];
+  return sums.map((sum, row) => sum / Math.max(counts[row] as number, 1));
+}
+
+/** Phase 1, if the margin asks for it. */
+export function* resolveMargin(mode: NativeMode, plan: Plan, evaluation: NativeEvaluation): Twin<Resolved> {
+  const angles = newAngles(plan.rows);
+  if (asksForAngles(plan)) yield* settled(evaluation.targets(mode, angles));
+  return resolve(plan, angles);
+}
+
+export function newAngles(rows: number): Angles {
+  return { cosine: new Float64Array(rows), featureNorm: new Float64Array(rows) };
+}
+
+/** Phases up to 3. `gradients`: what will be asked for afterwards, if that is known. */
+export function* phasesToLoss(
+  mode: NativeMode,
+  plan: Plan,
+  evaluation: NativeEvaluation,
+  { margin, transform }: Resolved,
+  rows: NativeRows,
+  gradients?: NativeGradients,
+): Twin<NativeForwardResult> {
+  if (typeof margin !== 'function') return yield* settled(evaluation.forward(mode, margin, rows, transform));
+  const statistics = { ...newStatistics(plan), ...hardStatistics(plan) };
+  yield* settled(evaluation.negatives(mode, statistics, gradients, transform));
+  return yield* settled(evaluation.epilogue(mode, margin(statistics), rows, statistics));
+}
+
+/** Phases up to 5. */
+export function* phasesToGradients(
+  mode: NativeMode,
+  plan: Plan,
+  evaluation: NativeEvaluation,
+  resolved: Resolved,
+  rows: NativeRows,
+  gradients: NativeGradients,
+): Twin<NativeForwardResult & NativeBackwardResult> {
+  const { margin, transform } = resolved;
+  if (typeof margin !== 'function')
+    return yield* settled(evaluation.valueAndGrad(mode, margin, rows, gradients, transform));
+  const result = yield* phasesToLoss(mode, plan, evaluation, resolved, rows, gradients);
+  return { ...result, ...(yield* settled(evaluation.backward(mode, gradients))) };
+}
+
+export function newStatistics({ rows, problem }: Plan): NativeStatistics {
+  return {
+    cosine: new Float64Array(rows),
+    sine: new Float64Array(rows),
+    logNegatives: new Float64Array(rows),
+    hardest: new Float32Array(rows),
+    ...(problem.labelSmoothing > 0 && { cosineSum: new Float64Array(rows) }),
+    ...(problem.topFive && { above: new Float64Array(rows) }),
+  };
+}
+
+/** What late margins ask for. */
+export function hardStatistics({ rows }: Plan) {
+  return { hardSum: new Float64Array(rows), hardCount: new Float64Array(rows) };
+}
