@@ -33,6 +33,12 @@ export function formulaNamed(name: string, classes: number): Formula {
   return { margin, scale: first, gradient, onOverflow, rowFunction };
 }
 
+/** The name of a loss that can be timed; others have no reference. */
+export function timedLoss(name: string): string {
+  if (lossNamed(name).options.terms) throw new Error(`the benchmarks have no reference for ${name}`);
+  return name;
+}
+
 function withGiven(margin: Margin, classes: number): Margin {
   if (margin.kind === 'adaptiveFace') return { ...margin, m: { perClass: firstMargins(margin, classes) } };
   if (margin.kind === 'dynArcFace')
@@ -50,7 +56,8 @@ export function formulaOnHead({ margin, ...formula }: Formula): Formula | undefi
 
 /** A loss for people, but for its scale. */
 export function describeLoss({ name, title, options }: NamedLoss): string {
-  const { margin = { kind: name }, gradient = 'exact', onOverflow = 'none', rowFunction = 'none' } = options;
+  const { margin = { kind: name }, gradient = 'exact', onOverflow = 'none' } = options;
+  const { rowFunction = 'none', terms = [] } = options;
   const { kind, ...parameters } = margin;
   const listed = (values: object) =>
     Object.entries(values).map(([parameter, value]) => `${parameter} ${value}`);
@@ -58,7 +65,7 @@ export function describeLoss({ name, title, options }: NamedLoss): string {
     title,
     ...(kind === name ? [] : [kind]),
     ...listed(parameters),
-    ...(rowFunction === 'none' ? [] : listed(rowFunction)),
+    ...[...(rowFunction === 'none' ? [] : [rowFunction]), ...terms].flatMap(listed),
     ...(gradient === 'exact' ? [] : [gradient]),
     ...(onOverflow === 'none' ? [] : [`onOverflow ${onOverflow}`]),
   ].join(', ');

@@ -1,9 +1,8 @@
 /** What may be typed after `npm run bench --` or `npx marginfc bench`. */
 
 import { parseArgs } from 'node:util';
-import { lossNamed } from 'marginfc';
 import { compare, type Differences } from './compare.js';
-import { usualLoss } from './formula.js';
+import { timedLoss, usualLoss } from './formula.js';
 import { readResults } from './results.js';
 import { parseSize, type Size } from './size.js';
 
@@ -112,7 +111,7 @@ export function readCommand(args: string[]): Command {
   const { quick, only, json, html = defaultPages.report } = values;
   const sizes = (values.sizes ?? (quick ? quickSizes : fullSizes)).split(';').map(parseSize);
   const seconds = values.seconds === undefined ? undefined : positive('--seconds', values.seconds);
-  const loss = lossNamed(values.loss).name;
+  const loss = timedLoss(values.loss);
   const phaseSizes = values.phases && loss === usualLoss ? sizes.filter(({ C }) => C <= 1e5).slice(-2) : [];
   return {
     kind: 'run',

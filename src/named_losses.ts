@@ -3,10 +3,13 @@
 import { adacos } from './adacos.js';
 import { adaface } from './adaface.js';
 import { adaptiveFace } from './adaptiveface.js';
+import { centerLoss } from './center_loss.js';
 import { circleLoss } from './circle_loss.js';
 import { curricularface } from './curricularface.js';
 import { dynArcFace } from './dynarcface.js';
 import { elasticArcFace, elasticCosFace } from './elasticface.js';
+import { interLoss } from './inter_loss.js';
+import { intraLoss } from './intra_loss.js';
 import { magface } from './magface.js';
 import { arcface, combined, cosface, type Margin, softmax, x2softmax } from './margins.js';
 import { mvSoftmax } from './mv_softmax.js';
@@ -14,8 +17,11 @@ import { npcface } from './npcface.js';
 import type { LossOptions } from './options.js';
 import { presets } from './presets.js';
 import { randomSoftmax } from './random_softmax.js';
+import { ringLoss } from './ring_loss.js';
 import { amLfs, focal, type RowFunction, searchSoftmax } from './row_functions.js';
 import { sphereface } from './sphereface.js';
+import type { LossTerm } from './terms.js';
+import { tripletLoss } from './triplet_loss.js';
 import { mustBe, show } from './validate.js';
 
 /** A loss that can be asked for by name. */
@@ -66,12 +72,31 @@ const rowFunctions: {
   amLfs: { title: 'AM-LFS', rowFunction: amLfs({ a: [0.5, 1.5], b: [0, -0.5] }) },
 };
 
-/** All losses that have a name: the functions that make margins, row functions and scales, and then {@link presets}. */
+/** Every companion term, with softmax. */
+const terms: {
+  readonly [K in LossTerm['kind']]: {
+    readonly name: string;
+    readonly title: string;
+    readonly term: Extract<LossTerm, { kind: K }>;
+  };
+} = {
+  intra: { name: 'intraLoss', title: 'Intra-loss', term: intraLoss() },
+  inter: { name: 'interLoss', title: 'Inter-loss', term: interLoss() },
+  ring: { name: 'ringLoss', title: 'Ring loss', term: ringLoss() },
+  center: { name: 'centerLoss', title: 'Centre loss', term: centerLoss() },
+  triplet: { name: 'tripletLoss', title: 'Triplet loss', term: tripletLoss() },
+};
+
+/** All losses that have a name: the functions that make margins, row functions, terms and scales, and then {@link presets}. */
 export const namedLosses: readonly NamedLoss[] = [
   ...Object.entries(margins).map(([name, { title, margin }]) => ({ name, title, options: { margin } })),
   ...Object.entries(rowFunctions).map(([name, { title, rowFunction }]) => ({
     ...{ name, title },
     options: { margin: softmax(), rowFunction },
+  })),
+  ...Object.values(terms).map(({ name, title, term }) => ({
+    ...{ name, title },
+    options: { margin: softmax(), terms: [term] },
   })),
   { name: 'adacos', title: 'AdaCos', options: { margin: softmax(), scale: adacos() } },
   ...Object.entries(presets)

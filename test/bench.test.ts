@@ -271,6 +271,7 @@ describe('options', () => {
     [['--seconds', 'x'], '--seconds must be a positive number'],
     [['compare', 'a.json'], 'compare takes two files'],
     [['train'], "no command 'train'"],
+    [['--loss', 'ringLoss'], 'no reference for ringLoss'],
     [['--loss', 'arcfice'], /name of a loss must be one of softmax, .*, received 'arcfice'/],
   ])('%j are refused', (args, reason) => {
     expect(() => readCommand(args)).toThrow(reason);

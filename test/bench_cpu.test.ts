@@ -195,7 +195,8 @@ describe('the reference', () => {
     expect(found.gradient).toBeLessThan(1e-6);
   });
 
-  test.each(namedLosses.map(({ name }) => name))('is what the engine computes: %s', (name) => {
+  const timed = namedLosses.filter(({ options }) => options.terms === undefined).map(({ name }) => name);
+  test.each(timed)('is what the engine computes: %s', (name) => {
     const { dim } = problem;
     const long = withNorms(problem);
     const { margin, ...formula } = formulaNamed(name, 50);

@@ -9,9 +9,8 @@
 import { writeFileSync } from 'node:fs';
 import { fileURLToPath } from 'node:url';
 import { parseArgs } from 'node:util';
-import { lossNamed } from 'marginfc';
 import { childJob, reply, runInChild } from '../child.js';
-import { lossText, usualLoss } from '../formula.js';
+import { lossText, timedLoss, usualLoss } from '../formula.js';
 import { parseSize, type Size, sizeName } from '../size.js';
 import { describeMachine } from './machine.js';
 import { type Job, measure } from './measure.js';
@@ -87,7 +86,7 @@ function readOptions(): Options | undefined {
   });
   return {
     sizes: values.sizes.split(';').map(parseSize),
-    loss: lossNamed(values.loss).name,
+    loss: timedLoss(values.loss),
     environments: list('MARGINFC_ISA', values.isa).flatMap((isa) =>
       threads.map((count) => ({ ...isa, ...count })),
     ),
