@@ -2,7 +2,9 @@
 // only what native code would read or write out of bounds.
 #pragma once
 
+#include <cmath>
 #include <cstdint>
+#include <limits>
 #include <string>
 
 #include "binding/napi_setup.h"
@@ -50,7 +52,17 @@ void require_size(Napi::Env env, int64_t size, int64_t expected, const char* nam
 // engine/evaluation.h's Margin; arrays stay borrowed. `rows` and `classes` are the lengths its arrays must have.
 Margin read_margin(const Napi::Value& value, int64_t rows, int64_t classes);
 Optimizer read_optimizer(const Napi::Value& value);
-// { perClass } or { global }, or undefined for none.
-void read_clip(const Napi::Value& value, Clip* clip, double* longest);
+// How an update clips the weights' gradient: what engines are told, once the whole gradient has been measured where its norm is
+// limited.
+struct ClipChoice {
+  Clip clip;
+  double longest = std::numeric_limits<double>::infinity();  // of the whole gradient
+  bool measured = false;
+
+  bool wants_measure() const { return std::isfinite(longest) && !measured; }
+  void take(double square) { clip.scale = Clip{1, longest}.factor(square); }
+};
+// { perClass }, { global, square? }, or undefined for none.
+ClipChoice read_clip(const Napi::Value& value);
 
 }  // namespace marginfc::binding

@@ -10,6 +10,7 @@ import { isBatchMargin } from './batch_margins.js';
 import { customTargets } from './custom_margin.js';
 import { MarginFcError, publicError } from './errors.js';
 import { interFactor, newRows, type Plan, resolveBatch, type SkippedMass } from './evaluation.js';
+import type { ProcessGroup } from './group.js';
 import { gatherPlan, type Share } from './group_batch.js';
 import type { HeadSettings } from './head_options.js';
 import { interPass } from './inter_pass.js';
@@ -17,6 +18,7 @@ import type { CustomMargin } from './margins.js';
 import { noteUse } from './memory.js';
 import {
   addon,
+  type NativeClip,
   type NativeEvaluation,
   type NativeForwardResult,
   type NativeGradients,
@@ -84,13 +86,19 @@ export function* groupPass(
     const { rows, statistics } = made;
     const factor = wanted && interFactor(wanted);
     const { inter, ...added } = yield* interPass('async', whole, watch.cancel, factor, group);
-    const gradients = made.gradients && { ...made.gradients, ...added };
+    const asked = made.gradients && { ...made.gradients, ...added };
     const margin = yield* resolveMargin(share, whole, plan.problem.labels, evaluation);
     if (statistics.targetCosine) yield* shareTargets(share, evaluation, statistics.targetCosine);
-    yield* agree(group, yield* attemptTwin(settled(evaluation.negatives('async', statistics, gradients))));
+    yield* agree(group, yield* attemptTwin(settled(evaluation.negatives('async', statistics, asked))));
     yield* addUp(share, statistics, plan.problem.scale);
-    const own = yield* agree(group, yield* attemptTwin(end(evaluation, margin, rows, statistics, gradients)));
+    const ended = yield* agree(group, yield* attemptTwin(end(evaluation, margin, rows, statistics, asked)));
     yield* sameRows(share, rows);
+    const { own } = ended;
+    let { gradients } = ended;
+    if (gradients && ended.square !== undefined) {
+      gradients = yield* clipTogether(share, gradients, ended.square);
+      yield* agree(group, yield* attemptTwin(settled(evaluation.reserve('async', gradients))));
+    }
     const classes = Float64Array.of(own.classes);
     if (plan.problem.sampled && sampling.sampleRate < 1) yield* settled(group.allReduce(classes, 'sum'));
     const terms = yield* addUpTerms(share, whole.terms, own.terms);
@@ -148,17 +156,45 @@ function checkFiniteRows({ problem, rows }: Plan): void {
     }
 }
 
-/** Phase 3, and the memory for those after it. */
-function* end(
+interface Ended<G> {
+  readonly own: NativeForwardResult;
+  readonly gradients: G | undefined;
+  /** Of the own classes' gradient, where the norm of all of it is limited. */
+  readonly square?: number;
+}
+
+/** Phase 3, and the memory for those after it, unless that has to wait for what other processes measure. */
+function* end<G extends NativeGradients>(
   evaluation: NativeEvaluation,
   margin: NativeMargin,
   rows: NativeRows,
   statistics: NativeStatistics,
-  gradients: NativeGradients | undefined,
-): Twin<NativeForwardResult> {
-  const result = yield* settled(evaluation.epilogue('async', margin, rows, statistics));
-  if (gradients) yield* settled(evaluation.reserve('async', gradients));
-  return result;
+  gradients: G | undefined,
+): Twin<Ended<G>> {
+  const own = yield* settled(evaluation.epilogue('async', margin, rows, statistics));
+  if (!gradients) return { own, gradients };
+  const { weightGradient } = gradients;
+  if (weightGradient.kind === 'update' && weightGradient.clip && 'global' in weightGradient.clip) {
+    const { square } = yield* settled(evaluation.measure('async', gradients));
+    return { own, gradients, square };
+  }
+  yield* settled(evaluation.reserve('async', gradients));
+  return { own, gradients };
+}
+
+/** The same gradients, the update of which knows the square of all processes' gradient. */
+function* clipTogether<G extends NativeGradients>(share: Share, gradients: G, own: number): Twin<G> {
+  const { weightGradient } = gradients;
+  if (weightGradient.kind !== 'update') return gradients;
+  const clip = yield* measuredTogether(share.group, weightGradient.clip, own);
+  return { ...gradients, weightGradient: { ...weightGradient, clip } };
+}
+
+/** A clip of the whole gradient with the square of all processes' gradient. */
+export function* measuredTogether(group: ProcessGroup, clip: NativeClip, own: number): Twin<NativeClip> {
+  const square = Float64Array.of(own);
+  yield* settled(group.allReduce(square, 'sum'));
+  return clip && 'global' in clip ? { ...clip, square: square[0] as number } : clip;
 }
 
 /** Makes what each process's classes say what all classes say. */

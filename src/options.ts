@@ -63,7 +63,7 @@ export interface LossOptions {
    *
    *     rowLoss_i = logSumExp_i - (1 - eps) z_iy - (eps / C) sum_j z_ij
    *
-   * Costs O(C dim) a call. GPUs have none. Default 0.
+   * Costs O(C dim) a call. Default 0.
    */
   readonly labelSmoothing?: number | undefined;
   /**
@@ -185,29 +185,16 @@ export function checkLoss(options: LossOptions, defaults: Loss = defaultLoss): L
   return { margin, scale, gradient, onOverflow, labelSmoothing, rowFunction, terms };
 }
 
-/** What GPUs do not compute: `wanted`, which is not the default, must be `instead` there. */
-export function refuseOnGpus(
-  argument: string,
-  wanted: unknown,
-  instead: string,
-  devices: readonly DeviceName[],
-): void {
-  const gpu = devices.find((name) => name !== 'cpu');
-  if (gpu !== undefined)
-    throw mustBe('ERR_ENGINE_UNAVAILABLE', argument, `${instead} on ${gpu}, as on all GPUs`, show(wanted));
-}
-
 /** A loss that these devices compute. */
-export function checkLossOn(loss: Loss, devices: readonly DeviceName[]): void {
-  const { labelSmoothing, terms } = loss;
-  if (labelSmoothing > 0) refuseOnGpus('labelSmoothing', labelSmoothing, '0', devices);
+export function checkLossOn({ terms }: Loss, devices: readonly DeviceName[]): void {
   const missing = missingOnGpus(terms);
-  if (missing)
-    refuseOnGpus(
+  const gpu = devices.find((name) => name !== 'cpu');
+  if (missing && gpu !== undefined)
+    throw mustBe(
+      'ERR_ENGINE_UNAVAILABLE',
       'terms',
-      missing.kind,
-      'intra and ring, which follow from what GPUs give of each row,',
-      devices,
+      `intra and ring, which follow from what GPUs give of each row, on ${gpu}, as on all GPUs`,
+      show(missing.kind),
     );
 }
 
