@@ -216,14 +216,19 @@ Optimizer read_optimizer(const Napi::Value& value) {
   return optimizer;
 }
 
-void read_clip(const Napi::Value& value, Clip* clip, double* longest) {
-  if (!present(value)) return;
+ClipChoice read_clip(const Napi::Value& value) {
+  ClipChoice choice;
+  if (!present(value)) return choice;
   if (!value.IsObject()) fail(value.Env(), Code::type, "clip must be an object");
   const auto object = value.As<Napi::Object>();
-  if (present(object.Get("perClass")))
-    clip->longest = number(object, "perClass");
-  else
-    *longest = number(object, "global");
+  if (present(object.Get("perClass"))) {
+    choice.clip.longest = number(object, "perClass");
+    return choice;
+  }
+  choice.longest = number(object, "global");
+  choice.measured = present(object.Get("square"));
+  if (choice.measured) choice.take(number(object, "square"));
+  return choice;
 }
 
 }  // namespace marginfc::binding

@@ -2,7 +2,9 @@
 // only what native code would read or write out of bounds.
 #pragma once
 
+#include <cmath>
 #include <cstdint>
+#include <limits>
 #include <string>
 
 #include "binding/napi_setup.h"
@@ -52,7 +54,17 @@ Margin read_margin(const Napi::Value& value, int64_t rows, int64_t classes);
 // What src/native.ts calls a NativeTransform; its thresholds are borrowed.
 NegativesTransform read_transform(const Napi::Value& value, int64_t rows);
 Optimizer read_optimizer(const Napi::Value& value);
-// { perClass } or { global }, or undefined for none.
-void read_clip(const Napi::Value& value, Clip* clip, double* longest);
+// How an update clips the weights' gradient: what engines are told, once the whole gradient has been measured where its norm is
+// limited.
+struct ClipChoice {
+  Clip clip;
+  double longest = std::numeric_limits<double>::infinity();  // of the whole gradient
+  bool measured = false;
+
+  bool wants_measure() const { return std::isfinite(longest) && !measured; }
+  void take(double square) { clip.scale = Clip{1, longest}.factor(square); }
+};
+// { perClass }, { global, square? }, or undefined for none.
+ClipChoice read_clip(const Napi::Value& value);
 
 }  // namespace marginfc::binding

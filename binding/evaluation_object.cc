@@ -131,6 +131,8 @@ class PhasesJob final : public Job {
   }
   // Memory for phases 4 and 5, or these phases; after read_gradients().
   void read_reserve() { reserve_ = true; }
+  // The sum of squares of the weights' gradient; likewise.
+  void read_measure() { measure_ = true; }
   void read_finish() { finish_ = true; }
 
   Status run() override {
@@ -149,9 +151,16 @@ class PhasesJob final : public Job {
       }
       state_->forwarded = true;
     }
-    if (!reserve_ && !finish_) return {};
+    if (!measure_ && !reserve_ && !finish_) return {};
     if (!state_->forwarded) return Status::failure(Code::internal, "gradients need the epilogue first");
     if (gradients_.weights.kind == WeightSink::Kind::update) gradients_.weights.step = state_->head->step_count() + 1;
+    if (measure_) MARGINFC_TRY(state_->evaluation->measure(gradients_, &square_));
+    if (reserve_ && clip_.wants_measure()) {
+      double square = 0;
+      MARGINFC_TRY(state_->evaluation->measure(gradients_, &square));
+      clip_.take(square);
+    }
+    gradients_.weights.clip = clip_.clip;
     if (reserve_) {
       MARGINFC_TRY(state_->evaluation->reserve(gradients_));
       state_->reserved = true;
@@ -171,6 +180,7 @@ class PhasesJob final : public Job {
   Napi::Value result(Napi::Env env) override {
     Napi::Object object = Napi::Object::New(env);
     object.Set("skippedMass", skipped_mass_);
+    object.Set("square", square_);
     if (negatives_ && !finish_) state_->held.set(state_->workspace_bytes);
     if (!epilogue_) return object;
     object.Set("loss", result_.loss);
@@ -236,7 +246,7 @@ class PhasesJob final : public Job {
       sink.kind = kind == "update" ? WeightSink::Kind::update : WeightSink::Kind::accumulate;
       if (kind == "update") {
         sink.learning_rate = number(object, "learningRate");
-        read_clip(object.Get("clip"), &sink.clip, &gradients_.longest);
+        clip_ = read_clip(object.Get("clip"));
       }
     }
   }
@@ -254,6 +264,9 @@ class PhasesJob final : public Job {
   NegativesOptions negatives_options_;
   bool negatives_ = false;
   bool epilogue_ = false;
+  ClipChoice clip_;
+  double square_ = 0;
+  bool measure_ = false;
   bool reserve_ = false;
   bool finish_ = false;
 };
@@ -290,6 +303,7 @@ void EvaluationObject::install(Napi::Env env, Napi::Object exports) {
                                             InstanceMethod<&EvaluationObject::value_and_grad>("valueAndGrad"),
                                             InstanceMethod<&EvaluationObject::negatives>("negatives"),
                                             InstanceMethod<&EvaluationObject::epilogue>("epilogue"),
+                                            InstanceMethod<&EvaluationObject::measure>("measure"),
                                             InstanceMethod<&EvaluationObject::reserve>("reserve"),
                                             InstanceMethod<&EvaluationObject::finish>("finish"),
                                             InstanceMethod<&EvaluationObject::phase_seconds>("phaseSeconds"),
@@ -471,6 +485,13 @@ Napi::Value EvaluationObject::epilogue(const Napi::CallbackInfo& info) {
   auto job = std::make_unique<PhasesJob>(state(info.Env()));
   job->read_epilogue(info[1], info[2]);
   job->read_statistics(info[3]);
+  return dispatch(info[0], std::move(job));
+}
+
+Napi::Value EvaluationObject::measure(const Napi::CallbackInfo& info) {
+  auto job = std::make_unique<PhasesJob>(state(info.Env()));
+  job->read_gradients(info[1]);
+  job->read_measure();
   return dispatch(info[0], std::move(job));
 }
 

@@ -54,6 +54,7 @@ class EvaluationObject : public Napi::ObjectWrap<EvaluationObject> {
   Napi::Value value_and_grad(const Napi::CallbackInfo& info);
   Napi::Value negatives(const Napi::CallbackInfo& info);
   Napi::Value epilogue(const Napi::CallbackInfo& info);
+  Napi::Value measure(const Napi::CallbackInfo& info);
   Napi::Value reserve(const Napi::CallbackInfo& info);
   Napi::Value finish(const Napi::CallbackInfo& info);
   Napi::Value phase_seconds(const Napi::CallbackInfo& info);

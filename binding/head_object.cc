@@ -117,22 +117,39 @@ class ApplyJob final : public Job {
  public:
   ApplyJob(std::shared_ptr<Head> head, const Napi::CallbackInfo& info)
       : head_(std::move(head)), learning_rate_(info[1].As<Napi::Number>().DoubleValue()) {
-    read_clip(info[2], &clip_, &longest_);
+    clip_ = read_clip(info[2]);
     keep(info.This());
   }
 
   Status run() override {
     applied_ = head_->accumulated();
-    return applied_ ? head_->apply(learning_rate_, clip_, longest_) : Status{};
+    if (!applied_) return {};
+    if (clip_.wants_measure()) {
+      double square = 0;
+      MARGINFC_TRY(head_->measure(&square));
+      clip_.take(square);
+    }
+    return head_->apply(learning_rate_, clip_.clip);
   }
   Napi::Value result(Napi::Env env) override { return Napi::Boolean::New(env, applied_); }
 
  private:
   const std::shared_ptr<Head> head_;
   const double learning_rate_;
-  Clip clip_;
-  double longest_ = std::numeric_limits<double>::infinity();
+  ClipChoice clip_;
   bool applied_ = false;
+};
+
+class MeasureJob final : public Job {
+ public:
+  MeasureJob(std::shared_ptr<Head> head, const Napi::CallbackInfo& info) : head_(std::move(head)) { keep(info.This()); }
+
+  Status run() override { return head_->measure(&square_); }
+  Napi::Value result(Napi::Env env) override { return Napi::Number::New(env, square_); }
+
+ private:
+  const std::shared_ptr<Head> head_;
+  double square_ = 0;
 };
 
 }  // namespace
@@ -145,6 +162,7 @@ void HeadObject::install(Napi::Env env, Napi::Object exports) {
                                                      InstanceMethod<&HeadObject::read>("read"),
                                                      InstanceMethod<&HeadObject::resume>("resume"),
                                                      InstanceMethod<&HeadObject::nearest>("nearest"),
+                                                     InstanceMethod<&HeadObject::measure>("measure"),
                                                      InstanceMethod<&HeadObject::apply>("apply"),
                                                      InstanceAccessor<&HeadObject::step_count>("stepCount"),
                                                      InstanceAccessor<&HeadObject::accumulated>("accumulated"),
@@ -222,6 +240,10 @@ void HeadObject::resume(const Napi::CallbackInfo& info) {
 
 Napi::Value HeadObject::nearest(const Napi::CallbackInfo& info) {
   return dispatch(info[0], std::make_unique<NearestJob>(head(info.Env()), info));
+}
+
+Napi::Value HeadObject::measure(const Napi::CallbackInfo& info) {
+  return dispatch(info[0], std::make_unique<MeasureJob>(head(info.Env()), info));
 }
 
 Napi::Value HeadObject::apply(const Napi::CallbackInfo& info) {

@@ -24,6 +24,7 @@ class HeadObject : public Napi::ObjectWrap<HeadObject> {
   void read(const Napi::CallbackInfo& info);
   void resume(const Napi::CallbackInfo& info);
   Napi::Value nearest(const Napi::CallbackInfo& info);
+  Napi::Value measure(const Napi::CallbackInfo& info);
   Napi::Value apply(const Napi::CallbackInfo& info);
   Napi::Value step_count(const Napi::CallbackInfo& info);
   Napi::Value accumulated(const Napi::CallbackInfo& info);

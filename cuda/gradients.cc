@@ -22,7 +22,7 @@ Status CudaPass::plan_gradients(const GradientPlan& plan) {
   gradients_begun_ = false;
   planned_ = {};
   const bool weights = plan.weights != WeightSink::Kind::none, write = plan.weights == WeightSink::Kind::write;
-  const bool raw = weights && !fused(plan.weights);
+  const bool raw = weights && (!fused(plan.weights) || smooth_);
   GradientMemory& m = memory_;
   const int64_t halves = kind_ == OperandKind::split ? 2 : 1;
   const int64_t product_bytes = static_cast<int64_t>(padded_rows_) * width_ * sizeof(float);
@@ -33,10 +33,14 @@ Status CudaPass::plan_gradients(const GradientPlan& plan) {
   const int64_t tile_bytes = p_bytes + (raw ? raw_bytes : 0);
   m.chunk_tiles = tiles_per_chunk(class_tiles(), row_tiles(), slots(), tile_bytes, device_.l2_bytes(), most);
   MARGINFC_TRY(m.probabilities.allocate(device_, padded_rows_, static_cast<int32_t>(m.chunk_tiles * kTileSide), kind_));
-  m.coefficient_values.resize(4 * rows_);
-  MARGINFC_TRY(m.coefficients.allocate(device_, 4 * rows_ * sizeof(double)));
+  m.coefficient_values.resize(5 * rows_);
+  MARGINFC_TRY(m.coefficients.allocate(device_, 5 * rows_ * sizeof(double)));
+  if (weights && smooth_) {
+    MARGINFC_TRY(m.uniform_sum.allocate(device_, dim_ * sizeof(double)));
+    MARGINFC_TRY(m.uniform.allocate(device_, width_ * sizeof(float)));
+  }
   if (weights) MARGINFC_TRY(m.weighted.allocate(device_, padded_rows_, dim_, kind_));
-  if (raw) MARGINFC_TRY(m.raw.allocate(device_, m.chunk_tiles * raw_bytes));
+  if (raw) MARGINFC_TRY(reserve_raw());
   if (write)
     for (DeviceBuffer& buffer : m.weights) MARGINFC_TRY(buffer.allocate(device_, m.chunk_tiles * out_bytes));
   if (plan.features) {
@@ -51,6 +55,11 @@ Status CudaPass::plan_gradients(const GradientPlan& plan) {
   return {};
 }
 
+Status CudaPass::reserve_raw() {
+  const size_t tile_bytes = static_cast<size_t>(kTileSide) * width_ * sizeof(float);
+  return memory_.raw.allocate(device_, memory_.chunk_tiles * tile_bytes);
+}
+
 Status CudaPass::begin_gradients(const GradientPlan& plan) {
   if (!plan.features && plan.weights == WeightSink::Kind::none) return {};
   MARGINFC_TRY(plan_gradients(plan));
@@ -62,13 +71,14 @@ Status CudaPass::begin_gradients(const GradientPlan& plan) {
 }
 
 Status CudaPass::reserve(const FeatureSink& features, const WeightSink& sink) try {
-  MARGINFC_TRY(CudaShard::refuse_clipping(sink));
   const Device::Turn turn(device_);
   MARGINFC_TRY(turn.status());
   const auto find = [&](const char* argument, Place place, const float* to, int64_t rows, bool* here) {
     if (!to || place == Place::host || rows == 0) return Status{};
     return device_.find(argument, to, rows * dim_ * sizeof(float), here);
   };
+  if (samples() && sink.kind == WeightSink::Kind::write)
+    return Status::failure(Code::internal, "of sampled classes no gradient is written");
   gradient_here_ = false;
   MARGINFC_TRY(find("out.dFeatures", features.place, features.gradient, batch_.rows, nullptr));
   MARGINFC_TRY(find("out.dWeights", sink.place, sink.gradient, classes_, &gradient_here_));
@@ -76,7 +86,10 @@ Status CudaPass::reserve(const FeatureSink& features, const WeightSink& sink) tr
   // As they were in phase 2, unless the weights were written since.
   if (!borrowed()) MARGINFC_TRY(prepare_weights(false));
   if (sink.kind == WeightSink::Kind::accumulate) MARGINFC_TRY(shard_.reserve_accumulated());
-  return plan_gradients({features.gradient != nullptr, sink.kind});
+  MARGINFC_TRY(plan_gradients({features.gradient != nullptr, sink.kind}));
+  if (sink.kind == WeightSink::Kind::measure)
+    MARGINFC_TRY(memory_.squares.allocate(device_, finish_blocks(memory_.chunk_tiles * kTileSide)));
+  return sink.kind != WeightSink::Kind::none && aided(sink) ? reserve_raw() : Status{};
 } catch (const std::bad_alloc&) {
   return Status::no_workspace();
 }
@@ -85,22 +98,25 @@ Status CudaPass::gradients(const RowCoefficients& rows, const FeatureSink& featu
   const Device::Turn turn(device_);
   MARGINFC_TRY(turn.status());
   const size_t feature_bytes = batch_.rows * dim_ * sizeof(float);
+  // The operand of sampled classes is the pass's own, and nobody else's after it.
+  if (sink.kind == WeightSink::Kind::update) samples() ? shard_.mark_written() : shard_.mark_updated(kind_);
+  if (sink.kind == WeightSink::Kind::update && samples() && batch_.sampling.updates_all)
+    MARGINFC_TRY(launch_others(sink));
   if (classes_ == 0) {
-    if (!features.gradient) return {};
-    if (features.place == Place::host) {
+    if (features.gradient && features.place == Place::host)
       std::fill_n(features.gradient, batch_.rows * dim_, 0.0f);
-      return {};
-    }
-    MARGINFC_TRY(device_.fill(DeviceBuffer::view(features.gradient, feature_bytes), 0, feature_bytes));
+    else if (features.gradient)
+      MARGINFC_TRY(device_.fill(DeviceBuffer::view(features.gradient, feature_bytes), 0, feature_bytes));
     return device_.settle();
   }
   if (!features.gradient && sink.kind == WeightSink::Kind::none) return {};
   double unscale;
   MARGINFC_TRY(upload_coefficients(rows, &unscale));
-  if (sink.kind == WeightSink::Kind::update) shard_.mark_updated(kind_);
+  if (sink.kind == WeightSink::Kind::measure) MARGINFC_TRY(memory_.squares.clear(device_));
   MARGINFC_TRY(run_chunks(features.gradient != nullptr, sink, unscale));
+  if (sink.kind == WeightSink::Kind::measure) MARGINFC_TRY(memory_.squares.add_to(device_, sink.square));
   if (features.gradient) {
-    MARGINFC_TRY(launch_feature_finish(rows.radial != nullptr));
+    MARGINFC_TRY(launch_feature_finish(rows));
     MARGINFC_TRY(features.place == Place::host ? device_.download(features.gradient, memory_.features, feature_bytes)
                                                : device_.copy(DeviceBuffer::view(features.gradient, feature_bytes),
                                                               memory_.features, feature_bytes));
@@ -121,10 +137,13 @@ Status CudaPass::upload_coefficients(const RowCoefficients& rows, double* unscal
   std::vector<double>& values = m.coefficient_values;
   std::fill(values.begin(), values.end(), 0.0);
   double *factor = values.data(), *scale = factor + rows_, *gamma = scale + rows_, *radial = gamma + rows_;
-  double largest = 0;
+  double* uniform = radial + rows_;
+  double largest = 0, together = 0;
   for (int64_t i = 0; i < batch_.rows; i++) {
     gamma[i] = rows.gamma[i];
     if (rows.radial) radial[i] = rows.radial[i];
+    if (rows.uniform) uniform[i] = rows.uniform[i];
+    together += std::fabs(uniform[i]);
     if (sums_[i] == 0 || rows.kappa[i] == 0) continue;
     const double offset = offsets_.empty() ? 0.0 : offsets_[i];
     // By the shift as it was rounded: 2^(shift - offset) P is exp(z - offset).
@@ -132,6 +151,8 @@ Status CudaPass::upload_coefficients(const RowCoefficients& rows, double* unscal
     scale[i] = std::ldexp(factor[i], -kProbabilityExponent) / weight_scale(kind_);
     largest = std::max(largest, std::fabs(factor[i]));
   }
+  // So that what all classes have in common fits float32 beside the product.
+  largest = std::max(largest, together);
   for (int64_t i = 0; i < batch_.rows; i++)
     factor[i] = largest > 0 ? std::ldexp(factor[i] / largest, kWeightedExponent) : factor[i];
   *unscale = std::ldexp(largest, -kWeightedExponent - kProbabilityExponent);
@@ -148,7 +169,13 @@ Status CudaPass::upload_coefficients(const RowCoefficients& rows, double* unscal
   p.dim = dim_;
   p.depth = m.weighted.depth();
   p.kind = kind_;
-  return device_.launch(device_.kernels().weight_features, {padded_rows_ / kRowWarps}, p);
+  MARGINFC_TRY(device_.launch(device_.kernels().weight_features, {padded_rows_ / kRowWarps}, p));
+  if (!smooth_) return {};
+  AddUnitSumsParameters add{};
+  add.sum = m.uniform_sum.as<double>();
+  add.scaled = m.uniform.as<float>();
+  add.scale = *unscale > 0 ? 1 / *unscale : 0;
+  return sum_unit_rows(features_, Precision::float32, rows_, m.coefficients.as<double>(4 * rows_), add);
 }
 
 CudaPass::Chunk CudaPass::chunk_from(int64_t first, int64_t tiles) const {
@@ -260,7 +287,7 @@ Status CudaPass::launch_weight_product(const Chunk& chunk) {
 }
 
 Status CudaPass::launch_weights(const Chunk& chunk, const WeightSink& sink, double unscale, const DeviceBuffer& to) {
-  if (const Kernel* kernel = fused(sink.kind)) {
+  if (const Kernel* kernel = aided(sink) ? nullptr : fused(sink.kind)) {
     UpdateParameters p;
     p.left = memory_.probabilities.from(0);
     p.right = memory_.weighted.from(0);
@@ -271,8 +298,9 @@ Status CudaPass::launch_weights(const Chunk& chunk, const WeightSink& sink, doub
   MARGINFC_TRY(launch_weight_product(chunk));
   FinishWeightsParameters p = weight_finish(chunk, sink, unscale, to);
   p.raw = memory_.raw.as<float>();
-  const int64_t blocks = row_blocks(chunk.classes, device_.multiprocessors());
-  return device_.launch(device_.kernels().finish_weights, {blocks}, p);
+  const KernelTable& kernels = device_.kernels();
+  return device_.launch(aided(sink) || samples() ? kernels.finish_weights_aided : kernels.finish_weights,
+                        {finish_blocks(chunk.classes)}, p);
 }
 
 // Where dW only has to be stored, wgmma and a kernel more cost less than mma.sync in the one.
@@ -289,9 +317,14 @@ FinishWeightsParameters CudaPass::weight_finish(const Chunk& chunk, const Weight
     p.storage = storage_kind(shard_.storage());
     p.gradient = to.as<float>();
   } else {
-    shard_.aim(sink, chunk.first, kind_, &p);
+    shard_.aim(sink, samples() ? 0 : chunk.first, kind_, &p);
+    p.index = index(chunk.first);
   }
   p.unscale = unscale;
+  if (smooth_) p.uniform = memory_.uniform.as<float>();
+  p.clip_scale = sink.clip.scale;
+  p.clip_longest = sink.clip.longest;
+  p.squares = memory_.squares.parts();
   p.owners = static_cast<int32_t>(owners_.size());
   p.owner_class = labels_.as<int32_t>(padded_rows_);
   p.owner_row = p.owner_class + p.owners;
@@ -307,7 +340,21 @@ FinishWeightsParameters CudaPass::weight_finish(const Chunk& chunk, const Weight
   return p;
 }
 
-Status CudaPass::launch_feature_finish(bool radial) {
+Status CudaPass::launch_others(const WeightSink& sink) {
+  if (shard_.classes() == 0) return {};
+  FinishWeightsParameters p{};
+  shard_.aim(sink, 0, kind_, &p);
+  p.gradient = nullptr;
+  p.flags = sampled_.flags();
+  p.resting = 1;
+  p.classes = static_cast<int32_t>(shard_.classes());
+  p.dim = dim_;
+  p.clip_scale = 1;
+  p.clip_longest = std::numeric_limits<double>::infinity();
+  return device_.launch(device_.kernels().finish_weights_aided, {finish_blocks(shard_.classes())}, p);
+}
+
+Status CudaPass::launch_feature_finish(const RowCoefficients& rows) {
   const GradientMemory& m = memory_;
   FinishFeaturesParameters p;
   p.total = m.total.as<double>();
@@ -319,7 +366,9 @@ Status CudaPass::launch_feature_finish(bool radial) {
   p.cosine = norms_memory_.as<double>(rows_);
   p.weight_norm = norms_memory_.as<double>(3 * rows_);
   p.gamma = m.coefficients.as<double>(2 * rows_);
-  p.radial = radial ? m.coefficients.as<double>(3 * rows_) : nullptr;
+  p.radial = rows.radial ? m.coefficients.as<double>(3 * rows_) : nullptr;
+  p.uniform = rows.uniform ? m.coefficients.as<double>(4 * rows_) : nullptr;
+  p.class_sum = class_sum_.as<double>();
   p.gradient = m.features.as<float>();
   p.rows = rows_;
   p.dim = dim_;

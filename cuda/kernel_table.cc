@@ -15,11 +15,22 @@ struct RowKernelName {
   Kernel KernelTable::* kernel;
 };
 constexpr RowKernelName kRowKernels[] = {
-    {"prepare_features", &KernelTable::prepare_features},     {"weight_features", &KernelTable::weight_features},
-    {"prepare_weights", &KernelTable::prepare_weights},       {"targets", &KernelTable::targets},
-    {"reduce_negatives", &KernelTable::reduce_negatives},     {"add_products", &KernelTable::add_products},
-    {"finish_features", &KernelTable::finish_features},       {"finish_weights", &KernelTable::finish_weights},
-    {"initialize_weights", &KernelTable::initialize_weights}, {"select_nearest", &KernelTable::select_nearest},
+    {"prepare_features", &KernelTable::prepare_features},
+    {"weight_features", &KernelTable::weight_features},
+    {"prepare_weights", &KernelTable::prepare_weights},
+    {"targets", &KernelTable::targets},
+    {"reduce_negatives", &KernelTable::reduce_negatives},
+    {"add_products", &KernelTable::add_products},
+    {"finish_features", &KernelTable::finish_features},
+    {"finish_weights", &KernelTable::finish_weights},
+    {"initialize_weights", &KernelTable::initialize_weights},
+    {"select_nearest", &KernelTable::select_nearest},
+    {"draw_classes", &KernelTable::draw_classes},
+    {"list_classes", &KernelTable::list_classes},
+    {"sum_unit_rows", &KernelTable::sum_unit_rows},
+    {"add_unit_sums", &KernelTable::add_unit_sums},
+    {"cosine_sums", &KernelTable::cosine_sums},
+    {"finish_weights_aided", &KernelTable::finish_weights_aided},
 };
 
 struct ProductKernelName {
@@ -29,6 +40,7 @@ struct ProductKernelName {
 constexpr ProductKernelName kProductKernels[] = {
     {"negatives_", &ProductKernels::negatives},
     {"negatives_hardest_", &ProductKernels::negatives_hardest},
+    {"negatives_above_", &ProductKernels::negatives_above},
     {"negatives_shifted_", &ProductKernels::negatives_shifted},
     {"probabilities_", &ProductKernels::probabilities},
     {"features_product_", &ProductKernels::features_product},

@@ -32,7 +32,8 @@ constexpr int32_t kUpdateWidths[] = {128, 256, 512};
 
 // The products of a pass.
 struct ProductKernels {
-  Kernel negatives, negatives_hardest, negatives_shifted, probabilities, features_product, weights_product;
+  Kernel negatives, negatives_hardest, negatives_above, negatives_shifted;
+  Kernel probabilities, features_product, weights_product;
   int32_t blocks_per_multiprocessor = 1;
 
   bool available() const { return negatives.function != nullptr; }
@@ -56,7 +57,8 @@ struct TileKernels : ProductKernels {
 
 struct KernelTable {
   Kernel prepare_features, weight_features, prepare_weights, targets, reduce_negatives, add_products, finish_features,
-      finish_weights, initialize_weights, select_nearest;
+      finish_weights, finish_weights_aided, initialize_weights, select_nearest, draw_classes, list_classes,
+      sum_unit_rows, add_unit_sums, cosine_sums;
   TileKernels tiles[3];  // by OperandKind
 
   const TileKernels& of(OperandKind kind) const { return tiles[static_cast<int>(kind)]; }

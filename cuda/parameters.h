@@ -51,7 +51,9 @@ struct Operand {
 // Each exists per operand type T in {float16, bfloat16, float32} (float32: two float16 halves). Threads a block: the
 // module's variable tile_threads_T (int32); dynamic shared memory: tile_bytes_T (int32); both depend on the architecture.
 
-// negatives_T, negatives_hardest_T, negatives_shifted_T: sums over classes of exp2(exponent), without the row's own.
+constexpr int32_t kMostCounted = 8;
+
+// negatives_T, negatives_hardest_T, negatives_above_T, negatives_shifted_T: sums over classes of exp2(exponent), without the row's own.
 // Grid: x = splits (ceil(tiles / tiles_per_split)), y = padded rows / 128. Partial sums leave as [2 * splits, padded
 // rows]: two halves of every tile; each entry is written once.
 struct NegativesParameters {
@@ -61,7 +63,11 @@ struct NegativesParameters {
   const float* offset;    // [padded rows], shifted: subtracted from the exponent, in log2 units
   float factor;           // shifted: exponent = accumulator * factor - offset, factor = s / min(s, 64)
   float* sums;            // [2 * splits, padded rows]
-  float* hardest;         // [2 * splits, padded rows], largest accumulator over negatives, -inf if none; hardest only
+  float* hardest;  // [2 * splits, padded rows], largest accumulator over negatives, -inf if none; hardest and above
+  const float* threshold;  // [padded rows]; above
+  // [2 * splits, padded rows], negatives whose accumulator is larger than the threshold; kMostCounted or more may be any
+  // such number; above
+  int32_t* above;
   int32_t padded_rows;
   int32_t classes;          // C
   int32_t steps;            // padded depth / 32
@@ -134,14 +140,41 @@ struct WeightFeaturesParameters {
   OperandKind kind;
 };
 
+// draw_classes, list_classes: the classes of a shard that take part in a step, engine/sampling.h. Grid: blocks of
+// kSamplingBlock ids that meet the shard's range, 256 threads.
+struct DrawClassesParameters {
+  uint64_t seed;
+  int64_t step;
+  int64_t first_class, classes;  // of the shard
+  int64_t head_classes;          // of all shards
+  int32_t drawn, drawn_last;     // of a whole block, and of the last one of the head where that is shorter
+  const int32_t* owner_class;    // [owners], ascending, counted from the shard's first class
+  int32_t owners;
+  uint8_t* flags;   // [classes], 1: takes part
+  int32_t* counts;  // [blocks], classes of each that take part
+};
+struct ListClassesParameters {
+  int64_t first_class, classes;
+  const uint8_t* flags;
+  const int32_t* counts;
+  const int32_t* owner_class;
+  int32_t owners;
+  int32_t* index;   // [sum of counts], classes that take part, ascending, counted from the shard's first
+  int32_t* places;  // [1 + owners], length of index, then where in it each owner's class is
+};
+
+// Where classes are sampled, those that take part are numbered without gaps: a class's place. C, labels, owners and operands
+// are of places then, and `index`, which is null elsewhere, has the rows of the shard's arrays by place.
+
 // prepare_weights: the operand of w. Grid: padded classes / 8; rows >= C repeat the last one.
 struct PrepareWeightsParameters {
-  const void* weights;  // [C, D] of type storage
-  uint16_t* operand;    // [padded classes, depth]
+  const void* weights;   // [C, D] of type storage, or with index [.., D]
+  const int32_t* index;  // [C]
+  uint16_t* operand;     // [padded classes, depth]
   int64_t low;
   int64_t classes;
   double operand_scale;  // 1, or 2^4 on the float32 path
-  int32_t* bad_class;    // smallest class (of the shard) with a NaN or infinite value, by atomicMin; nullable
+  int32_t* bad_class;    // smallest row of `weights` with a NaN or infinite value, by atomicMin; nullable
   int32_t dim, depth;
   OperandKind kind;
   StorageKind storage;
@@ -150,7 +183,8 @@ struct PrepareWeightsParameters {
 // targets: cosine and sine of each row and its own class, in float64 from the rows themselves. Grid: ceil(B / 8).
 struct TargetsParameters {
   const float* features;  // [B, D]
-  const void* weights;    // [C, D] of type storage
+  const void* weights;    // [C, D] of type storage, or with index [.., D]
+  const int32_t* index;   // [C]
   const int32_t* labels;  // [padded rows], counted from the shard's first class, -1 for none
   const double* norm;     // [B], |x|
   double* cosine;         // [B]; written where the row has a class here
@@ -166,10 +200,12 @@ struct TargetsParameters {
 struct ReduceNegativesParameters {
   const float* sums;     // [partials, padded rows]
   const float* hardest;  // as sums; nullable
+  const int32_t* above;  // as sums; nullable
   const float* offset;   // [padded rows], log2 units; null: 0
   double* sum;           // [rows]
   float* shift;          // [padded rows], log2(sum) + offset - kProbabilityExponent; infinite where there is nothing
   float* largest;        // [rows], nullable
+  int32_t* count;        // [rows], sum of above; nullable
   int32_t partials, rows, padded_rows;
 };
 
@@ -180,6 +216,34 @@ struct AddProductsParameters {
   int64_t count, split_stride;
   int32_t splits;
   bool first;
+};
+
+// sum_unit_rows, add_unit_sums: sum over rows of factor[i] * row / max(|row|, 1e-12), in float64. Grids: any, 256 threads, rows
+// in strided groups of kUnitRows; ceil(D / 256), 256 threads.
+constexpr int kUnitRows = 32;
+struct SumUnitRowsParameters {
+  const void* rows;      // [count, D] of type storage
+  const double* factor;  // [count]; null: 1
+  double* partials;      // [blocks, D]
+  int64_t count;
+  int32_t dim;
+  StorageKind storage;
+};
+struct AddUnitSumsParameters {
+  const double* partials;  // [count, D]
+  double* sum;             // [D]
+  float* scaled;           // [width], sum * scale, 0 behind D; nullable
+  double scale;
+  int32_t count, dim, width;
+};
+
+// cosine_sums: xh . class_sum of each row. Grid: ceil(B / 8).
+struct CosineSumsParameters {
+  const float* features;    // [B, D]
+  const double* norm;       // [B]
+  const double* class_sum;  // [D]
+  double* sum;              // [B]
+  int32_t rows, dim;
 };
 
 // finish_features: dX = (g - (g . xh) xh) / |x| + gamma (wh_y - cos xh) / |x| + radial xh, g = total * scale[i]; rows
@@ -195,25 +259,31 @@ struct FinishFeaturesParameters {
   const double* weight_norm;  // [B]
   const double* gamma;        // [B]
   const double* radial;       // [B]; nullable
+  const double* uniform;      // [B]; nullable: g = total * scale[i] + class_sum * uniform[i]
+  const double* class_sum;    // [D]; with uniform
   float* gradient;            // [B, D]
   int32_t rows, dim, width;
   StorageKind storage;
 };
 
-enum class SinkKind : int32_t { write, accumulate, sgd, adamw };
+enum class SinkKind : int32_t { write, accumulate, sgd, adamw, measure };
 
 // finish_weights: from the raw product of a chunk to dW, or to the update. For class j of the chunk:
 //   g = raw * unscale, dw = (g - (g . wh) wh) / |w| + sum over its rows of gamma (xh - cos wh) / |w|
 // the second term in float64 and after the projection; rows shorter than 1e-12 as above. write: gradient = dw;
 // accumulate: gradient += dw; sgd, adamw: the weights move, and the operand of the new row is written.
 // Grid: any, 256 threads, a warp a class, strided loop; for padding rows of the operand the last class is repeated.
+// finish_weights_aided: the same, but g = (raw + uniform) * unscale, and before the sink dw is multiplied with clip_scale *
+// min(1, clip_longest / |clip_scale dw|); measure: only the sum over classes of |dw|^2 is added to squares.
 struct FinishWeightsParameters {
   const float* raw;  // [padded classes of the chunk, width]; null: gradient holds dw already (apply), and is zeroed
   double unscale;
-  void* weights;      // [classes, D] of type storage, of the chunk's first class; written by updates (float32 only)
-  float* gradient;    // [classes, D] of the chunk's first class: write, accumulate; apply's input
-  float* momentum;    // [classes, D]; nullable
-  float* variance;    // [classes, D]; adamw
+  void* weights;    // [classes, D] of type storage, of the chunk's first class; written by updates (float32 only)
+  float* gradient;  // [classes, D] of the chunk's first class: write, accumulate; apply's input, zero where it is null
+  float* momentum;  // [classes, D]; nullable
+  float* variance;  // [classes, D]; adamw
+  // [classes], rows of the four arrays above, which are then [.., D] from the shard's first class on. Not of finish_weights.
+  const int32_t* index;
   uint16_t* operand;  // [classes, depth] of the chunk's first class; null where there is none to keep
   int64_t low;
   double operand_scale;
@@ -234,6 +304,13 @@ struct FinishWeightsParameters {
   OperandKind kind;
   StorageKind storage;
   SinkKind sink;
+  // finish_weights_aided alone:
+  const uint8_t*
+      flags;  // [classes]; those that equal `resting`, and whose gradient is 0, are left as they are; nullable
+  uint8_t resting;
+  const float* uniform;             // [width]; nullable
+  double clip_scale, clip_longest;  // 1 and infinity: as it is
+  double* squares;                  // [8 * blocks of the grid]; measure
 };
 
 struct UpdateParameters {

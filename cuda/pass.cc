@@ -11,6 +11,7 @@ namespace marginfc::cuda {
 namespace {
 
 constexpr double kLn2 = 0.6931471805599453;
+static_assert(kMostCounted >= kMostAbove, "what is asked for is counted");
 
 }  // namespace
 
@@ -37,12 +38,24 @@ Status CudaPass::prepare(bool must_check) {
   const Device::Turn turn(device_);
   MARGINFC_TRY(turn.status());
   norms_.assign(4 * rows_, 0.0);
+  owners_ = find_owners(batch_, shard_.range());
+  if (samples() && classes_ > 0) MARGINFC_TRY(sample_classes());
   MARGINFC_TRY(prepare_features());
+  if (samples() && classes_ > 0) {
+    MARGINFC_TRY(device_.settle_downloads());
+    classes_ = sampled_.count();
+    for (size_t o = 0; o < owners_.size(); o++) owners_[o].index = sampled_.place(o);
+  }
+  MARGINFC_TRY(upload_labels());
   return classes_ == 0 ? Status{} : prepare_weights(must_check && batch_.check_finite);
 }
 
-Status CudaPass::prepare_features() {
-  owners_ = find_owners(batch_, shard_.range());
+Status CudaPass::sample_classes() {
+  MARGINFC_TRY(sampled_.draw(device_, batch_.sampling, shard_.range(), owners_));
+  return sampled_.list(device_);
+}
+
+Status CudaPass::upload_labels() {
   std::vector<int32_t> labels(padded_rows_, -1);
   for (const Owner& owner : owners_) labels[owner.row] = owner.index;
   for (const Owner& owner : owners_) labels.push_back(owner.index);
@@ -51,10 +64,13 @@ Status CudaPass::prepare_features() {
   labels.resize(own + padded_rows_, -1);
   for (const Owner& owner : owners_) labels[own + owner.row] = owner.row;
 
-  const size_t label_bytes = labels.size() * sizeof(int32_t), feature_bytes = rows_ * dim_ * sizeof(float);
-  const size_t norm_bytes = norms_.size() * sizeof(double);
-  MARGINFC_TRY(labels_.allocate(device_, label_bytes));
-  MARGINFC_TRY(device_.upload(labels_, labels.data(), label_bytes));
+  const size_t bytes = labels.size() * sizeof(int32_t);
+  MARGINFC_TRY(labels_.allocate(device_, bytes));
+  return device_.upload(labels_, labels.data(), bytes);
+}
+
+Status CudaPass::prepare_features() {
+  const size_t feature_bytes = rows_ * dim_ * sizeof(float), norm_bytes = norms_.size() * sizeof(double);
   MARGINFC_TRY(features_.allocate(device_, feature_bytes));
   if (batch_.rows == 0) {
     MARGINFC_TRY(device_.fill(features_, 0, feature_bytes));
@@ -83,6 +99,14 @@ Status CudaPass::prepare_features() {
 
 Status CudaPass::prepare_weights(bool must_check) {
   MARGINFC_TRY(bad_class_.allocate(device_, sizeof(int32_t)));
+  if (samples()) {
+    if (operand_ && operand_writes_ == shard_.writes()) return {};
+    operand_writes_ = shard_.writes();
+    checked_ = true;
+    MARGINFC_TRY(operand_.allocate(device_, padded_rows(classes_), dim_, kind_));
+    return CudaShard::prepare_operand(device_, shard_.weights(), shard_.storage(), index(0), classes_, dim_, kind_,
+                                      operand_, bad_class_);
+  }
   if (!borrowed()) return shard_.prepare(kind_, must_check, bad_class_, &checked_);
   const size_t bytes = static_cast<size_t>(classes_) * dim_ * byte_size(shard_.storage());
   const ClassRows& rows = shard_.borrowed();
@@ -97,7 +121,8 @@ Status CudaPass::prepare_weights(bool must_check) {
   }
   MARGINFC_TRY(operand_.allocate(device_, padded_rows(classes_), dim_, kind_));
   checked_ = true;
-  return CudaShard::prepare_operand(device_, weights_, shard_.storage(), classes_, dim_, kind_, operand_, bad_class_);
+  return CudaShard::prepare_operand(device_, weights_, shard_.storage(), nullptr, classes_, dim_, kind_, operand_,
+                                    bad_class_);
 }
 
 Status CudaPass::check_features() const {
@@ -110,7 +135,7 @@ Status CudaPass::check_features() const {
 Status CudaPass::check_weights(int32_t bad_class) {
   if (!batch_.check_finite || !checked_) return {};
   if (bad_class != INT32_MAX) return Status::not_finite("weights", shard_.range().start + bad_class);
-  if (!borrowed()) shard_.mark_finite();
+  if (!borrowed() && !samples()) shard_.mark_finite();
   return {};
 }
 
@@ -122,6 +147,7 @@ Status CudaPass::targets(Target* targets) {
     TargetsParameters p;
     p.features = features_.as<float>();
     p.weights = class_rows().as<char>();
+    p.index = index(0);
     p.labels = labels_.as<int32_t>();
     p.norm = norms_memory_.as<double>();
     p.cosine = norms_memory_.as<double>(rows_);
@@ -134,22 +160,27 @@ Status CudaPass::targets(Target* targets) {
     MARGINFC_TRY(device_.launch(device_.kernels().targets, {divide_up(rows_, kRowWarps)}, p));
   }
   MARGINFC_TRY(device_.download(norms_.data(), norms_memory_, norms_.size() * sizeof(double)));
-  // The device goes on with phase 2 while the host looks at these.
-  if (!far()) MARGINFC_TRY(begin_negatives(batch_.hardest));
+  // The device goes on with phase 2 while the host looks at these, unless it has to be told of all shards' targets first.
+  if (!far() && !batch_.above) MARGINFC_TRY(begin_negatives());
   MARGINFC_TRY(device_.settle_downloads());
   MARGINFC_TRY(check_features());
   for (int64_t i = 0; i < batch_.rows; i++) targets[i].feature_norm = norms_[i];
   for (const Owner& owner : owners_) {
     if (batch_.check_finite && !std::isfinite(norms_[3 * rows_ + owner.row]))
-      return Status::not_finite("weights", shard_.range().start + owner.index);
+      return Status::not_finite("weights", batch_.labels[owner.row]);
     targets[owner.row] = {norms_[rows_ + owner.row], norms_[2 * rows_ + owner.row], norms_[owner.row]};
   }
   return {};
 }
 
-Status CudaPass::launch_negatives(const Kernel& kernel, const float* offset, bool hardest) {
+const Kernel& CudaPass::negatives_kernel(Finds finds) const {
+  return finds.above ? products_.negatives_above : finds.hardest ? products_.negatives_hardest : products_.negatives;
+}
+
+Status CudaPass::launch_negatives(const Kernel& kernel, const float* offset, Finds finds) {
   // Rows in groups, so that the partial sums of a large batch stay small.
-  const int64_t most = kMostSumBytes / (2 * (hardest ? 2 : 1) * sizeof(float) * kTileSide);
+  const int64_t arrays = 1 + finds.hardest + finds.above;
+  const int64_t most = kMostSumBytes / (2 * arrays * sizeof(float) * kTileSide);
   const int64_t group_tiles = std::clamp<int64_t>(most / divide_up(class_tiles(), kMostTilesPerSum), 1, row_tiles());
   for (int64_t row_tile = 0; row_tile < row_tiles(); row_tile += group_tiles) {
     const int64_t tiles = std::min(group_tiles, row_tiles() - row_tile), row = row_tile * kTileSide;
@@ -158,7 +189,8 @@ Status CudaPass::launch_negatives(const Kernel& kernel, const float* offset, boo
     const int64_t splits = divide_up(class_tiles(), each);
     const size_t bytes = 2 * splits * tiles * kTileSide * sizeof(float);
     MARGINFC_TRY(partial_sums_.allocate(device_, bytes));
-    if (hardest) MARGINFC_TRY(partial_hardest_.allocate(device_, bytes));
+    if (finds.hardest) MARGINFC_TRY(partial_hardest_.allocate(device_, bytes));
+    if (finds.above) MARGINFC_TRY(partial_above_.allocate(device_, bytes));
     NegativesParameters p;
     p.features = features_operand_.from(row);
     p.weights = class_operand().from(0);
@@ -166,7 +198,9 @@ Status CudaPass::launch_negatives(const Kernel& kernel, const float* offset, boo
     p.offset = offset ? offset + row : nullptr;
     p.factor = factor_;
     p.sums = partial_sums_.as<float>();
-    p.hardest = hardest ? partial_hardest_.as<float>() : nullptr;
+    p.hardest = finds.hardest ? partial_hardest_.as<float>() : nullptr;
+    p.threshold = finds.above ? thresholds_.as<float>(row) : nullptr;
+    p.above = finds.above ? partial_above_.as<int32_t>() : nullptr;
     p.padded_rows = static_cast<int32_t>(tiles * kTileSide);
     p.classes = static_cast<int32_t>(classes_);
     p.steps = steps();
@@ -176,10 +210,12 @@ Status CudaPass::launch_negatives(const Kernel& kernel, const float* offset, boo
     ReduceNegativesParameters reduce;
     reduce.sums = p.sums;
     reduce.hardest = p.hardest;
+    reduce.above = p.above;
     reduce.offset = p.offset;
     reduce.sum = sums_memory_.as<double>(row);
     reduce.shift = shifts_memory_.as<float>(row);
-    reduce.largest = hardest ? largest_.as<float>(row) : nullptr;
+    reduce.largest = finds.hardest ? largest_.as<float>(row) : nullptr;
+    reduce.count = finds.above ? above_.as<int32_t>(row) : nullptr;
     reduce.partials = static_cast<int32_t>(2 * splits);
     reduce.rows = static_cast<int32_t>(std::min<int64_t>(p.padded_rows, rows_ - row));
     reduce.padded_rows = p.padded_rows;
@@ -188,22 +224,35 @@ Status CudaPass::launch_negatives(const Kernel& kernel, const float* offset, boo
   return {};
 }
 
-Status CudaPass::reserve_sums(bool hardest) {
+Status CudaPass::reserve_sums(Finds finds) {
   MARGINFC_TRY(sums_memory_.allocate(device_, rows_ * sizeof(double)));
   MARGINFC_TRY(shifts_memory_.allocate(device_, padded_rows_ * sizeof(float)));
-  return hardest ? largest_.allocate(device_, rows_ * sizeof(float)) : Status{};
+  if (finds.above) MARGINFC_TRY(above_.allocate(device_, rows_ * sizeof(int32_t)));
+  return finds.hardest ? largest_.allocate(device_, rows_ * sizeof(float)) : Status{};
 }
 
-Status CudaPass::begin_negatives(bool hardest) {
+// In the units of accumulators; padding repeats row 0.
+Status CudaPass::upload_thresholds(const double* target_cosine) {
+  std::vector<float> thresholds(padded_rows_);
+  for (int64_t i = 0; i < padded_rows_; i++)
+    thresholds[i] = static_cast<float>((batch_.rows == 0 ? 2 : target_cosine[i < rows_ ? i : 0]) * operand_scale_);
+  const size_t bytes = thresholds.size() * sizeof(float);
+  MARGINFC_TRY(thresholds_.allocate(device_, bytes));
+  return device_.upload(thresholds_, thresholds.data(), bytes);
+}
+
+Status CudaPass::begin_negatives() {
   if (classes_ == 0 || negatives_begun_) return {};
   negatives_begun_ = true;
-  MARGINFC_TRY(reserve_sums(hardest));
-  return launch_negatives(hardest ? products_.negatives_hardest : products_.negatives, nullptr, hardest);
+  MARGINFC_TRY(reserve_sums(wanted()));
+  return launch_negatives(negatives_kernel(wanted()), nullptr, wanted());
 }
 
 // s > 64: the largest exponent of each row becomes its offset. Its own product, so this path costs 2 BCD more.
 Status CudaPass::find_offsets() {
-  MARGINFC_TRY(launch_negatives(products_.negatives_hardest, nullptr, true));
+  const Finds finds{true, batch_.above};
+  MARGINFC_TRY(reserve_sums(finds));
+  MARGINFC_TRY(launch_negatives(negatives_kernel(finds), nullptr, finds));
   MARGINFC_TRY(device_.download(largest_host_.data(), largest_, rows_ * sizeof(float)));
   MARGINFC_TRY(device_.settle());
   offsets_.assign(padded_rows_, 0.0f);
@@ -216,28 +265,68 @@ Status CudaPass::find_offsets() {
   return device_.upload(offsets_memory_, offsets_.data(), bytes);
 }
 
+Status CudaPass::launch_cosine_sums() {
+  MARGINFC_TRY(class_sum_.allocate(device_, dim_ * sizeof(double)));
+  MARGINFC_TRY(cosine_sums_.allocate(device_, rows_ * sizeof(double)));
+  AddUnitSumsParameters add{};
+  add.sum = class_sum_.as<double>();
+  MARGINFC_TRY(sum_unit_rows(class_rows(), shard_.storage(), classes_, nullptr, add));
+  CosineSumsParameters p;
+  p.features = features_.as<float>();
+  p.norm = norms_memory_.as<double>();
+  p.class_sum = add.sum;
+  p.sum = cosine_sums_.as<double>();
+  p.rows = rows_;
+  p.dim = dim_;
+  return device_.launch(device_.kernels().cosine_sums, {divide_up(rows_, kRowWarps)}, p);
+}
+
+Status CudaPass::sum_unit_rows(const DeviceBuffer& rows, Precision storage, int64_t count, const double* factor,
+                               AddUnitSumsParameters add) {
+  // Few parts, for one thread a column to add up.
+  const int64_t blocks = std::min<int64_t>(divide_up(count, kUnitRows), 2 * device_.multiprocessors());
+  MARGINFC_TRY(unit_partials_.allocate(device_, blocks * dim_ * sizeof(double)));
+  SumUnitRowsParameters p;
+  p.rows = rows.as<char>();
+  p.factor = factor;
+  p.partials = unit_partials_.as<double>();
+  p.count = count;
+  p.dim = dim_;
+  p.storage = storage_kind(storage);
+  MARGINFC_TRY(device_.launch(device_.kernels().sum_unit_rows, {blocks}, p));
+  add.partials = p.partials;
+  add.count = static_cast<int32_t>(blocks);
+  add.dim = dim_;
+  add.width = width_;
+  return device_.launch(device_.kernels().add_unit_sums, {divide_up(width_, 256)}, add);
+}
+
 Status CudaPass::negatives(const GradientPlan& plan, const Negatives& result) try {
-  if (result.cosine_sum) return Status::failure(Code::unavailable, "label smoothing is not there on GPUs");
   if (result.transform) return Status::failure(Code::unavailable, "losses that change negatives are not there on GPUs");
-  if (result.above) return Status::failure(Code::unavailable, "the top-5 accuracy is not there on GPUs");
   const Device::Turn turn(device_);
   MARGINFC_TRY(turn.status());
   if (cancelled()) return Status::aborted();
   sums_.assign(rows_, 0.0);
   shifts_.assign(rows_, std::numeric_limits<float>::infinity());
   largest_host_.assign(rows_, -std::numeric_limits<float>::infinity());
+  above_host_.assign(rows_, 0);
+  smooth_ = result.cosine_sum;
+  std::vector<double> cosine_sums(smooth_ ? rows_ : 0);
   int32_t bad_class = INT32_MAX;
   if (classes_ > 0) {
+    if (batch_.above) MARGINFC_TRY(upload_thresholds(result.target_cosine));
+    if (smooth_) MARGINFC_TRY(launch_cosine_sums());
     if (far()) {
-      MARGINFC_TRY(reserve_sums(true));
       MARGINFC_TRY(find_offsets());
       if (cancelled()) return Status::aborted();
-      MARGINFC_TRY(launch_negatives(products_.negatives_shifted, offsets_memory_.as<float>(), false));
+      MARGINFC_TRY(launch_negatives(products_.negatives_shifted, offsets_memory_.as<float>(), {}));
     } else {
-      MARGINFC_TRY(begin_negatives(batch_.hardest));
+      MARGINFC_TRY(begin_negatives());
       if (batch_.hardest)
         MARGINFC_TRY(device_.download(largest_host_.data(), largest_, largest_host_.size() * sizeof(float)));
     }
+    if (batch_.above) MARGINFC_TRY(device_.download(above_host_.data(), above_, rows_ * sizeof(int32_t)));
+    if (smooth_) MARGINFC_TRY(device_.download(cosine_sums.data(), cosine_sums_, rows_ * sizeof(double)));
     MARGINFC_TRY(device_.download(sums_.data(), sums_memory_, sums_.size() * sizeof(double)));
     MARGINFC_TRY(device_.download(shifts_.data(), shifts_memory_, shifts_.size() * sizeof(float)));
     if (checked_) MARGINFC_TRY(device_.download(&bad_class, bad_class_, sizeof bad_class));
@@ -257,6 +346,8 @@ Status CudaPass::negatives(const GradientPlan& plan, const Negatives& result) tr
     result.sum[i] = sums_[i];
     result.offset[i] = offsets_.empty() ? 0 : offsets_[i] * kLn2;
     if (result.hardest) result.hardest[i] = std::max(-2.0f, static_cast<float>(largest_host_[i] / operand_scale_));
+    if (result.above) result.above[i] = above_host_[i];
+    if (result.cosine_sum) result.cosine_sum[i] = cosine_sums[i];
   }
   return {};
 } catch (const std::bad_alloc&) {

@@ -4,6 +4,8 @@
 
 #include <vector>
 
+#include "cuda/plan.h"
+#include "cuda/sampling.h"
 #include "cuda/shard.h"
 #include "engine/owners.h"
 
@@ -40,10 +42,13 @@ class CudaPass final : public ShardPass {
     DeviceBuffer raw;                        // dW before phase 5, [chunk, width]; not where the update is fused
     DeviceBuffer products;                   // dX by splits, [splits, padded rows, width]
     DeviceBuffer total;                      // dX, [padded rows, width] float64
-    std::vector<double> coefficient_values;  // [4, rows]
-    DeviceBuffer coefficients;               // [4, rows] float64: factor of V, scale of dX, gamma, radial
-    DeviceBuffer features;                   // dX, [rows, dim]
-    DeviceBuffer weights[2];                 // dW of a chunk on its way to the host, [chunk, dim]
+    std::vector<double> coefficient_values;  // [5, rows]
+    DeviceBuffer coefficients;               // [5, rows] float64: factor of V, scale of dX, gamma, radial, uniform
+    DeviceBuffer uniform_sum;                // [dim] float64: sum over rows of uniform xh
+    DeviceBuffer uniform;                    // [width]: the same, as it is added to the raw product
+    SquareSum squares;
+    DeviceBuffer features;    // dX, [rows, dim]
+    DeviceBuffer weights[2];  // dW of a chunk on its way to the host, [chunk, dim]
   };
 
   // On these two operands, from these rows on. `tiles_per_block`: of products.
@@ -61,19 +66,37 @@ class CudaPass final : public ShardPass {
   }
   // Whether kernels take tensor maps.
   bool mapped() const { return &products_ != &tiles_; }
+  bool samples() const { return batch_.sampling.draws(); }
+  // Launches the draw and the list of the classes that take part.
+  Status sample_classes();
+  Status upload_labels();
   Status prepare_features();
   Status prepare_weights(bool must_check);
   // Of the batch's data that came back: fails at the first row that is not finite.
   Status check_features() const;
   // Fails when weights were looked through and a row is not finite.
   Status check_weights(int32_t bad_class);
-  Status launch_negatives(const Kernel& kernel, const float* offset, bool hardest);
-  Status reserve_sums(bool hardest);
+  // What a launch over the negatives finds besides their sums.
+  struct Finds {
+    bool hardest = false;
+    bool above = false;  // with hardest
+  };
+  Finds wanted() const { return {batch_.hardest, batch_.above}; }
+  const Kernel& negatives_kernel(Finds finds) const;
+  Status launch_negatives(const Kernel& kernel, const float* offset, Finds finds);
+  Status reserve_sums(Finds finds);
+  Status upload_thresholds(const double* target_cosine);
   // Phase 2 of a scale that needs no offsets; nothing where it was launched already.
-  Status begin_negatives(bool hardest);
+  Status begin_negatives();
   Status find_offsets();
+  // Launches the sum of the classes' unit rows, and what it says of each row.
+  Status launch_cosine_sums();
+  Status sum_unit_rows(const DeviceBuffer& rows, Precision storage, int64_t count, const double* factor,
+                       AddUnitSumsParameters add);
   const DeviceBuffer& class_rows() const { return borrowed() ? weights_ : shard_.weights(); }
-  const OperandRows& class_operand() const { return borrowed() ? operand_ : shard_.operand(kind_); }
+  const OperandRows& class_operand() const { return borrowed() || samples() ? operand_ : shard_.operand(kind_); }
+  // Rows of class_rows() from this place on; null where they are the places themselves.
+  const int32_t* index(int64_t place) const { return samples() ? sampled_.index(place) : nullptr; }
   bool borrowed() const { return shard_.borrowed().values != nullptr; }
   // Exponents need offsets.
   bool far() const { return batch_.scale > kMostPlainScale; }
@@ -91,6 +114,12 @@ class CudaPass final : public ShardPass {
 
   // Memory for these gradients; no more where they were planned before.
   Status plan_gradients(const GradientPlan& plan);
+  // For dW as a product of its own.
+  Status reserve_raw();
+  // Whether dW takes more than the fused kernels do.
+  bool aided(const WeightSink& sink) const {
+    return smooth_ || sink.kind == WeightSink::Kind::measure || !sink.clip.none();
+  }
   // P and dX of the first chunk need the sums but not what the host makes of them.
   Status begin_gradients(const GradientPlan& plan);
   Status upload_coefficients(const RowCoefficients& rows, double* unscale);
@@ -101,9 +130,12 @@ class CudaPass final : public ShardPass {
   Status launch_weight_product(const Chunk& chunk);
   // The kernel that makes and uses up dW at once, or null.
   const Kernel* fused(WeightSink::Kind sink) const;
+  int64_t finish_blocks(int64_t classes) const { return row_blocks(classes, device_.multiprocessors()); }
   FinishWeightsParameters weight_finish(const Chunk& chunk, const WeightSink& sink, double unscale,
                                         const DeviceBuffer& to) const;
-  Status launch_feature_finish(bool radial);
+  // Moves the classes that take no part as by a gradient of zero.
+  Status launch_others(const WeightSink& sink);
+  Status launch_feature_finish(const RowCoefficients& rows);
   Status run_chunks(bool features, const WeightSink& sink, double unscale);
 
   CudaShard& shard_;
@@ -112,7 +144,7 @@ class CudaPass final : public ShardPass {
   const OperandKind kind_;
   const TileKernels& tiles_;
   const ProductKernels& products_;  // the fastest of them that the device has
-  const int64_t classes_;
+  int64_t classes_;                 // that take part, numbered by their places
   const int32_t dim_;
   // An empty batch is run as one row of zeros without a class, so that updates need no path of their own.
   const int32_t rows_;
@@ -121,7 +153,8 @@ class CudaPass final : public ShardPass {
   float factor_ = 1;          // exponent = accumulator * factor - offset, in log2 units
   double operand_scale_ = 1;  // accumulator = cosine * operand_scale
 
-  std::vector<Owner> owners_;   // by class, then row
+  SampledClasses sampled_;      // where classes are sampled
+  std::vector<Owner> owners_;   // by class, then row; index: the class's place
   std::vector<double> norms_;   // [4, rows]: |x|, then cosine, sine and |w| of the own class
   std::vector<double> sums_;    // [rows]
   std::vector<float> shifts_;   // [rows], as reduce_negatives sets them
@@ -129,17 +162,24 @@ class CudaPass final : public ShardPass {
 
   DeviceBuffer features_;         // [rows, dim]
   OperandRows features_operand_;  // [padded rows, depth]
-  // [padded rows] classes of this shard or -1; owners' classes; owners' rows; [padded rows] the row itself where its class
-  // is here, else -1.
+  // [padded rows] places of classes of this shard or -1; owners' places; owners' rows; [padded rows] the row itself where its
+  // class is here, else -1.
   DeviceBuffer labels_;
-  DeviceBuffer norms_memory_;  // as norms_
-  DeviceBuffer own_rows_;      // [rows, dim], w of the row's own class, as it was in phase 1
-  DeviceBuffer weights_;       // borrowed: [classes, dim] as stored; the caller's own where it lies on this GPU
-  OperandRows operand_;        // borrowed: [padded classes, depth]
-  DeviceBuffer bad_class_;     // [1]
-  bool checked_ = false;       // bad_class_ tells of these weights
-  DeviceBuffer partial_sums_, partial_hardest_, sums_memory_, shifts_memory_, largest_, offsets_memory_;
+  DeviceBuffer norms_memory_;   // as norms_
+  DeviceBuffer own_rows_;       // [rows, dim], w of the row's own class, as it was in phase 1
+  DeviceBuffer weights_;        // borrowed: [classes, dim] as stored; the caller's own where it lies on this GPU
+  OperandRows operand_;         // borrowed or sampled: [padded classes, depth]
+  int64_t operand_writes_ = 0;  // sampled: what shard_.writes() was for operand_
+  DeviceBuffer bad_class_;      // [1]
+  bool checked_ = false;        // bad_class_ tells of these weights
+  DeviceBuffer partial_sums_, partial_hardest_, partial_above_, sums_memory_, shifts_memory_, largest_, above_;
+  DeviceBuffer offsets_memory_, thresholds_;
+  DeviceBuffer unit_partials_;  // parts of sums of unit rows
+  DeviceBuffer class_sum_;      // [dim] float64, sum of the classes' unit rows; with label smoothing
+  DeviceBuffer cosine_sums_;    // [rows] float64, likewise
+  bool smooth_ = false;         // phase 2 was asked for them
   std::vector<float> largest_host_;
+  std::vector<int32_t> above_host_;
   GradientMemory memory_;
   GradientPlan planned_;        // what memory_ is for
   bool gradient_here_ = false;  // the caller's dW lies on this GPU

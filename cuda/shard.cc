@@ -7,6 +7,7 @@
 
 #include "cuda/pass.h"
 #include "cuda/plan.h"
+#include "cuda/sampling.h"
 
 namespace marginfc::cuda {
 OperandKind operand_kind(Precision precision) {
@@ -39,6 +40,19 @@ Status OperandRows::allocate(Device& device, int64_t rows, int32_t dim, OperandK
   return device.fill(memory_, 0, slack, size);
 }
 
+Status SquareSum::allocate(Device& device, int64_t blocks) {
+  bytes_ = blocks * kRowWarps * sizeof(double);
+  return memory_.allocate(device, bytes_);
+}
+
+Status SquareSum::add_to(Device& device, double* square) const {
+  std::vector<double> parts(bytes_ / sizeof(double));
+  MARGINFC_TRY(device.download(parts.data(), memory_, bytes_));
+  MARGINFC_TRY(device.settle());
+  for (const double part : parts) *square += part;
+  return {};
+}
+
 Status CudaShard::allocate(const Optimizer& optimizer) {
   const Device::Turn turn(device_);
   MARGINFC_TRY(turn.status());
@@ -56,7 +70,6 @@ Status CudaShard::allocate(const Optimizer& optimizer) {
 }
 
 Status CudaShard::begin(const Batch& batch, std::unique_ptr<ShardPass>* pass) try {
-  if (batch.sampling.draws()) return Status::failure(Code::internal, "the CUDA engine takes all classes");
   auto begun = std::make_unique<CudaPass>(*this, batch);
   MARGINFC_TRY(begun->prepare(false));
   *pass = std::move(begun);
@@ -130,17 +143,18 @@ Status CudaShard::prepare(OperandKind kind, bool must_check, const DeviceBuffer&
   *checked = !valid_[k] || (must_check && !finite_);
   if (!*checked) return {};
   if (!operands_[k]) MARGINFC_TRY(operands_[k].allocate(device_, padded_rows(classes()), dim_, kind, true));
-  MARGINFC_TRY(prepare_operand(device_, weights_, storage(), classes(), dim_, kind, operands_[k], bad_class));
+  MARGINFC_TRY(prepare_operand(device_, weights_, storage(), nullptr, classes(), dim_, kind, operands_[k], bad_class));
   valid_[k] = true;
   return {};
 }
 
-Status CudaShard::prepare_operand(Device& device, const DeviceBuffer& weights, Precision storage, int64_t classes,
-                                  int32_t dim, OperandKind kind, const OperandRows& operand,
+Status CudaShard::prepare_operand(Device& device, const DeviceBuffer& weights, Precision storage, const int32_t* index,
+                                  int64_t classes, int32_t dim, OperandKind kind, const OperandRows& operand,
                                   const DeviceBuffer& bad_class) {
   MARGINFC_TRY(device.fill(bad_class, INT32_MAX, sizeof(int32_t)));
   PrepareWeightsParameters p;
   p.weights = weights.as<char>();
+  p.index = index;
   p.operand = operand.values(0);
   p.low = operand.low();
   p.classes = classes;
@@ -166,7 +180,7 @@ void CudaShard::aim(const WeightSink& sink, int64_t first, OperandKind kind, Fin
   p->storage = storage_kind(storage());
   if (accumulated_) p->gradient = accumulated_.as<float>(at);
   if (sink.kind != WeightSink::Kind::update) {
-    p->sink = SinkKind::accumulate;
+    p->sink = sink.kind == WeightSink::Kind::measure ? SinkKind::measure : SinkKind::accumulate;
     return;
   }
   if (momentum_) p->momentum = momentum_.as<float>(at);
@@ -197,15 +211,10 @@ void CudaShard::mark_updated(OperandKind kind) {
 void CudaShard::mark_written() {
   for (bool& valid : valid_) valid = false;
   finite_ = false;
+  writes_++;
 }
 
-Status CudaShard::refuse_clipping(const WeightSink& sink) {
-  if (sink.kind != WeightSink::Kind::measure && sink.clip.none()) return {};
-  return Status::failure(Code::unavailable, "clipping of the weights' gradient is not there on GPUs");
-}
-
-Status CudaShard::apply(const WeightSink& sink, const Sampling&) {
-  MARGINFC_TRY(refuse_clipping(sink));
+Status CudaShard::apply(const WeightSink& sink, const Sampling& sampling) try {
   const Device::Turn turn(device_);
   MARGINFC_TRY(turn.status());
   if (classes() == 0) return {};
@@ -214,15 +223,36 @@ Status CudaShard::apply(const WeightSink& sink, const Sampling&) {
   OperandKind kind = OperandKind::split;
   for (int k = 0; k < 3; k++)
     if (valid_[k]) kind = static_cast<OperandKind>(k);
+  SampledClasses drawn;
   FinishWeightsParameters p{};
+  if (sink.kind != WeightSink::Kind::measure && sampling.draws() && !sampling.updates_all) {
+    MARGINFC_TRY(drawn.draw(device_, sampling, range_, {}));
+    p.flags = drawn.flags();
+    p.resting = 0;
+  }
   aim(sink, 0, kind, &p);
   p.classes = static_cast<int32_t>(classes());
   p.padding = static_cast<int32_t>(padded_rows(classes()) - classes());
   p.dim = dim_;
   p.width = static_cast<int32_t>(padded_width(dim_));
+  const int64_t blocks = row_blocks(classes(), device_.multiprocessors());
+  const KernelTable& kernels = device_.kernels();
+  if (sink.kind == WeightSink::Kind::measure) {
+    SquareSum sum;
+    MARGINFC_TRY(sum.allocate(device_, blocks));
+    MARGINFC_TRY(sum.clear(device_));
+    p.squares = sum.parts();
+    MARGINFC_TRY(device_.launch(kernels.finish_weights_aided, {blocks}, p));
+    return sum.add_to(device_, sink.square);
+  }
+  p.clip_scale = sink.clip.scale;
+  p.clip_longest = sink.clip.longest;
   mark_updated(kind);
-  MARGINFC_TRY(device_.launch(device_.kernels().finish_weights, {row_blocks(classes(), device_.multiprocessors())}, p));
+  const bool aided = p.flags || !sink.clip.none();
+  MARGINFC_TRY(device_.launch(aided ? kernels.finish_weights_aided : kernels.finish_weights, {blocks}, p));
   return device_.settle();
+} catch (const std::bad_alloc&) {
+  return Status::no_workspace();
 }
 
 }  // namespace marginfc::cuda

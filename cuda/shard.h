@@ -34,6 +34,21 @@ class OperandRows {
   TensorMap map_{};
 };
 
+// The sum of squares of a gradient that is measured, in parts.
+class SquareSum {
+ public:
+  // Parts for a grid of finish_weights_aided of so many blocks.
+  Status allocate(Device& device, int64_t blocks);
+  Status clear(Device& device) { return device.fill(memory_, 0, bytes_); }
+  double* parts() const { return memory_.as<double>(); }
+  // Waits for them.
+  Status add_to(Device& device, double* square) const;
+
+ private:
+  DeviceBuffer memory_;
+  size_t bytes_ = 0;
+};
+
 class CudaShard final : public ClassShard {
  public:
   // `borrowed` of nobody: call allocate() before anything else.
@@ -71,20 +86,20 @@ class CudaShard final : public ClassShard {
   // What finish_weights needs to accumulate or update classes first .. first + p->classes - 1, whose operand is of this
   // kind.
   void aim(const WeightSink& sink, int64_t first, OperandKind kind, FinishWeightsParameters* p) const;
-  // GPUs measure and clip no gradients.
-  static Status refuse_clipping(const WeightSink& sink);
   // After an update that wrote the operand of this kind: the others are outdated.
   void mark_updated(OperandKind kind);
+  // Outdates every operand.
+  void mark_written();
+  // How often weights were written: an operand made elsewhere is theirs while this is the same.
+  int64_t writes() const { return writes_; }
 
-  // Launches what makes the operand of weights in device memory. `bad_class` [1] gets the first class with a NaN or
-  // infinite value, or INT32_MAX.
-  static Status prepare_operand(Device& device, const DeviceBuffer& weights, Precision storage, int64_t classes,
-                                int32_t dim, OperandKind kind, const OperandRows& operand,
+  // Launches what makes the operand of `classes` weights in device memory, or of rows `index` of them where that is not null.
+  // `bad_class` [1] gets the first row with a NaN or infinite value, or INT32_MAX.
+  static Status prepare_operand(Device& device, const DeviceBuffer& weights, Precision storage, const int32_t* index,
+                                int64_t classes, int32_t dim, OperandKind kind, const OperandRows& operand,
                                 const DeviceBuffer& bad_class);
 
  private:
-  // Outdates every operand.
-  void mark_written();
   const DeviceBuffer& buffer(ClassArray array) const;
 
   CudaEngine& engine_;
@@ -100,6 +115,7 @@ class CudaShard final : public ClassShard {
   OperandRows operands_[3];   // by OperandKind; on first use
   bool valid_[3] = {};        // whether they are those of the weights
   bool finite_ = false;       // whether the weights are known to be
+  int64_t writes_ = 0;
 };
 
 }  // namespace marginfc::cuda

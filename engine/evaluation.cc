@@ -38,15 +38,16 @@ double log_total(const std::vector<std::vector<double>>& sums, const std::vector
   return largest + std::log(total);
 }
 
-Batch with_hardest(Batch batch, bool hardest) {
-  batch.hardest = hardest;
+Batch with_diagnostics(Batch batch, const LossOptions& options) {
+  batch.hardest = options.diagnostics;
+  batch.above = options.top_five;
   return batch;
 }
 
 }  // namespace
 
 Evaluation::Evaluation(std::vector<ClassShard*> shards, const Batch& batch, const LossOptions& options)
-    : shards_(std::move(shards)), batch_(with_hardest(batch, options.diagnostics)), options_(options) {
+    : shards_(std::move(shards)), batch_(with_diagnostics(batch, options)), options_(options) {
   for (ClassShard* shard : shards_) workers_.push_back(shard->worker());
 }
 
@@ -311,14 +312,25 @@ void Evaluation::coefficients(size_t r, const std::vector<double>& weight, Coeff
   }
 }
 
-Status Evaluation::measure(const WeightSink& like, double* square) {
+WeightSink Evaluation::weight_sink(const Gradients& gradients) {
+  weight_ = row_gradients(gradients);
+  loss_gradient_ = gradients.loss_gradient;
+  double total_weight = 0;
+  for (const double weight : weight_) total_weight += std::fabs(weight);
+  WeightSink sink = gradients.weights;
+  sink.skipped_mass_per_class = gradients.tolerance * total_weight / static_cast<double>(options_.classes);
+  return sink;
+}
+
+Status Evaluation::measure(const Gradients& gradients, double* square) try {
+  WeightSink measured = weight_sink(gradients);
+  measured.kind = WeightSink::Kind::measure;
+  measured.clip = {};
   std::vector<double> squares(shards_.size());
   std::vector<Coefficients> rows(shards_.size(), no_coefficients());
   MARGINFC_TRY(run_each(workers_, [&](size_t r) {
-    WeightSink sink;
-    sink.kind = WeightSink::Kind::measure;
-    sink.skipped_mass_per_class = like.skipped_mass_per_class;
-    if (like.added) sink.added = like.added + elements_before(r);
+    WeightSink sink = measured;
+    if (sink.added) sink.added += elements_before(r);
     sink.square = &squares[r];
     MARGINFC_TRY(passes_[r]->reserve({}, sink));
     coefficients(r, weight_, &rows[r]);
@@ -326,21 +338,13 @@ Status Evaluation::measure(const WeightSink& like, double* square) {
   }));
   for (const double part : squares) *square += part;
   return {};
+} catch (const std::bad_alloc&) {
+  return Status::no_workspace();
 }
 
 Status Evaluation::reserve(const Gradients& gradients) try {
   const int64_t count = batch_.rows, dim = batch_.dim;
-  weight_ = row_gradients(gradients);
-  loss_gradient_ = gradients.loss_gradient;
-  double total_weight = 0;
-  for (const double weight : weight_) total_weight += std::fabs(weight);
-  WeightSink sink = gradients.weights;
-  sink.skipped_mass_per_class = gradients.tolerance * total_weight / static_cast<double>(options_.classes);
-  if (sink.kind == WeightSink::Kind::update && std::isfinite(gradients.longest)) {
-    double square = 0;
-    MARGINFC_TRY(measure(sink, &square));
-    sink.clip.scale = Clip{1, gradients.longest}.factor(square);
-  }
+  const WeightSink sink = weight_sink(gradients);
   parts_.clear();
   parts_.resize(shards_.size());
   for (size_t r = 0; r < parts_.size(); r++) {

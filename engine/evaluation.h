@@ -91,8 +91,6 @@ struct Gradients {
   // Classes without rows of their own may be left out of the weights' gradient while the sum over them and all rows of
   // |dLoss/dcos| is at most this part of the sum over rows of |dLoss/dz|; docs/numerics.md has the bound that follows.
   double tolerance = 0;
-  // With an update: the whole gradient is scaled to no more than this norm, which costs a pass of phase 4 by itself.
-  double longest = std::numeric_limits<double>::infinity();
 
   GradientPlan plan() const { return {features.gradient != nullptr, weights.kind}; }
 };
@@ -130,6 +128,10 @@ class Evaluation {
     MARGINFC_TRY(negatives(plan));
     return epilogue(margin, rows, result);
   }
+
+  // Adds the sum of squares of the weights' gradient that `gradients` will update with, for a clip of the whole of it: a pass of
+  // phase 4 by itself. After epilogue().
+  Status measure(const Gradients& gradients, double* square);
 
   // Phases 4 and 5; after epilogue(). `skipped_mass`: the part that `tolerance` left out; nullable.
   Status backward(const Gradients& gradients, double* skipped_mass = nullptr) {
@@ -177,8 +179,8 @@ class Evaluation {
   int64_t elements_before(size_t r) const {
     return (shards_[r]->range().start - shards_[0]->range().start) * batch_.dim;
   }
-  // Sum of squares of the weights' gradient.
-  Status measure(const WeightSink& like, double* square);
+  // How the weights' gradient is asked for of every shard; sets weight_ and loss_gradient_.
+  WeightSink weight_sink(const Gradients& gradients);
 
   const std::vector<ClassShard*> shards_;
   std::vector<Worker*> workers_;  // [shards]

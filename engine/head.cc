@@ -92,18 +92,22 @@ Status Head::nearest(const Batch& batch, int64_t k, int32_t* classes, float* cos
   return Status::no_workspace();
 }
 
-Status Head::apply(double learning_rate, Clip clip, double longest) try {
-  WeightSink sink;
-  if (std::isfinite(longest)) {
-    std::vector<double> squares(shards_.size());
+Status Head::measure(double* square) try {
+  std::vector<double> squares(shards_.size());
+  MARGINFC_TRY(run_each(workers_, [&](size_t r) {
+    WeightSink sink;
     sink.kind = WeightSink::Kind::measure;
-    MARGINFC_TRY(run_each(workers_, [&](size_t r) {
-      WeightSink measure = sink;
-      measure.square = &squares[r];
-      return shards_[r]->apply(measure, sampling());
-    }));
-    clip.scale = Clip{1, longest}.factor(std::accumulate(squares.begin(), squares.end(), 0.0));
-  }
+    sink.square = &squares[r];
+    return shards_[r]->apply(sink, sampling());
+  }));
+  *square += std::accumulate(squares.begin(), squares.end(), 0.0);
+  return {};
+} catch (const std::bad_alloc&) {
+  return Status::no_workspace();
+}
+
+Status Head::apply(double learning_rate, Clip clip) try {
+  WeightSink sink;
   sink.clip = clip;
   sink.kind = WeightSink::Kind::update;
   sink.learning_rate = learning_rate;

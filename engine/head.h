@@ -2,7 +2,6 @@
 #pragma once
 
 #include <atomic>
-#include <limits>
 #include <memory>
 #include <vector>
 
@@ -53,8 +52,9 @@ class Head {
   Status read(int64_t first, int64_t count, float* values, ClassArray array = ClassArray::weights) const;
   // As ClassShard::nearest, over all shards; k <= range().size().
   Status nearest(const Batch& batch, int64_t k, int32_t* classes, float* cosines);
-  // `clip`: of each class; `longest`: of the whole gradient, as Gradients::longest.
-  Status apply(double learning_rate, Clip clip = {}, double longest = std::numeric_limits<double>::infinity());
+  // Adds the sum of squares of the accumulated gradient.
+  Status measure(double* square);
+  Status apply(double learning_rate, Clip clip = {});
 
  private:
   Head(int64_t classes, ClassRange range, int32_t dim, const Optimizer& optimizer)

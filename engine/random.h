@@ -7,7 +7,7 @@
 //   first weights         class                column / 4
 //   stochastic rounding   class | step << 32   16 * (column / 128) + column % 16; cpu/stochastic_rounding.h
 //   draws of margins      row                  2^62 | step; src/counter_random.ts
-//   sampled classes       class / 4            2^63 | step; engine/sampling.h
+//   sampled classes       class / 4            2^63 | step; engine/draw.h
 #pragma once
 
 #include <math.h>

@@ -3,23 +3,18 @@
 #include <algorithm>
 #include <cmath>
 
-#include "engine/random.h"
-
 namespace marginfc {
 namespace {
 
-// Sets these counters apart from those of first weights, whose upper half is a column.
-constexpr uint64_t kDrawCounters = uint64_t{1} << 63;
-
 // Sets flags[j - range.start] of the drawn classes j of one block.
 void draw_block(const Sampling& sampling, int64_t block, ClassRange range, uint8_t* flags) {
-  const int64_t first = block * kSamplingBlock, size = std::min(kSamplingBlock, sampling.classes - first);
+  const int64_t first = block * kSamplingBlock, size = std::min<int64_t>(kSamplingBlock, sampling.classes - first);
   const int64_t drawn = drawn_of(sampling, size);
   if (drawn == 0) return;
   uint32_t u[kSamplingBlock], sorted[kSamplingBlock];
   for (int64_t j = 0; j < size; j += 4) {
     // A block starts at a multiple of four.
-    const Random4 random = philox(sampling.seed, (first + j) / 4, kDrawCounters | static_cast<uint64_t>(sampling.step));
+    const Random4 random = draw_four(sampling.seed, sampling.step, first + j);
     for (int64_t l = 0; l < 4; l++) u[j + l] = random.v[l];
   }
   std::copy_n(u, size, sorted);

@@ -10,11 +10,10 @@
 #include <functional>
 #include <vector>
 
+#include "engine/draw.h"
 #include "engine/engine.h"
 
 namespace marginfc {
-
-constexpr int64_t kSamplingBlock = 4096;
 
 // How many of a block of so many classes: round(rate * size), halves up.
 int64_t drawn_of(const Sampling& sampling, int64_t size);

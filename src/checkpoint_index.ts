@@ -222,7 +222,7 @@ function checkIndex(index: CheckpointIndex): CheckpointIndex {
   if (index.centers !== undefined) checkBoolean(index.centers, 'centers');
   checkLoss({ ...checkOptions<Partial<Loss>>(loss, lossNames, 'loss'), margin: margin ?? undefined });
   nativeOptimizer(optimizer);
-  checkClip(clipWeightGradient, ['cpu']);
+  checkClip(clipWeightGradient);
   checkCompute(checkOptions<ComputeOptions>(compute, computeNames, 'compute'), ['cpu']);
   checkSampling(checkOptions<SamplingOptions>(sampling, samplingNames, 'sampling'));
   checkNumber(normal.std, 'normal.std', { least: 0 });

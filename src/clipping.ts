@@ -1,6 +1,5 @@
 /** Clipping of the weights' gradient. */
 
-import { type DeviceName, refuseOnGpus } from './options.js';
 import { checkNumber, checkOptions, mustBe, show } from './validate.js';
 
 /**
@@ -17,10 +16,7 @@ export type GradientClip =
   | { readonly perClass: number; readonly global?: undefined }
   | { readonly global: number; readonly perClass?: undefined };
 
-export function checkClip(
-  clip: GradientClip | undefined,
-  devices: readonly DeviceName[],
-): GradientClip | undefined {
+export function checkClip(clip: GradientClip | undefined): GradientClip | undefined {
   if (clip === undefined) return undefined;
   const argument = 'clipWeightGradient';
   const { perClass, global } = checkOptions<{ perClass?: unknown; global?: unknown }>(
@@ -31,7 +27,6 @@ export function checkClip(
   if ((perClass === undefined) === (global === undefined))
     throw mustBe('ERR_OPTION', argument, '{ perClass } or { global }', show(clip));
   const range = { least: 0, exclusive: true };
-  refuseOnGpus(argument, clip, 'left out', devices);
   return perClass === undefined
     ? { global: checkNumber(global, `${argument}.global`, range) }
     : { perClass: checkNumber(perClass, `${argument}.perClass`, range) };

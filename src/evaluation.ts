@@ -21,7 +21,7 @@ import {
   type NativeProblem,
   type NativeRows,
 } from './native.js';
-import { type Compute, checkLossOn, type PlainLoss, type Reduction, refuseOnGpus } from './options.js';
+import { type Compute, checkLossOn, type PlainLoss, type Reduction } from './options.js';
 import { nativeRowFunction } from './row_functions.js';
 import { type CheckedRows, checkRowsOf, type Rows } from './rows.js';
 import { type BatchResult, nativeTerms, type TermPlan, withTerms } from './term_state.js';
@@ -111,7 +111,6 @@ export function planEvaluation(input: PlanInput): Plan {
   const rows = labels.length;
   const { devices } = compute;
   checkLossOn(loss, devices);
-  if (diagnostics?.topFive) refuseOnGpus('accuracyTop5', true, 'false', devices);
   const features = checkRowsOf(
     input.features,
     'features',

@@ -9,6 +9,7 @@ import { agree, attempt, attemptTwin } from './agreement.js';
 import { customTargets } from './custom_margin.js';
 import { MarginFcError, publicError } from './errors.js';
 import { interFactor, newRows, type Plan, type SkippedMass } from './evaluation.js';
+import type { ProcessGroup } from './group.js';
 import { gatherPlan, type Share } from './group_batch.js';
 import type { HeadSettings } from './head_options.js';
 import { interPass } from './inter_pass.js';
@@ -26,6 +27,7 @@ import type { CustomMargin } from './margins.js';
 import { noteUse } from './memory.js';
 import {
   addon,
+  type NativeClip,
   type NativeEvaluation,
   type NativeForwardResult,
   type NativeGradients,
@@ -97,15 +99,21 @@ export function* groupPass(
     const { targetCosine } = made.statistics;
     const factor = wanted && interFactor(wanted);
     const { inter, ...added } = yield* interPass('async', whole, watch.cancel, factor, group);
-    const gradients = made.gradients && { ...made.gradients, ...added };
+    const asked = made.gradients && { ...made.gradients, ...added };
     const resolved = yield* resolveMargin(share, whole, plan.problem.labels, evaluation);
     if (targetCosine) yield* shareTargets(share, evaluation, targetCosine);
-    const summed = negatives(evaluation, whole, resolved, made.statistics, gradients);
+    const summed = negatives(evaluation, whole, resolved, made.statistics, asked);
     const statistics = yield* agree(group, yield* attemptTwin(summed));
     yield* addUp(share, statistics, plan.problem.scale > 64 || resolved.transform !== undefined);
-    const ended = end(evaluation, resolved, rows, statistics, gradients);
-    const own = yield* agree(group, yield* attemptTwin(ended));
+    const ending = end(evaluation, resolved, rows, statistics, asked);
+    const ended = yield* agree(group, yield* attemptTwin(ending));
     yield* sameRows(share, rows);
+    const { own } = ended;
+    let { gradients } = ended;
+    if (gradients && ended.square !== undefined) {
+      gradients = yield* clipTogether(share, gradients, ended.square);
+      yield* agree(group, yield* attemptTwin(settled(evaluation.reserve('async', gradients))));
+    }
     const classes = Float64Array.of(own.classes);
     if (plan.problem.sampled && sampling.sampleRate < 1) yield* settled(group.allReduce(classes, 'sum'));
     const terms = yield* addUpTerms(share, whole.terms, own.terms);
@@ -176,18 +184,46 @@ function* negatives(
   return wanted;
 }
 
-/** Phase 3, and the memory for those after it. */
-function* end(
+interface Ended<G> {
+  readonly own: NativeForwardResult;
+  readonly gradients: G | undefined;
+  /** Of the own classes' gradient, where the norm of all of it is limited. */
+  readonly square?: number;
+}
+
+/** Phase 3, and the memory for those after it, unless that has to wait for what other processes measure. */
+function* end<G extends NativeGradients>(
   evaluation: NativeEvaluation,
   { margin }: Resolved,
   rows: NativeRows,
   statistics: NativeStatistics,
-  gradients: NativeGradients | undefined,
-): Twin<NativeForwardResult> {
+  gradients: G | undefined,
+): Twin<Ended<G>> {
   const known = typeof margin === 'function' ? margin(statistics) : margin;
-  const result = yield* settled(evaluation.epilogue('async', known, rows, statistics));
-  if (gradients) yield* settled(evaluation.reserve('async', gradients));
-  return result;
+  const own = yield* settled(evaluation.epilogue('async', known, rows, statistics));
+  if (!gradients) return { own, gradients };
+  const { weightGradient } = gradients;
+  if (weightGradient.kind === 'update' && weightGradient.clip && 'global' in weightGradient.clip) {
+    const { square } = yield* settled(evaluation.measure('async', gradients));
+    return { own, gradients, square };
+  }
+  yield* settled(evaluation.reserve('async', gradients));
+  return { own, gradients };
+}
+
+/** The same gradients, the update of which knows the square of all processes' gradient. */
+function* clipTogether<G extends NativeGradients>(share: Share, gradients: G, own: number): Twin<G> {
+  const { weightGradient } = gradients;
+  if (weightGradient.kind !== 'update') return gradients;
+  const clip = yield* measuredTogether(share.group, weightGradient.clip, own);
+  return { ...gradients, weightGradient: { ...weightGradient, clip } };
+}
+
+/** A clip of the whole gradient with the square of all processes' gradient. */
+export function* measuredTogether(group: ProcessGroup, clip: NativeClip, own: number): Twin<NativeClip> {
+  const square = Float64Array.of(own);
+  yield* settled(group.allReduce(square, 'sum'));
+  return clip && 'global' in clip ? { ...clip, square: square[0] as number } : clip;
 }
 
 /** Makes what each process's classes say what all classes say. `far`: whether logits may be beyond 64. */

@@ -12,7 +12,7 @@ import { forwardPass, gradientPass, type Plan, planEvaluation } from './evaluati
 import { checkPath } from './files.js';
 import type { HostOutputs, OutputArray } from './gradients.js';
 import { shareOf } from './group_batch.js';
-import { groupPass } from './group_pass.js';
+import { groupPass, measuredTogether } from './group_pass.js';
 import {
   type FeatureGradientOutput,
   featureGradientOutput,
@@ -57,8 +57,7 @@ export interface HeadBatch {
 /** Options of every call that looks at a batch. Those of the loss replace the head's own for this call. */
 export interface EvaluateOptions extends LossOptions {
   /**
-   * Whether the result has `accuracyTop5`. Costs next to nothing: negatives above the target are counted up to five. GPUs have
-   * none. Default false.
+   * Whether the result has `accuracyTop5`. Costs next to nothing: negatives above the target are counted. Default false.
    */
   readonly accuracyTop5?: boolean | undefined;
   /**
@@ -305,9 +304,15 @@ export function applyCall(state: HeadState, options: ApplyOptions | undefined): 
       const update = now();
       if (update.kind !== 'update') return false;
       try {
-        const { learningRate, clip } = update;
+        const { learningRate } = update;
+        const { group } = settings;
+        let { clip } = update;
+        if (group && clip && 'global' in clip) {
+          const square = yield* agree(group, yield* attemptTwin(settled(native.measure(mode))));
+          clip = yield* measuredTogether(group, clip, square);
+        }
         const applied = yield* attemptTwin(settled(native.apply(mode, learningRate, clip)));
-        const done = yield* agree(settings.group, applied);
+        const done = yield* agree(group, applied);
         if (done) state.memory = applyMarginGradient(state.memory, learningRate);
         return done;
       } catch (error) {

@@ -64,7 +64,7 @@ export interface MarginHeadOptions extends LossOptions, ComputeOptions, Sampling
   readonly classes: number;
   /** Default `sgd()`. */
   readonly optimizer?: Optimizer | undefined;
-  /** Scales gradients of the weights that are too long before the optimiser has them. GPUs clip none. Default: as they are. */
+  /** Scales gradients of the weights that are too long before the optimiser has them. Default: as they are. */
   readonly clipWeightGradient?: GradientClip | undefined;
   /**
    * The first weights: normal deviates; an array [C, dim], which is copied; or a function that is called with
@@ -174,13 +174,6 @@ export function checkHeadOptions(options: MarginHeadOptions): {
   const loss = checkLoss(checked);
   const sampling = checkSampling(checked);
   checkDraw(sampling, classes);
-  if (sampling.sampleRate < 1 && devices.some((name) => name !== 'cpu'))
-    throw mustBe(
-      'ERR_OPTION',
-      'sampleRate',
-      '1 on GPUs, where classes are not sampled yet',
-      show(sampling.sampleRate),
-    );
   if (isBatchMargin(loss.margin)) checkOnHead(loss.margin);
   lossAt(loss, { step: 0, memory: {}, classes });
   checkLossOn(loss, devices);
@@ -192,14 +185,7 @@ export function checkHeadOptions(options: MarginHeadOptions): {
   const first = checkInit(init, { classes, dim, std: 0.01, seed });
   const { std, seed: drawn } = 'std' in first ? first : { std: 0.01, seed };
   const group = checkGroup(checked.group, 'group');
-  const clipWeightGradient = checkClip(checked.clipWeightGradient, devices);
-  if (group && clipWeightGradient?.global !== undefined)
-    throw mustBe(
-      'ERR_OPTION',
-      'clipWeightGradient',
-      'of each class where processes share them',
-      show(clipWeightGradient),
-    );
+  const clipWeightGradient = checkClip(checked.clipWeightGradient);
   const { featureGradientScale = 'mean' } = checked;
   checkOneOf(featureGradientScale, ['mean', 'worldSize'], 'featureGradientScale');
   const settings: HeadSettings = {

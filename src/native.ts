@@ -160,8 +160,14 @@ export type NativeWeightGradient =
   | { readonly kind: 'accumulate' }
   | { readonly kind: 'update'; readonly learningRate: number; readonly clip?: NativeClip };
 
-/** Largest norm of each class's gradient, or of the whole; undefined: any. */
-export type NativeClip = { readonly perClass: number } | { readonly global: number } | undefined;
+/**
+ * Largest norm of each class's gradient, or of the whole; undefined: any. `square`: the whole one's, where processes have added up
+ * what each measured.
+ */
+export type NativeClip =
+  | { readonly perClass: number }
+  | { readonly global: number; readonly square?: number }
+  | undefined;
 
 /** What classes say of each row, [B] each: those of this process, or of all that share them. */
 export interface NativeStatistics {
@@ -275,6 +281,8 @@ export interface NativeEvaluation {
     rows: NativeRows,
     statistics: NativeStatistics,
   ): NativeReturn<NativeForwardResult>;
+  /** Sum of squares of the weights' gradient that an update would have, of this process's classes; after `epilogue`. */
+  measure(mode: NativeMode, gradients: NativeGradients): NativeReturn<{ readonly square: number }>;
   /** Takes all memory that `finish` needs, which cannot fail afterwards if it changes weights. */
   reserve(mode: NativeMode, gradients: NativeGradients): NativeReturn<undefined>;
   /** Phases 4 and 5 of the gradients that were reserved; or in two calls of those for the features and those for the weights. */
@@ -389,6 +397,8 @@ export interface NativeHead {
     result: { classes: Int32Array; cosines: Float32Array },
     cancel?: Int32Array,
   ): NativeReturn<undefined>;
+  /** Sum of squares of the accumulated gradient of this process's classes. */
+  measure(mode: NativeMode): NativeReturn<number>;
   /** One optimiser update with the accumulated gradient, which is then zero again. False if nothing was accumulated. */
   apply(mode: NativeMode, learningRate: number, clip: NativeClip): NativeReturn<boolean>;
   /** Updates made so far. */

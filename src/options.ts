@@ -63,7 +63,7 @@ export interface LossOptions {
    *
    *     rowLoss_i = logSumExp_i - (1 - eps) z_iy - (eps / C) sum_j z_ij
    *
-   * Costs O(C dim) a call. GPUs have none. Default 0.
+   * Costs O(C dim) a call. Default 0.
    */
   readonly labelSmoothing?: number | undefined;
   /**
@@ -220,32 +220,17 @@ function transformOf({ margin, filterThreshold }: Loss) {
   return undefined;
 }
 
-/** What GPUs do not compute: `wanted`, which is not the default, must be `instead` there. */
-export function refuseOnGpus(
-  argument: string,
-  wanted: unknown,
-  instead: string,
-  devices: readonly DeviceName[],
-): void {
-  const gpu = devices.find((name) => name !== 'cpu');
-  if (gpu !== undefined)
-    throw mustBe('ERR_ENGINE_UNAVAILABLE', argument, `${instead} on ${gpu}, as on all GPUs`, show(wanted));
-}
-
 /** A loss that these devices compute. */
 export function checkLossOn(loss: Loss, devices: readonly DeviceName[]): void {
-  const { labelSmoothing, terms } = loss;
-  if (labelSmoothing > 0) refuseOnGpus('labelSmoothing', labelSmoothing, '0', devices);
-  const missing = missingOnGpus(terms);
+  const gpu = devices.find((name) => name !== 'cpu');
+  if (gpu === undefined) return;
+  const refuse = (argument: string, instead: string, wanted: unknown) =>
+    mustBe('ERR_ENGINE_UNAVAILABLE', argument, `${instead} on ${gpu}, as on all GPUs`, show(wanted));
+  const missing = missingOnGpus(loss.terms);
   if (missing)
-    refuseOnGpus(
-      'terms',
-      missing.kind,
-      'intra and ring, which follow from what GPUs give of each row,',
-      devices,
-    );
+    throw refuse('terms', 'intra and ring, which follow from what GPUs give of each row,', missing.kind);
   const transform = transformOf(loss);
-  if (transform) refuseOnGpus(transform.argument, transform.wanted, transform.instead, devices);
+  if (transform) throw refuse(transform.argument, transform.instead, transform.wanted);
 }
 
 /** What a loss depends on besides a batch. */

@@ -18,7 +18,7 @@ export interface SamplingOptions {
    * `stepCount` and the class alone, so that the same classes are drawn whatever shards, devices and processes there are, and
    * after a checkpoint is loaded. `step`, `accumulate` and `forwardSync` look at these classes only: loss, gradients and accuracy
    * are as if there were no others, without a correction. `accumulate` draws the same until `apply`. `evaluate` and `nearest`
-   * look at all. Not on GPUs so far.
+   * look at all.
    *
    * In InsightFace's partial_fc.py and partial_fc_v2.py and Paddle's class_center_sample, owned classes come out of the number that
    * is drawn, and a process draws from its own range by a generator of its own.

@@ -1,8 +1,9 @@
 /** Accuracies and histograms of angles on every engine, against all cosines in float64. */
 import { afterAll, describe, expect, test } from 'vitest';
-import { MarginHead } from '../src/index.js';
-import { closeEngines, findEngines, halfInstructionSets, runHead } from './engines.js';
+import { MarginHead, type Precision } from '../src/index.js';
+import { closeEngines, type Engine, findEngines, halfInstructionSets, runHead } from './engines.js';
 import { expectFailure } from './failures.js';
+import { assign, findGpus, findSoftwareGpus } from './gpus.js';
 import { makeProblem, type Problem } from './problems.js';
 import { type ReferenceOptions, type ReferenceResult, reference } from './reference.js';
 
@@ -73,55 +74,72 @@ function expectHistogram(got: Int32Array, cosines: readonly number[]): void {
 
 const counted = ({ labels }: Problem, values: Float64Array) => [...values].filter((_, i) => labels[i] !== -1);
 
-describe.each(engines)('engine $name', (engine) => {
-  test.each(Object.keys(problems).flatMap((name) => [1, 2, 3, 7].map((shards) => [name, shards] as const)))(
-    'counts %s, %i shards',
-    async (name, shards) => {
-      const problem = problems[name]!;
-      const { accuracy, accuracyTop5, targetCosine, hardestCosine } = expected.get(name) as ReferenceResult;
-      const { dim, weights } = problem;
-      const head = { dim, classes: weights.length / dim, init: weights, shards };
-      // Each on its own, at a scale with offsets and one without; row weights count no row twice.
-      const rowWeights = Float32Array.from(problem.labels, (_, i) => i % 3);
-      const { results } = await runHead(engine, head, [
-        { call: 'step', batch: problem, options: { accuracyTop5: true, histograms: true, learningRate: 0 } },
-        {
-          call: 'step',
-          batch: problem,
-          options: { accuracyTop5: true, scale: 100, rowWeights, learningRate: 0 },
-        },
-        { call: 'accumulate', batch: problem, options: { histograms: 36, rowWeights } },
-      ]);
-      expect(results[0]).toMatchObject({ accuracy, accuracyTop5 });
-      expect(results[1]).toMatchObject({ accuracy, accuracyTop5 });
-      expect('angles' in results[1]!).toBe(false);
-      expect('accuracyTop5' in results[2]!).toBe(false);
-      for (const [result, bins] of [
-        [results[0], 180],
-        [results[2], 36],
-      ] as const) {
-        const { target, hardestNegative } = result!.angles!;
-        expect([target.length, hardestNegative.length]).toEqual([bins, bins]);
-        expectHistogram(target, counted(problem, targetCosine));
-        expectHistogram(
-          hardestNegative,
-          counted(problem, hardestCosine).filter((cosine) => cosine >= -1),
-        );
-      }
+async function expectCounts(engine: Engine, name: string, shards: number): Promise<void> {
+  const problem = problems[name]!;
+  const { accuracy, accuracyTop5, targetCosine, hardestCosine } = expected.get(name) as ReferenceResult;
+  const { dim, weights } = problem;
+  const head = { dim, classes: weights.length / dim, init: weights, shards };
+  // Each on its own, at a scale with offsets and one without; row weights count no row twice.
+  const rowWeights = Float32Array.from(problem.labels, (_, i) => i % 3);
+  const { results } = await runHead(engine, head, [
+    { call: 'step', batch: problem, options: { accuracyTop5: true, histograms: true, learningRate: 0 } },
+    {
+      call: 'step',
+      batch: problem,
+      options: { accuracyTop5: true, scale: 100, rowWeights, learningRate: 0 },
     },
-  );
+    { call: 'accumulate', batch: problem, options: { histograms: 36, rowWeights } },
+  ]);
+  expect(results[0]).toMatchObject({ accuracy, accuracyTop5 });
+  expect(results[1]).toMatchObject({ accuracy, accuracyTop5 });
+  expect('angles' in results[1]!).toBe(false);
+  expect('accuracyTop5' in results[2]!).toBe(false);
+  for (const [result, bins] of [
+    [results[0], 180],
+    [results[2], 36],
+  ] as const) {
+    const { target, hardestNegative } = result!.angles!;
+    expect([target.length, hardestNegative.length]).toEqual([bins, bins]);
+    expectHistogram(target, counted(problem, targetCosine));
+    expectHistogram(
+      hardestNegative,
+      counted(problem, hardestCosine).filter((cosine) => cosine >= -1),
+    );
+  }
+}
 
-  test.each(engine.precisions)('counts %s operands nearly so', async (precision) => {
-    const problem = problems['near and far']!;
-    const { dim, weights } = problem;
-    const head = { dim, classes: size.classes, init: weights, shards: 2, precision };
-    const { results } = await runHead(engine, head, [
-      { call: 'step', batch: problem, options: { accuracyTop5: true } },
-    ]);
-    const { accuracyTop5 } = expected.get('near and far')!;
-    expect(Math.abs(results[0]!.accuracyTop5! - accuracyTop5)).toBeLessThan(0.05);
-    expect(results[0]!.accuracyTop5).toBeGreaterThanOrEqual(results[0]!.accuracy);
-  });
+async function expectNearlyCounts(engine: Engine, precision: Precision): Promise<void> {
+  const problem = problems['near and far']!;
+  const { dim, weights } = problem;
+  const head = { dim, classes: size.classes, init: weights, shards: 2, precision };
+  const { results } = await runHead(engine, head, [
+    { call: 'step', batch: problem, options: { accuracyTop5: true } },
+  ]);
+  const { accuracyTop5 } = expected.get('near and far')!;
+  expect(Math.abs(results[0]!.accuracyTop5! - accuracyTop5)).toBeLessThan(0.05);
+  expect(results[0]!.accuracyTop5).toBeGreaterThanOrEqual(results[0]!.accuracy);
+}
+
+const counts = Object.keys(problems).flatMap((name) => [1, 2, 3, 7].map((shards) => [name, shards] as const));
+
+const software = await findSoftwareGpus();
+const onGpus = assign(counts, software, await findGpus(), () => ['float32'] as const);
+test.each(onGpus.map(({ engine, entry: [name, shards] }) => [engine.name, name, shards, engine] as const))(
+  'engine %s counts %s, %i shards',
+  (_, name, shards, engine) => expectCounts(engine, name, shards),
+);
+const halves = assign([0, 1, 2], software, await findGpus(), () => ['float16', 'bfloat16'] as const);
+test.each(halves.map(({ engine, precision }) => [engine.name, precision, engine] as const))(
+  'engine %s counts %s operands nearly so',
+  (_, precision, engine) => expectNearlyCounts(engine, precision),
+);
+
+describe.each(engines)('engine $name', (engine) => {
+  test.each(counts)('counts %s, %i shards', (name, shards) => expectCounts(engine, name, shards));
+
+  test.each(engine.precisions)('counts %s operands nearly so', (precision) =>
+    expectNearlyCounts(engine, precision),
+  );
 });
 
 test('the rows of this test are of all ranks', () => {

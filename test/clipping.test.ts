@@ -7,9 +7,18 @@ import {
   type MarginHeadOptions,
   sgd,
   valueAndGradSync,
+  type Workspace,
 } from '../src/index.js';
-import { closeEngines, findEngines, type HeadStep, halfInstructionSets, runHead } from './engines.js';
+import {
+  closeEngines,
+  type Engine,
+  findEngines,
+  type HeadStep,
+  halfInstructionSets,
+  runHead,
+} from './engines.js';
 import { expectFailure, failureOf } from './failures.js';
+import { assign, findGpus, findSoftwareGpus } from './gpus.js';
 import { makeProblem, type Problem } from './problems.js';
 
 const engines = (await findEngines(halfInstructionSets)).filter(({ missing }) => missing === undefined);
@@ -61,35 +70,51 @@ function expectUpdate(got: Float32Array, gradient: Float64Array): void {
   expect(error).toBeLessThan(1e-6 + 1e-4 * moved);
 }
 
+async function expectClipped(
+  engine: Engine,
+  clipWeightGradient: GradientClip,
+  shards: number,
+  workspaces: readonly Workspace[],
+): Promise<void> {
+  for (const workspace of workspaces) {
+    const head: MarginHeadOptions = {
+      dim,
+      classes,
+      init: weights,
+      optimizer,
+      shards,
+      workspace,
+      clipWeightGradient,
+    };
+    const plain = { ...head, clipWeightGradient: undefined };
+    const step: HeadStep[] = [{ call: 'step', batch: first }];
+    const got = await runHead(engine, head, step);
+    expectUpdate(got.weights, clipped(gradientOf(first, weights), clipWeightGradient));
+    // Of the embedding nothing is clipped.
+    const unclipped = await runHead(engine, plain, step);
+    expect(got.results).toEqual(unclipped.results);
+    const accumulated = await runHead(engine, head, [
+      { call: 'accumulate', batch: first, options: { gradientScale: 3 } },
+    ]);
+    expectUpdate(accumulated.weights, clipped(gradientOf(first, weights, 3), clipWeightGradient));
+  }
+}
+
+const cases = Object.entries(clips).flatMap(([name, clip]) =>
+  [1, 2, 3, 7].map((shards) => [name, shards, clip] as const),
+);
+
+const onGpus = assign(cases, await findSoftwareGpus(), await findGpus(), () => ['float32'] as const);
+test.each(
+  onGpus.map(({ engine, entry: [name, shards, clip] }) => [engine.name, name, shards, clip, engine] as const),
+)('engine %s, %s, %i shards: step, and accumulate with apply', (_, __, shards, clip, engine) =>
+  expectClipped(engine, clip, shards, ['recompute']),
+);
+
 describe.each(engines)('engine $name', (engine) => {
-  test.each(
-    Object.entries(clips).flatMap(([name, clip]) =>
-      [1, 2, 3, 7].map((shards) => [name, shards, clip] as const),
-    ),
-  )('%s, %i shards: step, and accumulate with apply', async (_, shards, clipWeightGradient) => {
-    for (const workspace of ['keep', 'recompute'] as const) {
-      const head: MarginHeadOptions = {
-        dim,
-        classes,
-        init: weights,
-        optimizer,
-        shards,
-        workspace,
-        clipWeightGradient,
-      };
-      const plain = { ...head, clipWeightGradient: undefined };
-      const step: HeadStep[] = [{ call: 'step', batch: first }];
-      const got = await runHead(engine, head, step);
-      expectUpdate(got.weights, clipped(gradientOf(first, weights), clipWeightGradient));
-      // Of the embedding nothing is clipped.
-      const unclipped = await runHead(engine, plain, step);
-      expect(got.results).toEqual(unclipped.results);
-      const accumulated = await runHead(engine, head, [
-        { call: 'accumulate', batch: first, options: { gradientScale: 3 } },
-      ]);
-      expectUpdate(accumulated.weights, clipped(gradientOf(first, weights, 3), clipWeightGradient));
-    }
-  });
+  test.each(cases)('%s, %i shards: step, and accumulate with apply', (_, shards, clip) =>
+    expectClipped(engine, clip, shards, ['keep', 'recompute']),
+  );
 
   test('bfloat16 operands are clipped by their own gradient', async () => {
     const head = {

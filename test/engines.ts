@@ -7,6 +7,7 @@ import { once } from 'node:events';
 import { inspect } from 'node:util';
 import type {
   AccumulateOptions,
+  DeviceName,
   EngineName,
   HeadBatch,
   MarginHeadOptions,
@@ -255,6 +256,13 @@ function customRows(problem: Problem, options: ReferenceOptions) {
   return options.margin.kind === 'custom' ? customAnswers(problem, options).answers : undefined;
 }
 
+/** Where a head with so many shards lives on an engine. */
+function devicesOf({ choice, environment }: Engine, shards = 1): DeviceName[] {
+  if (choice === 'cpu') return ['cpu'];
+  const gpus = Math.min(shards, Number(environment.GPUSIM_DEVICES ?? 1));
+  return Array.from({ length: gpus }, (_, n) => `cuda:${n}` as const);
+}
+
 /** Trains a head on an engine, step by step. */
 export function train(
   engine: Engine,
@@ -264,7 +272,11 @@ export function train(
   const { environment } = engine;
   return processFor(
     engine.choice === 'cpu' ? { ...environment, MARGINFC_THREADS: String(threads) } : { ...environment },
-  ).ask<TrainedStep[]>({ kind: 'train', ...request });
+  ).ask<TrainedStep[]>({
+    kind: 'train',
+    ...request,
+    options: { ...request.options, devices: devicesOf(engine, request.options.shards) },
+  });
 }
 
 /** Makes steps with a new head on an engine. */
@@ -273,7 +285,7 @@ export function runHead(
   options: MarginHeadOptions,
   calls: readonly HeadStep[],
 ): Promise<HeadRun> {
-  const devices = [engine.choice];
+  const devices = devicesOf(engine, options.shards);
   return processFor({ ...engine.environment }).ask<HeadRun>({
     kind: 'head',
     options: { precision: 'float32', ...options, devices },

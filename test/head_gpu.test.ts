@@ -11,11 +11,12 @@ import {
   linear,
   MarginHead,
   type MarginHeadOptions,
-  type StepOptions,
+  type SampledUpdate,
   sgd,
   valueAndGrad,
   valueAndGradSync,
 } from '../src/index.js';
+import { takingPart } from './draw.js';
 import { expectFailure, failureOf } from './failures.js';
 import { gpusOfThisProcess } from './gpus.js';
 import { gradientError } from './metrics.js';
@@ -51,21 +52,6 @@ function expectGradientsAlike(got: Float32Array, expected: Float32Array, rows: F
 }
 
 describe.skipIf(gpus.length === 0)('a head on engine cuda', () => {
-  test.each<[string, Partial<MarginHeadOptions>, StepOptions]>([
-    ['labelSmoothing', { labelSmoothing: 0.1 }, { labelSmoothing: 0.1 }],
-    ['clipWeightGradient', { clipWeightGradient: { perClass: 1 } }, {}],
-    ['accuracyTop5', {}, { accuracyTop5: true }],
-  ])('refuses %s, which only the cpu has', async (name, options, call) => {
-    const message = new RegExp(`^${name} must be .* on ${first}, as on all GPUs`);
-    for (const devices of [[first], ['cpu', first]]) {
-      if (Object.keys(options).length > 0)
-        await expectFailure(() => makeHead({ devices, ...options }), 'ERR_ENGINE_UNAVAILABLE', message);
-      const head = await makeHead({ devices });
-      const step = () => head.step(batches[0]!, call);
-      if (Object.keys(call).length > 0) await expectFailure(step, 'ERR_ENGINE_UNAVAILABLE', message);
-    }
-  });
-
   test('counts angles, and follows schedules, as the cpu', async () => {
     const schedules = { scale: linear({ from: 32, to: 64, steps: 2 }) };
     const [got, expected] = [await makeHead({ devices: [first], ...schedules }), await makeHead(schedules)];
@@ -126,27 +112,32 @@ describe.skipIf(gpus.length === 0)('a head on engine cuda', () => {
   });
 
   test('shares its classes with a process of the cpu engine, and with one of other GPUs', async () => {
-    const optimizer = sgd({ learningRate: 0.1, momentum: 0.9 });
-    const alone = await makeHead({ optimizer });
+    const options: Partial<MarginHeadOptions> = {
+      optimizer: sgd({ learningRate: 0.1, momentum: 0.9 }),
+      labelSmoothing: 0.1,
+      clipWeightGradient: { global: 0.5 },
+    };
+    const alone = await makeHead(options);
     const places: DeviceName[][] = [[first], ['cpu'], gpus];
     const shared = await Promise.all(
       processGroup(places.length).map((group, rank) => {
         const devices = places[rank];
-        return makeHead({ optimizer, devices, shards: gpus.length, precision: 'float32', group });
+        return makeHead({ ...options, devices, shards: gpus.length, group });
       }),
     );
     for (const batch of batches) {
-      const expected = await alone.step(batch);
+      const expected = await alone.step(batch, { accuracyTop5: true });
       const outs = await Promise.all(
         shared.map((head, rank) => {
           const [start, end] = [rank * 15, Math.min(rank * 15 + 15, size.rows)];
           const features = batch.features.slice(start * dim, end * dim);
-          return head.step({ features, labels: batch.labels.slice(start, end) });
+          return head.step({ features, labels: batch.labels.slice(start, end) }, { accuracyTop5: true });
         }),
       );
-      for (const { loss, accuracy } of outs) {
+      for (const { loss, accuracy, accuracyTop5 } of outs) {
         expect(Math.abs(loss - expected.loss)).toBeLessThan(1e-4 * Math.max(1, expected.loss));
         expect(accuracy).toBeCloseTo(expected.accuracy, 6);
+        expect(accuracyTop5).toBeCloseTo(expected.accuracyTop5!, 6);
       }
       const dFeatures = Float32Array.from(outs.flatMap((out) => Array.from(out.dFeatures)));
       expectGradientsAlike(dFeatures, expected.dFeatures, batch.features);
@@ -165,12 +156,57 @@ describe.skipIf(gpus.length === 0)('a head on engine cuda', () => {
       expect(Math.abs(a.cosines[i]! - cosine)).toBeLessThan(1e-6);
   });
 
-  test('refuses to train on some of the classes', async () => {
+  test.each<[SampledUpdate, DeviceName[], 'step' | 'accumulate']>([
+    ['sampled', [first], 'accumulate'],
+    ['all', gpus, 'step'],
+    ['sampled', ['cpu', first], 'step'],
+    ['all', ['cpu', first], 'accumulate'],
+  ])('trains on some of the classes as the cpu engine: %s, %s, %s', async (sampledUpdate, devices, call) => {
+    const options = {
+      sampleRate: 0.2,
+      sampledUpdate,
+      seed: 3,
+      optimizer: sgd({ learningRate: 0.1, momentum: 0.9 }),
+    };
+    const got = await makeHead({ ...options, devices, shards: devices.length + 1 });
+    const expected = await makeHead(options);
+    for (const batch of batches) {
+      const [a, b] = [await got[call](batch), await expected[call](batch)];
+      expect(a.sampledClasses).toBe(b.sampledClasses);
+      expect(Math.abs(a.loss - b.loss)).toBeLessThan(1e-4 * Math.max(1, b.loss));
+      // All classes between two steps: the operand of all and that of some are not mixed up.
+      const [c, d] = [await got.evaluate(batch), await expected.evaluate(batch)];
+      expect(Math.abs(c.loss - d.loss)).toBeLessThan(1e-4 * Math.max(1, d.loss));
+      expectGradientsAlike(a.dFeatures, b.dFeatures, batch.features);
+      if (call === 'accumulate') for (const head of [got, expected]) await head.apply();
+    }
+    const [moved, reference] = [got.weights(), expected.weights()];
+    const apart = moved.reduce((most, value, i) => Math.max(most, Math.abs(value - reference[i]!)), 0);
+    expect(apart).toBeLessThan(1e-5 * weights.reduce((most, value) => Math.max(most, Math.abs(value)), 0));
+    for (let j = 0; j < classes; j++) {
+      const same = (rows: Float32Array) =>
+        rows.subarray(j * dim, (j + 1) * dim).every((value, d) => value === weights[j * dim + d]);
+      expect(same(moved)).toBe(same(reference));
+    }
+  });
+
+  test('does not look at classes that take no part', async () => {
+    const init = weights.slice();
+    const options = { sampleRate: 0.1, seed: 3, devices: gpus };
+    const taking = takingPart({ classes, ...options, step: 0 }, batches[0]!.labels);
+    const outside = [...Array(classes).keys()].find((id) => id > 150 && !taking.includes(id))!;
+    init[outside * dim + 5] = Number.NaN;
+    const head = await makeHead({ ...options, init });
+    await head.step(batches[0]!);
+    const id = taking[taking.length - 2]!;
+    init[id * dim] = Number.NaN;
+    const bad = await makeHead({ ...options, init });
     await expectFailure(
-      () => makeHead({ devices: ['cpu', first], sampleRate: 0.1 }),
-      'ERR_OPTION',
-      /^sampleRate must be 1 on GPUs, where classes are not sampled yet, received 0\.1$/,
+      () => bad.step(batches[0]!),
+      'ERR_NOT_FINITE',
+      new RegExp(`^weights must be finite, row ${id} `),
     );
+    expect(bad.weights()).toEqual(init);
   });
 
   test('draws the first weights of the cpu engine', async () => {

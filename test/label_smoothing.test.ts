@@ -5,7 +5,7 @@ import { arcface, customMargin, MarginHead, valueAndGradSync } from '../src/inde
 import { type Case, executionName, smallCases } from './cases.js';
 import { closeEngines, type Engine, evaluate, findEngines } from './engines.js';
 import { expectFailure } from './failures.js';
-import { everything } from './gpus.js';
+import { assign, everything, findGpus, findSoftwareGpus } from './gpus.js';
 import { expectWithinLimits, float32Limits, halfLimits, type Limits } from './metrics.js';
 import { makeProblem } from './problems.js';
 import { compute, given, runs } from './random_problems.js';
@@ -27,6 +27,23 @@ async function expectCase(engine: Engine, { make, execution }: Case, labelSmooth
   expectWithinLimits(got.result, reference(problem, smoothed), limits);
 }
 
+async function expectNearly(engine: Engine, precision: 'bfloat16' | 'float16'): Promise<void> {
+  for (const shards of [1, 3]) {
+    const problem = makeProblem({ rows: 33, dim: 131, classes: 509 }, 'clustered', 'ignored', shards);
+    const options = { ...arcfaceMean, labelSmoothing: 0.1 };
+    const execution = {
+      shards,
+      threads: 2,
+      workspace: 'auto',
+      call: 'valueAndGrad',
+      arrays: 'whole',
+      precision,
+    } as const;
+    const { result } = await evaluate(engine, problem, options, execution);
+    expectWithinLimits(result, reference(problem, options), halfLimits(precision));
+  }
+}
+
 describe.each(engines.map((engine, index) => ({ ...engine, index })))(
   'engine $name',
   ({ index, ...engine }) => {
@@ -36,23 +53,25 @@ describe.each(engines.map((engine, index) => ({ ...engine, index })))(
       expectCase(engine, entry, amounts[k % amounts.length]!, float32Limits(entry.make().options.scale)),
     );
 
-    test.each(['bfloat16', 'float16'] as const)('agrees with it in %s', async (precision) => {
-      for (const shards of [1, 3]) {
-        const problem = makeProblem({ rows: 33, dim: 131, classes: 509 }, 'clustered', 'ignored', shards);
-        const options = { ...arcfaceMean, labelSmoothing: 0.1 };
-        const execution = {
-          shards,
-          threads: 2,
-          workspace: 'auto',
-          call: 'valueAndGrad',
-          arrays: 'whole',
-          precision,
-        } as const;
-        const { result } = await evaluate(engine, problem, options, execution);
-        expectWithinLimits(result, reference(problem, options), halfLimits(precision));
-      }
-    });
+    test.each(['bfloat16', 'float16'] as const)('agrees with it in %s', (precision) =>
+      expectNearly(engine, precision),
+    );
   },
+);
+
+// Of the cases some: what a GPU does for smoothing depends on neither margin nor reduction.
+const [software, gpus] = [await findSoftwareGpus(), await findGpus()];
+const some = smallCases.filter((_, k) => everything || k % 5 === 0).map((entry, k) => ({ entry, k }));
+const onGpus = assign(some, software, gpus, () => ['float32'] as const).map(
+  ({ entry: { entry, k }, engine }) => [engine.name, entry.name, entry, engine, k] as const,
+);
+test.each(onGpus)('engine %s agrees with the reference: %s', (_, __, entry, engine, k) =>
+  expectCase(engine, entry, amounts[k % amounts.length]!, float32Limits(entry.make().options.scale)),
+);
+const halves = assign([1, 2, 3, 4], software, gpus, () => ['float16', 'bfloat16'] as const);
+test.each(halves.map(({ engine, precision }) => [engine.name, precision, engine] as const))(
+  'engine %s agrees with it in %s',
+  (_, precision, engine) => expectNearly(engine, precision),
 );
 
 const arcfaceMean: ReferenceOptions = {

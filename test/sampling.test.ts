@@ -20,6 +20,7 @@ import { newFolder, stateOf } from './checkpoint_heads.js';
 import { type Draw, drawn, philox, takingPart } from './draw.js';
 import { closeEngines, type Engine, findEngines, halfInstructionSets, train } from './engines.js';
 import { expectFailure } from './failures.js';
+import { assign, everything, findGpus, findSoftwareGpus } from './gpus.js';
 import { expectWithinLimits, float32Limits, halfLimits } from './metrics.js';
 import { untrained, update } from './optimizer_rules.js';
 import { pairwise } from './pairwise.js';
@@ -214,9 +215,10 @@ async function expectStepsAsReference(
     );
     const { loss, rowLoss, logSumExp, targetCosine, accuracy, dFeatures, sampledClasses } = result;
     expect(sampledClasses).toBe(ids.length);
-    // Rounded operands may put another class in front.
     const measured = { loss, rowLoss, logSumExp, targetCosine, dFeatures };
-    expectWithinLimits(precision === 'float32' ? { ...measured, accuracy } : measured, expected, limits);
+    // Rounded operands may put another class in front, as do rows so short that halves of 16 bits are 0.
+    const ranks = precision === 'float32' && (engine.choice === 'cpu' || arrangement === 'spread');
+    expectWithinLimits(ranks ? { ...measured, accuracy } : measured, expected, limits);
 
     const gradient = new Float64Array(classes * dim);
     for (const [id, n] of place) gradient.set(expected.dWeights.subarray(n * dim, (n + 1) * dim), id * dim);
@@ -260,6 +262,19 @@ describe.each(await findEngines(halfInstructionSets))('steps on engine $name', (
     },
   );
 });
+
+const onGpus = assign(
+  cases.filter(({ workspace }, k) => workspace === 'recompute' && (everything || k % 2 === 0)),
+  await findSoftwareGpus(),
+  await findGpus(),
+  () => ['float32', 'bfloat16', 'float16'] as const,
+);
+test.each(onGpus.map((one) => [one.engine.name, one.precision, JSON.stringify(one.entry), one] as const))(
+  'steps on %s are those of the classes that take part: %s %s',
+  async (_, precision, __, { engine, entry }) => {
+    await expectStepsAsReference(engine, precision, entry);
+  },
+);
 
 describe('a head that samples', () => {
   const size = { rows: 40, dim: 19, classes: 900 };

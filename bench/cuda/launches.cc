@@ -7,6 +7,8 @@
 #include <cstdio>
 #include <fstream>
 #include <iterator>
+#include <limits>
+#include <numeric>
 #include <string>
 #include <vector>
 
@@ -16,6 +18,7 @@
 #include "cuda/kernel_table.h"
 #include "cuda/parameters.h"
 #include "cuda/plan.h"
+#include "engine/draw.h"
 
 using namespace marginfc;
 using namespace marginfc::cuda;
@@ -108,6 +111,7 @@ class Launcher {
     const ProductKernels& products = mapped_ ? tiles.hopper : tiles;
     if (name == "negatives") return negatives(products.negatives, kind);
     if (name == "negatives_hardest") return negatives(products.negatives_hardest, kind);
+    if (name == "negatives_above") return negatives(products.negatives_above, kind);
     if (name == "negatives_shifted") return negatives(products.negatives_shifted, kind);
     if (name == "probabilities") return probabilities(products.probabilities, kind);
     if (name == "features_product") return features_product(products.features_product, kind, kTileSide);
@@ -134,6 +138,8 @@ class Launcher {
     p.factor = 1;
     p.sums = memory_.empty<float>(2 * splits() * rows_);
     p.hardest = memory_.empty<float>(2 * splits() * rows_);
+    p.threshold = memory_.all(rows_, 1.0f);
+    p.above = memory_.empty<int32_t>(2 * splits() * rows_);
     p.padded_rows = rows_;
     p.classes = C_;
     p.steps = depth_ / kStageDepth;
@@ -307,6 +313,16 @@ class Launcher {
       p.padded_rows = rows_;
       return launch(kernels_.reduce_negatives, divide_up(rows_, 256), 1, 1, p);
     }
+    if (named("cosine_sums")) {
+      CosineSumsParameters p{};
+      p.features = memory_.floats(elements);
+      p.norm = memory_.all(B_, 1.0);
+      p.class_sum = memory_.all(D_, 1.0);
+      p.sum = memory_.empty<double>(B_);
+      p.rows = B_;
+      p.dim = D_;
+      return launch(kernels_.cosine_sums, divide_up(B_, kRowWarps), 1, 1, p);
+    }
     if (named("add_products")) {
       AddProductsParameters p{};
       p.count = p.split_stride = static_cast<int64_t>(rows_) * width_;
@@ -325,6 +341,13 @@ class Launcher {
     return memory_.holding(labels);
   }
 
+  // The list of all of them.
+  int32_t* every_class() {
+    std::vector<int32_t> index(C_);
+    std::iota(index.begin(), index.end(), 0);
+    return memory_.holding(index);
+  }
+
   bool run_weights() {
     const int64_t elements = static_cast<int64_t>(C_) * D_;
     if (named("prepare_weights")) {
@@ -337,7 +360,66 @@ class Launcher {
       p.operand_scale = 1;
       p.dim = D_;
       p.depth = depth_;
+      if (request_.variant == "sampled") p.index = every_class();
       return launch(kernels_.prepare_weights, classes_ / kRowWarps, 1, 1, p);
+    }
+    if (named("draw_classes")) {
+      DrawClassesParameters p{};
+      p.classes = p.head_classes = C_;
+      p.drawn = p.drawn_last = C_ / 2;
+      p.flags = memory_.empty<uint8_t>(C_);
+      p.counts = memory_.empty<int32_t>(divide_up(C_, kSamplingBlock));
+      p.owner_class = memory_.all<int32_t>(1, 0);
+      return launch(kernels_.draw_classes, divide_up(C_, kSamplingBlock), 1, 1, p);
+    }
+    if (named("list_classes")) {
+      std::vector<uint8_t> flags(C_);
+      for (int32_t c = 0; c < C_; c += 2) flags[c] = 1;
+      ListClassesParameters p{};
+      p.classes = C_;
+      p.flags = memory_.holding(flags);
+      p.counts = memory_.all(divide_up(C_, kSamplingBlock), kSamplingBlock / 2);
+      p.owner_class = memory_.all<int32_t>(1, 0);
+      p.index = memory_.empty<int32_t>(C_);
+      p.places = memory_.empty<int32_t>(1);
+      return launch(kernels_.list_classes, divide_up(C_, kSamplingBlock), 1, 1, p);
+    }
+    if (named("finish_weights_aided") && request_.variant == "others") {
+      FinishWeightsParameters p = finish(SinkKind::sgd, OperandKind::float16);
+      p.operand = nullptr;
+      p.flags = memory_.all<uint8_t>(C_, 0);
+      p.resting = 1;
+      p.clip_scale = 1;
+      p.clip_longest = std::numeric_limits<double>::infinity();
+      return launch(kernels_.finish_weights_aided, row_blocks(C_, kMultiprocessors), 1, 1, p);
+    }
+    if (named("finish_weights_aided")) {
+      const bool measure = request_.variant == "measure";
+      FinishWeightsParameters p = finish(measure ? SinkKind::measure : SinkKind::sgd, OperandKind::float16);
+      p.raw = memory_.floats(static_cast<int64_t>(classes_) * width_);
+      p.clip_scale = 1;
+      p.clip_longest = 1;
+      const int64_t blocks = row_blocks(C_, kMultiprocessors);
+      p.squares = memory_.all(blocks * kRowWarps, 0.0);
+      return launch(kernels_.finish_weights_aided, blocks, 1, 1, p);
+    }
+    if (named("sum_unit_rows")) {
+      SumUnitRowsParameters p{};
+      const int64_t blocks = divide_up(C_, kUnitRows);
+      p.rows = memory_.floats(elements);
+      p.partials = memory_.empty<double>(blocks * D_);
+      p.count = C_;
+      p.dim = D_;
+      return launch(kernels_.sum_unit_rows, blocks, 1, 1, p);
+    }
+    if (named("add_unit_sums")) {
+      AddUnitSumsParameters p{};
+      p.count = static_cast<int32_t>(divide_up(C_, kUnitRows));
+      p.partials = memory_.all(static_cast<int64_t>(p.count) * D_, 1.0);
+      p.sum = memory_.empty<double>(D_);
+      p.dim = D_;
+      p.width = width_;
+      return launch(kernels_.add_unit_sums, divide_up(width_, 256), 1, 1, p);
     }
     if (named("finish_weights")) {
       constexpr const char* kSinks[] = {"write", "accumulate", "sgd", "adamw"};  // by SinkKind

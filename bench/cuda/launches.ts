@@ -43,6 +43,8 @@ const hopper: Gates = {
 /** By class of kernels and architecture. */
 export const gates = {
   tile: tileGates,
+  // Counts beside sums and maxima take the last registers, and two more for sm_90a, which has kernels of its own for this.
+  counting: (architecture: string): Gates => ({ ...tileGates(architecture), spillBytes: 16 }),
   // Two halves: three products for an element.
   split: (architecture: string): Gates =>
     architecture === '75'
@@ -123,6 +125,10 @@ function tileLaunches(type: 'float16' | 'bfloat16' | 'float32'): Launch[] {
   return [
     tile('negatives', logits, 4 * B * (1 + partials(size))),
     tile('negatives_hardest', logits, 4 * B * (1 + 2 * partials(size))),
+    {
+      ...tile('negatives_above', logits, 4 * B * (2 + 3 * partials(size))),
+      gates: halves === 2 ? 'split' : 'counting',
+    },
     tile('negatives_shifted', logits, 4 * B * (2 + partials(size))),
     tile('probabilities', logits, 8 * B + bytes * B * C),
     tile('cosines', logits, 4 * B * C),
@@ -143,6 +149,7 @@ function hopperLaunches(type: 'float16' | 'bfloat16'): Launch[] {
   const columns: Readonly<Record<string, [number, Launch['gates']]>> = {
     [`negatives_${type}`]: [1024, 'hopper'],
     [`negatives_hardest_${type}`]: [1024, 'hopper'],
+    [`negatives_above_${type}`]: [1024, 'hopper'],
     [`negatives_shifted_${type}`]: [1024, 'hopper'],
     [`probabilities_${type}`]: [1024, 'hopper'],
     [`features_product_${type}`]: [128, 'hopperStreamed'],
@@ -182,11 +189,21 @@ function rowLaunches(): Launch[] {
     addProducts({ B, D, C: 4 * C }),
     row('finish_features', B * (20 * D + 44)),
     row('prepare_weights', 6 * C * D),
+    row('prepare_weights:sampled', 6 * C * D + 4 * C),
     row('finish_weights:write', 12 * C * D),
     row('finish_weights:accumulate', 16 * C * D, 4 * C * D),
     row('finish_weights:sgd', 22 * C * D, 8 * C * D),
+    row('finish_weights_aided:others', 16 * C * D + C, 8 * C * D),
     row('finish_weights:adamw', 30 * C * D, 12 * C * D),
+    row('finish_weights_aided:sgd', 22 * C * D, 8 * C * D),
+    row('finish_weights_aided:measure', 8 * C * D),
+    row('sum_unit_rows', 4 * C * D + 8 * (C / 32) * D),
+    row('add_unit_sums', 8 * (C / 32 + 1) * D),
+    row('cosine_sums', B * (4 * D + 16) + 8 * D),
     row('initialize_weights', 4 * C * D),
+    // Every second class is drawn, of one block of ids; a flag and, of those, a place in the list.
+    row('draw_classes', C),
+    row('list_classes', 3 * C),
     row('select_nearest', B * (4 * C + 8 * nearest)),
   ];
 }

@@ -49,7 +49,8 @@ extern "C" __global__ void __launch_bounds__(kRowThreads) targets(const __grid_c
   const int32_t i = warp_row();
   if (i >= p.rows || p.labels[i] < 0) return;
   const float* x = p.features + static_cast<int64_t>(i) * p.dim;
-  const StoredRow w = stored_row(p.weights, p.storage, p.labels[i], p.dim);
+  const int32_t label = p.index ? p.index[p.labels[i]] : p.labels[i];
+  const StoredRow w = stored_row(p.weights, p.storage, label, p.dim);
   const bool neighbours = aligned_rows(p.features, p.dim) && aligned_rows(p.weights, p.storage, p.dim) &&
                           aligned_rows(p.own_rows, p.dim);
   with_columns(neighbours, p.dim, [&](auto columns) {
@@ -96,8 +97,8 @@ extern "C" __global__ void __launch_bounds__(kRowThreads) targets(const __grid_c
 // Sum over negatives of a row from its partial sums, in their order and in float64, and the largest of `hardest`; what
 // probabilities are shifted by, so that these need not wait for the host.
 //
-//   reads   sums (and hardest) [partials, padded rows] float32, once
-//   writes  sum [rows] float64, shift [padded rows] float32 (and largest [rows] float32)
+//   reads   sums (and hardest, above) [partials, padded rows] of 4 bytes, once
+//   writes  sum [rows] float64, shift [padded rows] float32 (and largest, count [rows] of 4 bytes)
 //   launch  ceil(padded rows / 256) blocks of 256 threads, a thread a row: a warp reads whole lines
 extern "C" __global__ void __launch_bounds__(256)
     reduce_negatives(const __grid_constant__ ReduceNegativesParameters p) {
@@ -111,6 +112,11 @@ extern "C" __global__ void __launch_bounds__(256)
   p.shift[i] = sum == 0 ? INFINITY : static_cast<float>(log2(sum) + offset - kProbabilityExponent);
   if (i >= p.rows) return;
   p.sum[i] = sum;
+  if (p.above) {
+    int32_t count = 0;
+    for (int32_t part = 0; part < p.partials; part++) count += p.above[static_cast<int64_t>(part) * p.padded_rows + i];
+    p.count[i] = count;
+  }
   if (!p.hardest) return;
   float largest = -INFINITY;
   for (int32_t part = 0; part < p.partials; part++)
@@ -161,17 +167,25 @@ extern "C" __global__ void __launch_bounds__(kRowThreads)
   with_columns(neighbours, p.dim, [&](auto columns) {
     const bool projected = !(p.norm[i] < kNormFloor);
     const double inverse = 1 / floored(p.norm[i]), scale = p.scale[i] * inverse;
+    const double uniform = p.uniform ? p.uniform[i] * inverse : 0;
+    const auto sum = [&](int32_t start) {
+      Four<double> g = columns.load(total, start);
+      const Four<double> all = p.uniform ? columns.load(p.class_sum, start) : Four<double>{};
+#pragma unroll
+      for (int e = 0; e < kPerLane; e++) g.v[e] = g.v[e] * scale + all.v[e] * uniform;
+      return g;
+    };
     double of_x = 0, of_w = 0;
     if (projected) {
       double product = 0;
 #pragma unroll 1
       for (int32_t start = 0; start < p.dim; start += kColumns) {
         const Four<float> a = columns.load(x, start);
-        const Four<double> g = columns.load(total, start);
+        const Four<double> g = sum(start);
 #pragma unroll
         for (int e = 0; e < kPerLane; e++) product += g.v[e] * a.v[e];
       }
-      of_x = -warp_sum(product) * scale * inverse * inverse;
+      of_x = -warp_sum(product) * inverse * inverse;
     }
     if (label >= 0) {
       const double gamma = p.gamma[i] * inverse, cosine = projected ? p.cosine[i] : 0.0;
@@ -182,11 +196,10 @@ extern "C" __global__ void __launch_bounds__(kRowThreads)
     for (int32_t start = 0; start < p.dim; start += kColumns) {
       const Four<float> a = columns.load(x, start);
       const Four<float> b = label < 0 ? Four<float>{} : columns.load(w, start);
-      const Four<double> g = columns.load(total, start);
+      const Four<double> g = sum(start);
       Four<float> out;
 #pragma unroll
-      for (int e = 0; e < kPerLane; e++)
-        out.v[e] = static_cast<float>(g.v[e] * scale + (a.v[e] * of_x + b.v[e] * of_w));
+      for (int e = 0; e < kPerLane; e++) out.v[e] = static_cast<float>(g.v[e] + (a.v[e] * of_x + b.v[e] * of_w));
       columns.store(gradient, start, out);
     }
   });

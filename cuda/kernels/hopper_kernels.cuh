@@ -57,6 +57,7 @@ __device__ __forceinline__ void hopper_negatives(const Mapped<NegativesParameter
   const int32_t* labels = p.labels + classes.row0;
 
   float total[2][2] = {}, largest[2][2];
+  int32_t above[2][2] = {};
 #pragma unroll
   for (int i = 0; i < 2; i++) largest[i][0] = largest[i][1] = -INFINITY;
   for (int t = consumer; t < classes.count; t += classes.tiles.kNext) {
@@ -71,12 +72,16 @@ __device__ __forceinline__ void hopper_negatives(const Mapped<NegativesParameter
         float part[2] = {};
         const float offset = kMode == NegativesMode::shifted ? __ldg(p.offset + classes.row0 + HopperSums<>::row(i, h))
                                                              : 0;
+        const float threshold = kMode == NegativesMode::above
+                                    ? __ldg(p.threshold + classes.row0 + HopperSums<>::row(i, h))
+                                    : 0;
 #pragma unroll
         for (int j = 0; j < 16; j++)
 #pragma unroll
           for (int e = 0; e < 2; e++) {
             const float s = sums.value[i][4 * j + 2 * h + e];
-            if constexpr (kMode == NegativesMode::hardest) largest[i][h] = fmaxf(largest[i][h], s);
+            if constexpr (kFindsHardest<kMode>) largest[i][h] = fmaxf(largest[i][h], s);
+            if constexpr (kMode == NegativesMode::above) above[i][h] += s > threshold;
             part[j / 8] += exp2_fast(kMode == NegativesMode::shifted ? fmaf(s, p.factor, -offset) : s);
           }
         total[i][h] += part[0] + part[1];
@@ -92,12 +97,14 @@ __device__ __forceinline__ void hopper_negatives(const Mapped<NegativesParameter
 #pragma unroll
       for (int distance = 1; distance < 4; distance *= 2) {
         total[i][h] += __shfl_xor_sync(0xffffffff, total[i][h], distance);
-        if constexpr (kMode == NegativesMode::hardest)
+        if constexpr (kFindsHardest<kMode>)
           largest[i][h] = fmaxf(largest[i][h], __shfl_xor_sync(0xffffffff, largest[i][h], distance));
+        if constexpr (kMode == NegativesMode::above) above[i][h] += __shfl_xor_sync(0xffffffff, above[i][h], distance);
       }
       if ((threadIdx.x & 3) == 0) {
         p.sums[partial + HopperSums<>::row(i, h)] = total[i][h];
-        if constexpr (kMode == NegativesMode::hardest) p.hardest[partial + HopperSums<>::row(i, h)] = largest[i][h];
+        if constexpr (kFindsHardest<kMode>) p.hardest[partial + HopperSums<>::row(i, h)] = largest[i][h];
+        if constexpr (kMode == NegativesMode::above) p.above[partial + HopperSums<>::row(i, h)] = above[i][h];
       }
     }
 }
@@ -207,6 +214,7 @@ __device__ __forceinline__ void hopper_product(const Mapped<ProductParameters>& 
   extern "C" __device__ int32_t hopper_bytes_##name = marginfc::kHopperBytes;          \
   MARGINFC_HOPPER_NEGATIVES(T, sums, hopper_negatives_##name)                          \
   MARGINFC_HOPPER_NEGATIVES(T, hardest, hopper_negatives_hardest_##name)               \
+  MARGINFC_HOPPER_NEGATIVES(T, above, hopper_negatives_above_##name)                   \
   MARGINFC_HOPPER_NEGATIVES(T, shifted, hopper_negatives_shifted_##name)               \
   MARGINFC_HOPPER_KERNEL hopper_probabilities_##name(                                  \
       const __grid_constant__ marginfc::Mapped<marginfc::ProbabilitiesParameters> p) { \

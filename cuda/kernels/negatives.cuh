@@ -13,7 +13,9 @@
 
 namespace marginfc {
 
-enum class NegativesMode { sums, hardest, shifted };
+enum class NegativesMode { sums, hardest, above, shifted };
+template <NegativesMode kMode>
+constexpr bool kFindsHardest = kMode == NegativesMode::hardest || kMode == NegativesMode::above;
 
 // Sets the sums of padding classes and of the rows' own classes to -infinity, whose exponential is 0. `labels` are of
 // the block's rows, `first` is the tile's first class. Most tiles hold neither, which costs a warp two loads (labels stay
@@ -53,6 +55,7 @@ __device__ __forceinline__ void negatives(const NegativesParameters& p) {
   const int32_t* labels = p.labels + tiles.row0;
 
   float total[kFragments][2] = {}, largest[kFragments][2];
+  uint32_t above = 0;  // counts up to kMostCounted in four bits for each row: there are no more registers
 #pragma unroll
   for (int i = 0; i < kFragments; i++) largest[i][0] = largest[i][1] = -INFINITY;
   for (int t = 0; t < tiles.count; t++) {
@@ -65,16 +68,23 @@ __device__ __forceinline__ void negatives(const NegativesParameters& p) {
       for (int h = 0; h < 2; h++) {
         // The tile's own sum first, then the running one: fewer roundings in a row.
         float part = 0;
+        uint32_t count = 0;
         const float offset = kMode == NegativesMode::shifted ? __ldg(p.offset + tiles.row0 + Sums::row(i, h)) : 0;
+        const float threshold = kMode == NegativesMode::above ? __ldg(p.threshold + tiles.row0 + Sums::row(i, h)) : 0;
 #pragma unroll
         for (int j = 0; j < 8; j++)
 #pragma unroll
           for (int e = 0; e < 2; e++) {
             const float s = sums.value[i][j][2 * h + e];
-            if constexpr (kMode == NegativesMode::hardest) largest[i][h] = fmaxf(largest[i][h], s);
+            if constexpr (kFindsHardest<kMode>) largest[i][h] = fmaxf(largest[i][h], s);
+            if constexpr (kMode == NegativesMode::above) count += s > threshold;
             part += exp2_fast(kMode == NegativesMode::shifted ? fmaf(s, p.factor, -offset) : s);
           }
         total[i][h] += part;
+        if constexpr (kMode == NegativesMode::above) {
+          const uint32_t before = above >> 4 * (2 * i + h) & 15;
+          above += (min(before + count, static_cast<uint32_t>(kMostCounted)) - before) << 4 * (2 * i + h);
+        }
       }
   }
 
@@ -84,15 +94,18 @@ __device__ __forceinline__ void negatives(const NegativesParameters& p) {
   for (int i = 0; i < kFragments; i++)
 #pragma unroll
     for (int h = 0; h < 2; h++) {
+      uint32_t count = above >> 4 * (2 * i + h) & 15;
 #pragma unroll
       for (int distance = 1; distance < 4; distance *= 2) {
         total[i][h] += __shfl_xor_sync(0xffffffff, total[i][h], distance);
-        if constexpr (kMode == NegativesMode::hardest)
+        if constexpr (kFindsHardest<kMode>)
           largest[i][h] = fmaxf(largest[i][h], __shfl_xor_sync(0xffffffff, largest[i][h], distance));
+        if constexpr (kMode == NegativesMode::above) count += __shfl_xor_sync(0xffffffff, count, distance);
       }
       if ((threadIdx.x & 3) == 0) {
         p.sums[partial + Sums::row(i, h)] = total[i][h];
-        if constexpr (kMode == NegativesMode::hardest) p.hardest[partial + Sums::row(i, h)] = largest[i][h];
+        if constexpr (kFindsHardest<kMode>) p.hardest[partial + Sums::row(i, h)] = largest[i][h];
+        if constexpr (kMode == NegativesMode::above) p.above[partial + Sums::row(i, h)] = static_cast<int32_t>(count);
       }
     }
 }

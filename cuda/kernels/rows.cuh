@@ -48,6 +48,11 @@ __device__ inline float widened(uint16_t bits, StorageKind storage) {
                                           : __half2float(__ushort_as_half(bits));
 }
 
+__device__ inline float stored_element(const StoredRow& row, int32_t column) {
+  return row.storage == StorageKind::float32 ? static_cast<const float*>(row.values)[column]
+                                             : widened(static_cast<const uint16_t*>(row.values)[column], row.storage);
+}
+
 // Four columns of a lane.
 template <typename Number>
 struct Four {
@@ -186,8 +191,8 @@ struct OperandRow {
 };
 
 // Sum over a row of square(x), in float64.
-template <typename Columns>
-__device__ inline double exact_squares(const Columns& columns, const float* row) {
+template <typename Columns, typename Row>
+__device__ inline double exact_squares(const Columns& columns, const Row& row) {
   double sum = 0;
 #pragma unroll 1
   for (int32_t start = 0; start < columns.dim; start += kColumns) {

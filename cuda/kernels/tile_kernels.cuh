@@ -20,6 +20,9 @@
   MARGINFC_TILE_KERNEL(T) negatives_hardest_##name(const __grid_constant__ marginfc::NegativesParameters p) { \
     marginfc::negatives<T, marginfc::NegativesMode::hardest>(p);                                              \
   }                                                                                                           \
+  MARGINFC_TILE_KERNEL(T) negatives_above_##name(const __grid_constant__ marginfc::NegativesParameters p) {   \
+    marginfc::negatives<T, marginfc::NegativesMode::above>(p);                                                \
+  }                                                                                                           \
   MARGINFC_TILE_KERNEL(T) negatives_shifted_##name(const __grid_constant__ marginfc::NegativesParameters p) { \
     marginfc::negatives<T, marginfc::NegativesMode::shifted>(p);                                              \
   }                                                                                                           \

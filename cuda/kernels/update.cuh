@@ -36,13 +36,12 @@ constexpr int kUpdateBytes = Shape::bytes > Shape::rows* kProductStride<Shape> *
                                  ? Shape::bytes
                                  : Shape::rows* kProductStride<Shape> * 4;
 
-// Has rows first .. first + count - 1 of [.., dim] brought into the L2 cache.
-__device__ __forceinline__ void fetch_rows(const float* rows, int64_t first, int32_t count, int32_t dim) {
+// Has row `row` of [.., dim] brought into the L2 cache by a warp.
+__device__ __forceinline__ void fetch_row(const float* rows, int64_t row, int32_t dim) {
   constexpr int kLine = 32;  // floats
   if (!rows) return;
-  const float* from = rows + first * dim;
-  for (int32_t at = threadIdx.x * kLine; at < count * dim; at += blockDim.x * kLine)
-    asm volatile("prefetch.global.L2 [%0];" ::"l"(from + at));
+  for (int32_t at = warp_lane() * kLine; at < dim; at += kWarp * kLine)
+    asm volatile("prefetch.global.L2 [%0];" ::"l"(rows + row * dim + at));
 }
 
 template <class Shape>
@@ -58,10 +57,13 @@ __device__ __forceinline__ void update(const UpdateParameters& p) {
   const bool neighbours = whole_fours(finish);
   for (int32_t first = blockIdx.x * Shape::rows; first < finish.classes; first += gridDim.x * Shape::rows) {
     const int32_t count = min(Shape::rows, finish.classes - first);
-    fetch_rows(static_cast<const float*>(finish.weights), first, count, finish.dim);
-    fetch_rows(finish.momentum, first, count, finish.dim);
-    fetch_rows(finish.variance, first, count, finish.dim);
-    fetch_rows(finish.gradient, first, count, finish.dim);
+    for (int32_t r = threadIdx.x / kWarp; r < count; r += Shape::threads / kWarp) {
+      const int64_t row = finish.index ? finish.index[first + r] : first + r;
+      fetch_row(static_cast<const float*>(finish.weights), row, finish.dim);
+      fetch_row(finish.momentum, row, finish.dim);
+      fetch_row(finish.variance, row, finish.dim);
+      fetch_row(finish.gradient, row, finish.dim);
+    }
     {
       TileLoop<Shape, Along::outer, Along::outer, false> loop(p.left.values + first, p.left.low, p.left.stride,
                                                               p.right.values, p.right.low, p.right.stride, p.steps, 1,
@@ -76,7 +78,7 @@ __device__ __forceinline__ void update(const UpdateParameters& p) {
     __syncthreads();  // the rows are whole
     with_columns(neighbours, finish.dim, [&](auto columns) {
       for (int32_t r = threadIdx.x / kWarp; r < count; r += Shape::threads / kWarp)
-        finish_class(finish, columns, first + r, product + r * kStride);
+        finish_class<true, false>(finish, columns, first + r, product + r * kStride);
     });
     __syncthreads();  // all warps have read their rows, before the next tile's stages overwrite them
   }

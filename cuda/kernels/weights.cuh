@@ -21,16 +21,21 @@ constexpr double kShortestPlainSquare = 1e-20, kLongestPlainSquare = 1e30;
 // Factors that float32 holds with room for what they multiply.
 constexpr float kLeastPlainFactor = 1e-30f, kMostPlainFactor = 1e30f;
 
-// w . w and raw . w; `raw` may be null. Number is what a lane adds in.
+// Four columns of no gradient at all.
+struct NoGradient {
+  __device__ Four<float> operator()(int32_t) const { return {}; }
+};
+
+// w . w and raw . w, of raw(start) four columns a lane. Number is what a lane adds in.
 struct ClassSums {
   double squares, product;
 };
-template <typename Number, typename Columns, typename Row>
-__device__ inline ClassSums class_sums(const Columns& columns, const Row& row, const float* raw) {
+template <typename Number, typename Columns, typename Row, typename Raw>
+__device__ inline ClassSums class_sums(const Columns& columns, const Row& row, const Raw& raw) {
   Number squares = 0, product = 0;
 #pragma unroll 1
   for (int32_t start = 0; start < columns.dim; start += kColumns) {
-    const Four<float> w = columns.load(row, start), g = raw ? columns.load(raw, start) : Four<float>{};
+    const Four<float> w = columns.load(row, start), g = raw(start);
 #pragma unroll
     for (int e = 0; e < kPerLane; e++) {
       squares += static_cast<Number>(w.v[e]) * w.v[e];
@@ -44,8 +49,8 @@ __device__ inline bool plain_square(double squares) {
   return squares >= kShortestPlainSquare && squares <= kLongestPlainSquare;
 }
 
-template <typename Columns>
-__device__ inline ClassSums measure(const Columns& columns, const StoredRow& row, const float* raw, bool exact) {
+template <typename Columns, typename Raw>
+__device__ inline ClassSums measure(const Columns& columns, const StoredRow& row, const Raw& raw, bool exact) {
   if (!exact) {
     const ClassSums sums = class_sums<float>(columns, row, raw);
     if (plain_square(sums.squares)) return sums;
@@ -94,10 +99,10 @@ __device__ inline void store_unit_row(const Columns& columns, const Row& row, do
 extern "C" __global__ void __launch_bounds__(kRowThreads)
     prepare_weights(const __grid_constant__ PrepareWeightsParameters p) {
   const int64_t c = static_cast<int64_t>(blockIdx.x) * kRowWarps + threadIdx.x / kWarp;
-  const int64_t row = c < p.classes ? c : p.classes - 1;
+  const int64_t place = c < p.classes ? c : p.classes - 1, row = p.index ? p.index[place] : place;
   const StoredRow w = stored_row(p.weights, p.storage, row, p.dim);
   with_columns(aligned_rows(p.weights, p.storage, p.dim), p.dim, [&](auto columns) {
-    const double squares = measure(columns, w, nullptr, false).squares;
+    const double squares = measure(columns, w, NoGradient(), false).squares;
     if (!isfinite(squares) && p.bad_class && columns.lane == 0) atomicMin(p.bad_class, static_cast<int32_t>(row));
     store_unit_row(columns, w, squares, p.operand_scale, {p.operand + c * p.depth, p.low, p.depth, p.kind}, 0);
   });
@@ -184,18 +189,28 @@ __device__ inline void adamw(const AdamwStep& step, const Columns& columns, floa
   columns.store(variance, start, v);
 }
 
-// `raw`: the class's row of the product, or null where the gradient is there already.
-template <typename Columns>
-__device__ inline void finish_class(const FinishWeightsParameters& p, const Columns& columns, int32_t c,
-                                    const float* raw) {
-  const StoredRow row = stored_row(p.weights, p.storage, c, p.dim);
-  const int64_t base = static_cast<int64_t>(c) * p.dim;
+// `raw`: the class's row of the product, or null where the gradient is there already. kAided: with what the fields of that
+// name say. kListed: rows may be listed by p.index. Returns the sum of squares of the gradient where it is measured, else 0.
+template <bool kListed, bool kAided, typename Columns>
+__device__ inline double finish_class(const FinishWeightsParameters& p, const Columns& columns, int32_t c,
+                                      const float* raw) {
+  const int64_t at = kListed && p.index ? p.index[c] : c, base = at * p.dim;
+  const StoredRow row = stored_row(p.weights, p.storage, at, p.dim);
   const int32_t index = p.first_class + c;
   OwnRows own = raw ? find_own_rows(p, columns, index) : OwnRows{};
   const bool owned = own.owner < own.end;
+  const auto product = [&](int32_t start) {
+    Four<float> g = columns.load(raw, start);
+    if constexpr (kAided) {
+      const Four<float> all = p.uniform ? columns.load(p.uniform, start) : Four<float>{};
+#pragma unroll
+      for (int e = 0; e < kPerLane; e++) g.v[e] += all.v[e];
+    }
+    return g;
+  };
 
   // Of a gradient that is there already nothing is projected, so nothing is measured.
-  const ClassSums sums = raw ? measure(columns, row, raw, owned) : ClassSums{1, 0};
+  const ClassSums sums = raw ? measure(columns, row, product, owned) : ClassSums{1, 0};
   UnitRow unit(sums.squares);
   const bool has_direction = !(unit.norm < kNormFloor);
   const auto beta = static_cast<float>(has_direction ? sums.product * unit.inverse : 0.0);
@@ -206,21 +221,41 @@ __device__ inline void finish_class(const FinishWeightsParameters& p, const Colu
     for (int32_t owner = own.owner; owner < own.end; owner++)
       own.of_w -= p.gamma[p.owner_row[owner]] * p.cosine[p.owner_row[owner]] * unit.inverse * unit.inverse;
 
+  const auto gradient = [&](int32_t start, const Four<float>& w) {
+    if (!raw) return p.gradient ? columns.load(p.gradient + base, start) : Four<float>{};
+    Four<float> g = product(start);
+#pragma unroll
+    for (int e = 0; e < kPerLane; e++) {
+      const float tangent = g.v[e] - beta * unit.of(w.v[e]);
+      g.v[e] = unit.plain ? tangent * factor : static_cast<float>(tangent * (p.unscale * unit.inverse));
+    }
+    if (owned) add_own_rows(p, columns, own, unit.inverse, start, w, &g);
+    return g;
+  };
+  float clip = 1;
+  if constexpr (kAided) {
+    const bool measures = p.sink == SinkKind::measure || !isinf(p.clip_longest);
+    double squares = 0;
+#pragma unroll 1
+    for (int32_t start = 0; measures && start < p.dim; start += kColumns) {
+      const Four<float> g = gradient(start, columns.load(row, start));
+#pragma unroll
+      for (int e = 0; e < kPerLane; e++) squares += static_cast<double>(g.v[e]) * g.v[e];
+    }
+    squares = warp_sum(squares);
+    if (p.sink == SinkKind::measure) return squares;
+    const double norm = p.clip_scale * sqrt(squares);
+    clip = static_cast<float>(norm > p.clip_longest ? p.clip_scale * (p.clip_longest / norm) : p.clip_scale);
+  }
+
   float squares = 0;
 #pragma unroll 1
   for (int32_t start = 0; start < p.dim; start += kColumns) {
-    Four<float> w = columns.load(row, start), g;
-    if (raw) {
-      g = columns.load(raw, start);
+    Four<float> w = columns.load(row, start), g = gradient(start, w);
+    if (!raw && p.gradient) columns.store(p.gradient + base, start, {});
+    if constexpr (kAided) {
 #pragma unroll
-      for (int e = 0; e < kPerLane; e++) {
-        const float tangent = g.v[e] - beta * unit.of(w.v[e]);
-        g.v[e] = unit.plain ? tangent * factor : static_cast<float>(tangent * (p.unscale * unit.inverse));
-      }
-      if (owned) add_own_rows(p, columns, own, unit.inverse, start, w, &g);
-    } else {
-      g = columns.load(p.gradient + base, start);
-      columns.store(p.gradient + base, start, {});
+      for (int e = 0; e < kPerLane; e++) g.v[e] *= clip;
     }
     if (p.sink == SinkKind::accumulate) {
       const Four<float> before = columns.load(p.gradient + base, start);
@@ -239,14 +274,28 @@ __device__ inline void finish_class(const FinishWeightsParameters& p, const Colu
 #pragma unroll
     for (int e = 0; e < kPerLane; e++) squares += w.v[e] * w.v[e];
   }
-  if (p.sink == SinkKind::write || p.sink == SinkKind::accumulate || !p.operand) return;
+  if (p.sink == SinkKind::write || p.sink == SinkKind::accumulate || !p.operand) return 0;
   // Each lane reads the columns back that it wrote itself; what is updated is float32.
   const float* moved = static_cast<const float*>(p.weights) + base;
   double new_squares = warp_sum(squares);
-  if (!plain_square(new_squares)) new_squares = class_sums<double>(columns, moved, nullptr).squares;
+  if (!plain_square(new_squares)) new_squares = class_sums<double>(columns, moved, NoGradient()).squares;
   store_unit_row(columns, moved, new_squares, p.operand_scale,
                  {p.operand + static_cast<int64_t>(c) * p.depth, p.low, p.depth, p.kind},
                  c == p.classes - 1 ? p.padding : 0);
+  return 0;
+}
+
+// Whether a class is left as it is, by the flags.
+template <typename Columns>
+__device__ inline bool rests(const FinishWeightsParameters& p, const Columns& columns, int32_t c) {
+  if (!p.flags || p.flags[c] != p.resting) return false;
+  bool moves = false;
+  for (int32_t start = 0; p.gradient && start < p.dim; start += kColumns) {
+    const Four<float> g = columns.load(p.gradient + static_cast<int64_t>(c) * p.dim, start);
+#pragma unroll
+    for (int e = 0; e < kPerLane; e++) moves |= g.v[e] != 0;
+  }
+  return !__any_sync(kWholeWarp, moves);
 }
 
 // Whether all rows that finish_class touches are aligned_rows; null ones are, and rows of the product are padded.
@@ -264,13 +313,31 @@ __device__ inline bool whole_fours(const FinishWeightsParameters& p) {
 //   writes  gradient, or weights, momentum, variance [classes, D] float32 and operand [classes + padding, depth]
 //           of 2 bytes (4 when split), which reads the new weights from the cache
 //   launch  any number of blocks of 8 warps, a warp a class in a strided loop: a row's sums need no other warp
-extern "C" __global__ void __launch_bounds__(kRowThreads, kFinishBlocks)
-    finish_weights(const __grid_constant__ FinishWeightsParameters p) {
+template <bool kAided>
+__device__ inline void finish_classes(const FinishWeightsParameters& p) {
   with_columns(whole_fours(p), p.dim, [&](auto columns) {
     const auto warps = static_cast<int32_t>(gridDim.x * kRowWarps);
+    double squares = 0;
     for (int32_t c = warp_row(); c < p.classes; c += warps)
-      finish_class(p, columns, c, p.raw ? p.raw + static_cast<int64_t>(c) * p.width : nullptr);
+      if (!kAided || !rests(p, columns, c))
+        squares += finish_class<kAided, kAided>(p, columns, c,
+                                                p.raw ? p.raw + static_cast<int64_t>(c) * p.width : nullptr);
+    if constexpr (kAided)
+      if (p.sink == SinkKind::measure && columns.lane == 0) p.squares[warp_row()] += squares;
   });
+}
+extern "C" __global__ void __launch_bounds__(kRowThreads, kFinishBlocks)
+    finish_weights(const __grid_constant__ FinishWeightsParameters p) {
+  finish_classes<false>(p);
+}
+
+// The same with what all classes have in common of the gradient, for some of the classes, with clipping, or measured only:
+// where classes are clipped their gradient is made twice, the second time from the cache.
+//
+//   writes  besides: squares [warps of the grid] float64, each by one warp
+extern "C" __global__ void __launch_bounds__(kRowThreads, 2)
+    finish_weights_aided(const __grid_constant__ FinishWeightsParameters p) {
+  finish_classes<true>(p);
 }
 
 // Element (class, column) is std times a normal deviate that depends on seed, class and column alone: Philox blocks of

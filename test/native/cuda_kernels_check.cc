@@ -28,6 +28,12 @@ KernelChecks all_checks(const Device& device) {
       {"finish_weights", check_finish_weights},
       {"select_nearest", check_select_nearest},
       {"initialize_weights", check_initialize_weights},
+      {"draw_classes", check_draw_classes},
+      {"list_classes", check_list_classes},
+      {"finish_weights_aided", check_finish_weights_aided},
+      {"sum_unit_rows", check_sum_unit_rows},
+      {"add_unit_sums", check_add_unit_sums},
+      {"cosine_sums", check_cosine_sums},
   };
   for (KernelCheck& check : tile_checks(device)) checks.push_back(std::move(check));
   // Not every architecture has all of them.

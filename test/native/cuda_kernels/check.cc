@@ -18,6 +18,14 @@ void check(bool ok, const std::string& what) {
   if (counts().give_up) std::exit(1);
 }
 
+std::vector<int32_t> shuffled(int64_t rows) {
+  std::vector<int32_t> index;
+  // From the last on, every second one: the first half of the result is the odd rows of the other.
+  for (const int64_t start : {1, 0})
+    for (int64_t row = rows - 1 - start; row >= 0; row -= 2) index.push_back(static_cast<int32_t>(row));
+  return index;
+}
+
 void Values::report(double got, double want, double tolerance, int64_t row, int64_t column) {
   if (!message_.empty()) return;
   char text[160];

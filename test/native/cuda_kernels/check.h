@@ -1,6 +1,7 @@
 // What the checks of the CUDA kernels share: the device, its memory, counting, and input with every kind of row.
 #pragma once
 
+#include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <cstdio>
@@ -132,6 +133,24 @@ uint16_t to_float16(float value);
 float from_bfloat16(uint16_t bits);
 float from_float16(uint16_t bits);
 
+// An order of so many rows, which is none of its own inverse; and rows in it: row index[i] of the result is row i.
+std::vector<int32_t> shuffled(int64_t rows);
+template <typename T>
+std::vector<T> scattered(const std::vector<T>& rows, const std::vector<int32_t>& index) {
+  std::vector<T> out(rows.size());
+  const auto dim = static_cast<int64_t>(rows.size() / index.size());
+  for (size_t i = 0; i < index.size(); i++) std::copy_n(rows.data() + i * dim, dim, out.data() + index[i] * dim);
+  return out;
+}
+// The other way.
+template <typename T>
+std::vector<T> gathered(const std::vector<T>& rows, const std::vector<int32_t>& index) {
+  std::vector<T> out(rows.size());
+  const auto dim = static_cast<int64_t>(rows.size() / index.size());
+  for (size_t i = 0; i < index.size(); i++) std::copy_n(rows.data() + index[i] * dim, dim, out.data() + i * dim);
+  return out;
+}
+
 // Class rows of a storage type: on the device, and the same numbers in float32 here.
 struct StoredRows {
   StoredRows(std::vector<float> rows, StorageKind kind, int64_t skew);
@@ -205,5 +224,11 @@ void check_prepare_weights(const Device& device);
 void check_finish_weights(const Device& device);
 void check_initialize_weights(const Device& device);
 void check_select_nearest(const Device& device);
+void check_draw_classes(const Device& device);
+void check_list_classes(const Device& device);
+void check_finish_weights_aided(const Device& device);
+void check_sum_unit_rows(const Device& device);
+void check_add_unit_sums(const Device& device);
+void check_cosine_sums(const Device& device);
 
 }  // namespace marginfc::check

@@ -176,12 +176,20 @@ void check_targets(const Device& device) {
     for (const StorageKind storage : kStorages) {
       TargetProblem problem(rows, dim, storage, skew);
       const Buffer<float> features(problem.x, skew), own_rows(std::vector<float>(rows * dim, 7.0f), skew);
-      const Buffer<int32_t> labels(problem.labels);
+      // With an index rows know their classes' places.
+      const int64_t classes = static_cast<int64_t>(problem.w.values.size()) / dim;
+      const std::vector<int32_t> order = shuffled(classes);
+      std::vector<int32_t> places = problem.labels;
+      for (int32_t& label : places)
+        if (skew && label >= 0)
+          label = static_cast<int32_t>(std::find(order.begin(), order.end(), label) - order.begin());
+      const Buffer<int32_t> labels(places), index(order);
       const Buffer<double> norm(problem.norms), cosine(std::vector<double>(rows, 7)),
           sine(std::vector<double>(rows, 7)), weight_norm(std::vector<double>(rows, 7));
       TargetsParameters p{};
       p.features = features.get();
       p.weights = problem.w.get();
+      p.index = skew ? index.get() : nullptr;
       p.labels = labels.get();
       p.norm = norm.get();
       p.cosine = cosine.get();
@@ -259,6 +267,9 @@ void check_reduce_negatives(const Device& device) {
         sums[part * padded + 1] = std::numeric_limits<float>::infinity();
       std::vector<float> offsets(padded);
       for (float& offset : offsets) offset = static_cast<float>(50 * random.normal());
+      std::vector<int32_t> counts(partials * padded);
+      for (int32_t& count : counts) count = random.below(1 << 20);
+      const Buffer<int32_t> above(counts), counted(rows);
       const Buffer<float> parts(sums), hardest_parts(hardest), largest(rows), offset(offsets), shift(padded);
       const Buffer<double> sum(rows);
       // As phase 2 does: hardest negatives of a plain scale, offsets of a far one.
@@ -270,6 +281,8 @@ void check_reduce_negatives(const Device& device) {
         p.sum = sum.get();
         p.shift = shift.get();
         p.largest = with_hardest ? largest.get() : nullptr;
+        p.above = with_hardest ? above.get() : nullptr;
+        p.count = with_hardest ? counted.get() : nullptr;
         p.partials = partials;
         p.rows = rows;
         p.padded_rows = padded;
@@ -277,6 +290,7 @@ void check_reduce_negatives(const Device& device) {
         const std::vector<double> got = sum.read();
         const std::vector<float> got_shift = shift.read();
         const std::vector<float> got_largest = with_hardest ? largest.read() : std::vector<float>();
+        const std::vector<int32_t> got_counts = with_hardest ? counted.read() : std::vector<int32_t>();
         Values values(size_text("reduce_negatives", partials, rows));
         for (int32_t i = 0; i < rows; i++) {
           double want = 0;
@@ -286,7 +300,12 @@ void check_reduce_negatives(const Device& device) {
             want_largest = std::max(want_largest, hardest[part * padded + i]);
           }
           values.equal(got[i], want, i);
-          if (with_hardest) values.equal(got_largest[i], want_largest, i, 1);
+          if (with_hardest) {
+            values.equal(got_largest[i], want_largest, i, 1);
+            int32_t count = 0;
+            for (int32_t part = 0; part < partials; part++) count += counts[part * padded + i];
+            values.equal(got_counts[i], count, i, 4);
+          }
           const double want_shift = std::log2(want) + (p.offset ? offsets[i] : 0) - kProbabilityExponent;
           if (want == 0 || std::isinf(want))
             values.equal(got_shift[i], std::numeric_limits<float>::infinity(), i, 2);
@@ -351,8 +370,11 @@ void check_finish_features(const Device& device) {
         gammas.push_back(owned ? 1e3 * random.normal() : std::nan(""));
         radials.push_back(owned ? random.normal() : std::nan(""));
       }
+      std::vector<double> uniforms(rows), class_sums(dim);
+      for (double& uniform : uniforms) uniform = random.normal();
+      for (double& sum : class_sums) sum = 1e4 * random.normal();
       const Buffer<double> total(totals), scale(scales), norm(problem.norms), cosine(cosines),
-          weight_norm(weight_norms), gamma(gammas), radial(radials);
+          weight_norm(weight_norms), gamma(gammas), radial(radials), uniform(uniforms), class_sum(class_sums);
       const Buffer<float> features(problem.x, skew), gradient(rows * dim, skew);
       const Buffer<int32_t> labels(problem.labels);
       FinishFeaturesParameters p{};
@@ -366,6 +388,8 @@ void check_finish_features(const Device& device) {
       p.weight_norm = weight_norm.get();
       p.gamma = gamma.get();
       p.radial = storage == StorageKind::bfloat16 ? nullptr : radial.get();
+      p.uniform = storage == StorageKind::float16 ? nullptr : uniform.get();
+      p.class_sum = p.uniform ? class_sum.get() : nullptr;
       p.gradient = gradient.get();
       p.rows = static_cast<int32_t>(rows);
       p.dim = static_cast<int32_t>(dim);
@@ -380,9 +404,12 @@ void check_finish_features(const Device& device) {
         const double inverse = 1 / floored(problem.norms[i]);
         const bool projected = problem.norms[i] >= kNormFloor, owned = problem.labels[i] >= 0;
         double along = 0;
-        for (int64_t d = 0; d < dim; d++) along += totals[i * width + d] * scales[i] * x[d] * inverse;
+        const auto sum = [&](int64_t d) {
+          return totals[i * width + d] * scales[i] + (p.uniform ? class_sums[d] * uniforms[i] : 0);
+        };
+        for (int64_t d = 0; d < dim; d++) along += sum(d) * x[d] * inverse;
         for (int64_t d = 0; d < dim; d++) {
-          const double g = totals[i * width + d] * scales[i], xh = x[d] * inverse;
+          const double g = sum(d), xh = x[d] * inverse;
           double want = (g - (projected ? along * xh : 0)) * inverse, size = std::fabs(g * inverse);
           if (projected) size += std::fabs(along * xh * inverse);
           if (owned) {

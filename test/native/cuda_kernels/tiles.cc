@@ -10,13 +10,36 @@ namespace {
 constexpr double kExponentError = 3e-5;
 
 void check_negatives(const TileProblem& problem, Path path, const std::string& kernel) {
-  const bool shifted = kernel == "negatives_shifted", hardest = kernel == "negatives_hardest";
+  const bool shifted = kernel == "negatives_shifted", counts = kernel == "negatives_above";
+  const bool hardest = counts || kernel == "negatives_hardest";
   const int64_t padded = problem.x.padded, partials = 2 * problem.splits();
   // As for s = 128: twice the exponent, from the largest.
   std::vector<float> offsets(padded, std::nanf(""));
   for (int32_t i = 0; i < problem.size.rows; i++)
     offsets[i] = std::isfinite(problem.largest[i]) ? static_cast<float>(2 * problem.largest[i]) : 0;
-  const Buffer<float> offset(offsets), sums(partials * padded), largest(partials * padded);
+  // Above the largest, below all, and between the others: no accumulator is near one.
+  std::vector<float> thresholds(padded, std::nanf(""));
+  std::vector<int32_t> above(padded);
+  for (int32_t i = 0; i < problem.size.rows; i++) {
+    std::vector<double> logits;
+    for (int32_t j = 0; j < problem.size.classes; j++)
+      if (j != problem.labels[i]) logits.push_back(problem.logit(i, j));
+    std::sort(logits.begin(), logits.end());
+    const auto count = static_cast<int64_t>(logits.size());
+    // All, none, half of them, a few.
+    int64_t below = i % 4 == 0   ? 0
+                    : i % 4 == 1 ? count
+                    : i % 4 == 2 ? count / 2
+                                 : std::max<int64_t>(count - 1 - i % 7, 0);
+    while (below > 0 && below < count && logits[below] - logits[below - 1] < 2e-3) below++;
+    above[i] = static_cast<int32_t>(count - below);
+    thresholds[i] = static_cast<float>(count == 0       ? 0
+                                       : below == 0     ? logits[0] - 1
+                                       : below == count ? logits[count - 1] + 1
+                                                        : (logits[below - 1] + logits[below]) / 2);
+  }
+  const Buffer<float> offset(offsets), sums(partials * padded), largest(partials * padded), threshold(thresholds);
+  const Buffer<int32_t> counted(partials * padded);
   NegativesParameters p{};
   p.features = problem.x.operand(Padding::poison);
   p.weights = problem.w.operand(Padding::poison);
@@ -25,6 +48,8 @@ void check_negatives(const TileProblem& problem, Path path, const std::string& k
   p.factor = 2;
   p.sums = sums.get();
   p.hardest = hardest ? largest.get() : nullptr;
+  p.threshold = counts ? threshold.get() : nullptr;
+  p.above = counts ? counted.get() : nullptr;
   p.padded_rows = static_cast<int32_t>(padded);
   p.classes = problem.size.classes;
   p.steps = problem.steps();
@@ -34,11 +59,14 @@ void check_negatives(const TileProblem& problem, Path path, const std::string& k
 
   Values values(problem.text(path, kernel));
   const std::vector<float> got = sums.read(), got_largest = hardest ? largest.read() : std::vector<float>();
+  const std::vector<int32_t> got_above = counts ? counted.read() : std::vector<int32_t>();
   for (int32_t i = 0; i < problem.size.rows; i++) {
     double sum = 0, most = -std::numeric_limits<double>::infinity(), want = problem.sums[i];
+    int32_t count = 0;
     for (int64_t k = 0; k < partials; k++) {
       sum += got[k * padded + i];
       if (hardest) most = std::max<double>(most, got_largest[k * padded + i]);
+      if (counts) count += got_above[k * padded + i];
     }
     if (shifted) {
       want = 0;
@@ -47,6 +75,9 @@ void check_negatives(const TileProblem& problem, Path path, const std::string& k
     }
     values.near(sum, want, (shifted ? 2 : 1) * kExponentError * want, i);
     if (hardest) values.near(most, problem.largest[i], 5e-5, i);
+    // From kMostCounted on by a warp's lane or a block it need not be exact.
+    if (counts && above[i] < kMostCounted) values.equal(count, above[i], i, 1);
+    if (counts) values.equal(count >= std::min(above[i], kMostCounted) && count <= above[i], true, i, 2);
   }
 }
 
@@ -210,6 +241,8 @@ KernelChecks tile_checks(const Device& device) {
       {"negatives", [](const TileProblem& problem, Path path) { check_negatives(problem, path, "negatives"); }},
       {"negatives_hardest",
        [](const TileProblem& problem, Path path) { check_negatives(problem, path, "negatives_hardest"); }},
+      {"negatives_above",
+       [](const TileProblem& problem, Path path) { check_negatives(problem, path, "negatives_above"); }},
       {"negatives_shifted",
        [](const TileProblem& problem, Path path) { check_negatives(problem, path, "negatives_shifted"); }},
       {"probabilities", check_probabilities},

@@ -92,6 +92,7 @@ struct UpdateProblem {
 
   // With the fused kernel if it is given a name. `skew` as in Buffer.
   Written run(const Sink& sink, OperandKind operand_kind, int64_t skew, const char* fused, int32_t shared_bytes) const {
+    const Buffer<int32_t> index(shuffled(classes));
     const StoredRows w(start, sink.storage, skew);
     const std::vector<float> state(classes * dim, 0.5f);
     const Buffer<float> gradient(state, skew), momentum(state, skew), variance(state, skew);
@@ -104,6 +105,8 @@ struct UpdateProblem {
     f.raw = fused ? nullptr : raw.get();
     f.unscale = 0x1p-25;
     f.weights = w.get();
+    // Of the other half the rows lie one behind the other.
+    f.index = sink.kind == SinkKind::write || operand_kind == OperandKind::split ? nullptr : index.get();
     f.gradient = gradient.get();
     f.momentum = sink.momentum ? momentum.get() : nullptr;
     f.variance = sink.kind == SinkKind::adamw ? variance.get() : nullptr;

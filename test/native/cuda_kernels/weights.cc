@@ -1,5 +1,6 @@
 // The kernels over class rows.
 #include <algorithm>
+#include <numeric>
 
 #include "test/native/cuda_kernels/check.h"
 
@@ -49,12 +50,17 @@ void check_prepare_weights(const Device& device) {
           const StoredRows w(make_rows(random, classes, dim, true), storage, classes % 2);
           const OperandBuffer operand(padded_rows(classes), dim, kind);
           const Buffer<int32_t> bad(std::vector<int32_t>{INT32_MAX});
-          device.launch("prepare_weights", prepare_parameters(w, classes, dim, operand, bad.get()),
-                        operand.rows / kRowWarps, kThreads);
+          PrepareWeightsParameters p = prepare_parameters(w, classes, dim, operand, bad.get());
+          std::vector<int32_t> order(classes);
+          std::iota(order.begin(), order.end(), 0);
+          if (kind != OperandKind::bfloat16) order = shuffled(classes);
+          const Buffer<int32_t> index(order);
+          if (kind != OperandKind::bfloat16) p.index = index.get();
+          device.launch("prepare_weights", p, operand.rows / kRowWarps, kThreads);
           Values values(size_text("prepare_weights", classes, dim) + name_of(storage) + " to " + name_of(kind));
           const OperandValues operands(operand);
           for (int64_t c = 0; c < classes; c++)
-            operands.compare(values, c, unit_row(w.values.data() + c * dim, dim, operand_scale(kind)));
+            operands.compare(values, c, unit_row(w.values.data() + order[c] * dim, dim, operand_scale(kind)));
           for (int64_t c = classes; c < operand.rows; c++) operands.same(values, c, classes - 1);
           values.equal(bad.read()[0], INT32_MAX, classes);
         }
@@ -69,11 +75,20 @@ void check_prepare_weights(const Device& device) {
         rows[130 * dim] = rows[70 * dim + 32] = rows[71 * dim + 5] = poison;
         const StoredRows w(rows, storage, 0);
         const OperandBuffer operand(256, dim, OperandKind::split);
-        const Buffer<int32_t> bad(std::vector<int32_t>{INT32_MAX});
+        const Buffer<int32_t> bad(std::vector<int32_t>{INT32_MAX}), listed(std::vector<int32_t>{INT32_MAX});
+        // Row 70 takes no part in the list.
+        std::vector<int32_t> order(131);
+        std::iota(order.begin(), order.end(), 0);
+        order[70] = 3;
+        const Buffer<int32_t> index(order);
+        PrepareWeightsParameters some = prepare_parameters(w, 131, dim, operand, listed.get());
+        some.index = index.get();
+        device.launch("prepare_weights", some, 32, kThreads);
         for (int32_t* where : {bad.get(), static_cast<int32_t*>(nullptr)})
           device.launch("prepare_weights", prepare_parameters(w, 131, dim, operand, where), 32, kThreads);
         Values values(size_text("prepare_weights", 131, dim) + "bad rows of " + name_of(storage));
         values.equal(bad.read()[0], 70, 0);
+        values.equal(listed.read()[0], 71, 0);
         const OperandValues operands(operand);
         for (int64_t c = 0; c < 131; c++)
           operands.compare(values, c, unit_row(w.values.data() + c * dim, dim, operand_scale(operand.kind)));
@@ -188,6 +203,8 @@ struct WeightBuffers {
     p.depth = static_cast<int32_t>(padded_depth(problem.dim));
     p.width = static_cast<int32_t>(problem.padded);
     p.storage = problem.w.kind;
+    p.clip_scale = 1;
+    p.clip_longest = std::numeric_limits<double>::infinity();
     return p;
   }
 
@@ -231,9 +248,11 @@ Element update(const Step& step, double g, double w, double momentum, double var
   return {w - u.learning_rate * moved, v, 0, std::fabs(w) + u.learning_rate * size, size};
 }
 
-// The update of a step, from the raw product or (apply) from its gradient, which the write sink left.
-void check_step(const Device& device, const WeightProblem& problem, const WeightBuffers& buffers, const Step& step,
-                bool apply, OperandKind kind, int64_t skew, const std::vector<float>& gradients) {
+// The update of a step, from the raw product or (apply) from its gradient, which the write sink left. `listed`: the rows that
+// it touches lie elsewhere, by an index.
+void check_step(const Device& device, const char* kernel, const WeightProblem& problem, const WeightBuffers& buffers,
+                const Step& step, bool apply, bool listed, OperandKind kind, int64_t skew,
+                const std::vector<float>& gradients) {
   const int64_t classes = problem.classes, dim = problem.dim;
   Random random(7);
   std::vector<float> momenta(classes * dim), variances(momenta.size());
@@ -241,11 +260,17 @@ void check_step(const Device& device, const WeightProblem& problem, const Weight
     momenta[e] = static_cast<float>(random.normal());
     variances[e] = static_cast<float>(0.1 + std::fabs(random.normal()));
   }
-  const StoredRows w(problem.weights, StorageKind::float32, skew);
-  const Buffer<float> momentum(momenta, skew), variance(variances, skew), gradient(gradients, skew);
+  std::vector<int32_t> order(classes);
+  std::iota(order.begin(), order.end(), 0);
+  if (listed) order = shuffled(classes);
+  const Buffer<int32_t> index(order);
+  const StoredRows w(scattered(problem.weights, order), StorageKind::float32, skew);
+  const Buffer<float> momentum(scattered(momenta, order), skew), variance(scattered(variances, order), skew),
+      gradient(scattered(gradients, order), skew);
   const OperandBuffer operand(padded_rows(classes), dim, kind);
   FinishWeightsParameters p = buffers.parameters(problem);
   p.weights = w.get();
+  p.index = listed ? index.get() : nullptr;
   p.sink = step.sink;
   p.sgd_step = step.sgd;
   p.adamw_step = step.adamw;
@@ -262,10 +287,12 @@ void check_step(const Device& device, const WeightProblem& problem, const Weight
     p.owners = 0;
     p.owner_class = p.owner_row = nullptr;
   }
-  device.launch("finish_weights", p, 5, kThreads);
+  device.launch(kernel, p, 5, kThreads);
 
-  Values values(size_text("finish_weights", classes, dim) + step.name + (apply ? ", apply, " : ", ") + name_of(kind));
-  const std::vector<float> got = w.wide.read(), got_momentum = momentum.read(), got_variance = variance.read();
+  Values values(size_text(kernel, classes, dim) + step.name + (apply ? ", apply, " : ", ") +
+                (listed ? "listed, " : "") + name_of(kind));
+  const auto read = [&](const Buffer<float>& rows) { return gathered(rows.read(), order); };
+  const std::vector<float> got = read(w.wide), got_momentum = read(momentum), got_variance = read(variance);
   const std::vector<float> left = gradient.read();
   for (int64_t e = 0; e < classes * dim; e++) {
     const int64_t c = e / dim, d = e % dim;
@@ -281,8 +308,49 @@ void check_step(const Device& device, const WeightProblem& problem, const Weight
   for (int64_t c = classes; c < operand.rows; c++) operands.same(values, c, classes - 1);
 }
 
+// Classes that rest: those that are flagged, without any gradient, or those that are not, where their gradient is 0.
+void check_resting(const Device& device, const char* kernel, int64_t dim, int64_t skew, const Step& step, bool apply) {
+  constexpr int64_t kClasses = 131;
+  Random random(dim);
+  const std::vector<float> weights = make_rows(random, kClasses, dim, true), state(kClasses * dim, 0.5f);
+  std::vector<float> gradients(kClasses * dim);
+  std::vector<uint8_t> flag(kClasses);
+  for (int64_t c = 0; c < kClasses; c++) {
+    flag[c] = c % 3 == 0;
+    // A single element, anywhere.
+    if (c % 2) gradients[c * dim + random.below(static_cast<int32_t>(dim))] = c == 5 ? std::nanf("") : 0.25f;
+  }
+  const Buffer<float> moved(weights, skew), momentum(state, skew), variance(state, skew), gradient(gradients, skew);
+  const Buffer<uint8_t> flags(flag);
+  FinishWeightsParameters p{};
+  p.weights = moved.get();
+  p.momentum = step.momentum ? momentum.get() : nullptr;
+  p.variance = step.sink == SinkKind::adamw ? variance.get() : nullptr;
+  p.gradient = apply ? gradient.get() : nullptr;
+  p.flags = flags.get();
+  p.resting = apply ? 0 : 1;
+  p.clip_scale = 1;
+  p.clip_longest = std::numeric_limits<double>::infinity();
+  p.sink = step.sink;
+  p.sgd_step = step.sgd;
+  p.adamw_step = step.adamw;
+  p.classes = kClasses;
+  p.dim = static_cast<int32_t>(dim);
+  device.launch(kernel, p, 3, kThreads);
+  Values values(size_text(kernel, kClasses, dim) + step.name + (apply ? ", apply" : "") + ", some rest");
+  const std::vector<float> got = moved.read(), got_momentum = momentum.read();
+  for (int64_t e = 0; e < kClasses * dim; e++) {
+    const int64_t c = e / dim, d = e % dim;
+    const bool rests = apply ? !flag[c] && c % 2 == 0 : flag[c];
+    const Element want = update(step, apply ? gradients[e] : 0.0, weights[e], 0.5, 0.5);
+    values.near(got[e], rests ? weights[e] : want.w, rests ? 0 : 5e-7 * want.w_size, c, d);
+    if (step.momentum)
+      values.near(got_momentum[e], rests ? 0.5 : want.momentum, rests ? 0 : 5e-7 * want.momentum_size, c, d);
+  }
+}
+
 // An infinite weight makes its class's row bad, and nothing else.
-void check_bad_class(const Device& device, int64_t dim, SinkKind sink) {
+void check_bad_class(const Device& device, const char* kernel, int64_t dim, SinkKind sink) {
   WeightProblem problem(3, 2, dim, StorageKind::float32, 0);
   problem.weights = std::vector<float>(3 * dim, 0.5f);
   problem.weights[2 * dim - 1] = std::numeric_limits<float>::infinity();
@@ -298,8 +366,8 @@ void check_bad_class(const Device& device, int64_t dim, SinkKind sink) {
   p.low = operand.low;
   p.operand_scale = operand_scale(operand.kind);
   p.kind = operand.kind;
-  device.launch("finish_weights", p, 1, kThreads);
-  Values values(size_text("finish_weights", 3, dim) + "a bad class");
+  device.launch(kernel, p, 1, kThreads);
+  Values values(size_text(kernel, 3, dim) + "a bad class");
   const std::vector<float> got = sink == SinkKind::write ? gradient.read() : weights.read();
   for (int64_t e = 0; e < 3 * dim; e++) values.equal(std::isfinite(got[e]), e / dim != 1, e / dim, e % dim);
   if (sink == SinkKind::write) return;
@@ -310,7 +378,9 @@ void check_bad_class(const Device& device, int64_t dim, SinkKind sink) {
 
 }  // namespace
 
-void check_finish_weights(const Device& device) {
+namespace {
+
+void check_finish(const Device& device, const char* kernel, bool listed) {
   struct Size {
     int64_t classes, rows;
   };
@@ -325,10 +395,10 @@ void check_finish_weights(const Device& device) {
         const Buffer<float> written(classes * dim, skew);
         p.gradient = written.get();
         p.sink = SinkKind::write;
-        device.launch("finish_weights", p, 3, kThreads);
+        device.launch(kernel, p, 3, kThreads);
         const std::vector<float> gradients = written.read();
         {
-          Values values(size_text("finish_weights", classes, dim) + "write " + name_of(storage));
+          Values values(size_text(kernel, classes, dim) + "write " + name_of(storage));
           std::vector<double> want(dim), room(dim);
           for (int64_t c = 0; c < classes; c++) {
             problem.reference(c, &want, &room);
@@ -342,9 +412,9 @@ void check_finish_weights(const Device& device) {
         const Buffer<float> accumulated(before, skew);
         p.gradient = accumulated.get();
         p.sink = SinkKind::accumulate;
-        device.launch("finish_weights", p, 2, kThreads);
+        device.launch(kernel, p, 2, kThreads);
         {
-          Values values(size_text("finish_weights", classes, dim) + "accumulate " + name_of(storage));
+          Values values(size_text(kernel, classes, dim) + "accumulate " + name_of(storage));
           const std::vector<float> got = accumulated.read();
           for (int64_t e = 0; e < classes * dim; e++)
             values.near(got[e], static_cast<double>(before[e]) + gradients[e],
@@ -356,11 +426,101 @@ void check_finish_weights(const Device& device) {
             turn++;
             // Of many long rows some.
             if (classes * dim > 200000 && turn % 4 != 0) continue;
-            check_step(device, problem, buffers, step, apply, kOperands[turn % 3], skew, gradients);
+            check_step(device, kernel, problem, buffers, step, apply, listed && turn / 3 % 2, kOperands[turn % 3], skew,
+                       gradients);
           }
       }
   for (const int64_t dim : {33, 132})
-    for (const SinkKind sink : {SinkKind::write, SinkKind::sgd}) check_bad_class(device, dim, sink);
+    for (const SinkKind sink : {SinkKind::write, SinkKind::sgd}) check_bad_class(device, kernel, dim, sink);
+}
+
+// What all classes have in common, clipping and measuring; of a chunk, and (apply) of a gradient that is there.
+void check_aids(const Device& device, int64_t dim, bool apply, double longest, int64_t skew) {
+  constexpr int64_t classes = 131, rows = 33;
+  const WeightProblem problem(classes, rows, dim, StorageKind::float32, skew);
+  const WeightBuffers buffers(problem, skew);
+  Random random(3);
+  std::vector<float> uniforms(problem.padded);
+  for (float& value : uniforms) value = static_cast<float>(1e6 * random.normal());
+  // The problem with the uniform part in its product.
+  WeightProblem whole(classes, rows, dim, StorageKind::float32, skew);
+  for (int64_t c = 0; c < classes && !apply; c++)
+    for (int64_t d = 0; d < dim; d++) whole.raw[c * problem.padded + d] += uniforms[d];
+  std::vector<float> given(classes * dim);
+  for (float& value : given) value = static_cast<float>(random.normal());
+  const Buffer<float> uniform(uniforms), gradient(given, skew);
+  const StoredRows w(problem.weights, StorageKind::float32, skew);
+  constexpr int64_t kBlocks = 3;
+  const Buffer<double> squares(std::vector<double>(kBlocks * kRowWarps, 0.5));
+  FinishWeightsParameters p = buffers.parameters(problem);
+  p.weights = w.get();
+  p.sgd_step = {1, 0, 0, false};
+  p.uniform = uniform.get();
+  p.clip_scale = 0.5;
+  p.clip_longest = longest;
+  p.squares = squares.get();
+  p.gradient = gradient.get();
+  if (apply) {
+    p.raw = nullptr;
+    p.owners = 0;
+  }
+  const std::string name = size_text("finish_weights_aided", classes, dim) + (apply ? "apply, " : "");
+  std::vector<double> want(dim), room(dim), lengths;
+  double square = 0;
+  for (int64_t c = 0; c < classes; c++) {
+    double own = 0;
+    if (!apply) whole.reference(c, &want, &room);
+    for (int64_t d = 0; d < dim; d++)
+      own += apply ? static_cast<double>(given[c * dim + d]) * given[c * dim + d] : want[d] * want[d];
+    lengths.push_back(std::sqrt(own));
+    square += own;
+  }
+  {
+    p.sink = SinkKind::measure;
+    device.launch("finish_weights_aided", p, kBlocks, kThreads);
+    Values values(name + "measure");
+    double got = 0;
+    for (const double part : squares.read()) got += part - 0.5;
+    values.near(got, square, 1e-5 * square, 0);
+    const std::vector<float> left = gradient.read(), same = w.wide.read();
+    for (int64_t e = 0; e < classes * dim; e++) {
+      values.equal(left[e], given[e], e / dim, e % dim);
+      values.equal(same[e], problem.weights[e], e / dim, e % dim);
+    }
+  }
+  p.sink = SinkKind::sgd;
+  device.launch("finish_weights_aided", p, kBlocks, kThreads);
+  Values values(name + "clip");
+  const std::vector<float> got = w.wide.read(), left = gradient.read();
+  for (int64_t c = 0; c < classes; c++) {
+    if (!apply) whole.reference(c, &want, &room);
+    const double factor = 0.5 * std::min(1.0, longest / (0.5 * lengths[c]));
+    for (int64_t d = 0; d < dim; d++) {
+      const double before = problem.weights[c * dim + d], g = apply ? given[c * dim + d] : want[d];
+      const double size = apply ? std::fabs(g) : 5 * room[d] + std::fabs(g);
+      values.near(got[c * dim + d], before - factor * g,
+                  5e-7 * (std::fabs(before) + factor * size) + 1e-5 * factor * (apply ? 0 : std::fabs(g)) + 1e-45, c,
+                  d);
+      values.equal(left[c * dim + d], apply ? 0 : given[c * dim + d], c, d);
+    }
+  }
+}
+
+}  // namespace
+
+void check_finish_weights(const Device& device) { check_finish(device, "finish_weights", false); }
+
+void check_finish_weights_aided(const Device& device) {
+  constexpr const char* kKernel = "finish_weights_aided";
+  check_finish(device, kKernel, true);
+  for (const int64_t dim : {1, 33, 132, 300})
+    for (const Step& step : kSteps)
+      for (const bool apply : {false, true}) check_resting(device, kKernel, dim, dim % 2, step, apply);
+  for (const int64_t dim : {1, 33, 132, 300})
+    for (const int64_t skew : {0, 1})
+      for (const bool apply : {false, true})
+        for (const double longest : {1e-3, std::numeric_limits<double>::infinity()})
+          check_aids(device, dim, apply, longest, skew);
 }
 
 void check_initialize_weights(const Device& device) {
