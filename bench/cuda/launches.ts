@@ -43,8 +43,11 @@ const hopper: Gates = {
 /** By class of kernels and architecture. */
 export const gates = {
   tile: tileGates,
-  // Counts beside sums and maxima take the last registers, and two more for sm_90a, which has kernels of its own for this.
-  counting: (architecture: string): Gates => ({ ...tileGates(architecture), spillBytes: 16 }),
+  // Counts beside sums and maxima: two instructions more an element, and the last registers (two more than there are on sm_90a,
+  // which has kernels of its own for this).
+  counting: (architecture: string): Gates =>
+    architecture === '75' ? turing : { ...tileGates(architecture), spillBytes: 16, ptxPerMma: 3.2 },
+  hopperCounting: (): Gates => ({ ...hopper, ptxPerMma: 1.85, l2BytesPerMma: 40 }),
   // Two halves: three products for an element.
   split: (architecture: string): Gates =>
     architecture === '75'
@@ -149,7 +152,7 @@ function hopperLaunches(type: 'float16' | 'bfloat16'): Launch[] {
   const columns: Readonly<Record<string, [number, Launch['gates']]>> = {
     [`negatives_${type}`]: [1024, 'hopper'],
     [`negatives_hardest_${type}`]: [1024, 'hopper'],
-    [`negatives_above_${type}`]: [1024, 'hopper'],
+    [`negatives_above_${type}`]: [1024, 'hopperCounting'],
     [`negatives_shifted_${type}`]: [1024, 'hopper'],
     [`probabilities_${type}`]: [1024, 'hopper'],
     [`features_product_${type}`]: [128, 'hopperStreamed'],
