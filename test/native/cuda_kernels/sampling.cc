@@ -44,7 +44,7 @@ std::vector<uint8_t> flags_of(const Draw& draw, const std::vector<int32_t>& owne
   return flags;
 }
 
-// Of a whole head, of shards that begin and end inside blocks, of more blocks than threads of one that adds them up.
+// Of a whole head, of shards that begin and end inside blocks, of of one class.
 constexpr Draw kDraws[] = {
     {0, 1, 1, 0, 1},       {0, 131, 131, 0, 39},           {0, 8192, 8192, 410, 0},     {0, 4100, 4100, 41, 0},
     {40, 90, 131, 0, 130}, {4000, 5000, 20'000, 2048, 12}, {5000, 1000, 20'000, 1, 12}, {9000, 3001, 12'001, 4096, 3},
@@ -67,7 +67,7 @@ std::vector<int32_t> owners_of(const Draw& draw, int32_t rows) {
 
 void check_draw_classes(const Device& device) {
   for (const Draw& draw : kDraws)
-    for (const int32_t rows : {0, 1, 33, 700}) {
+    for (const int32_t rows : {0, 1, 33, 1500}) {
       const std::vector<int32_t> owner_class = owners_of(draw, rows);
       const Buffer<int32_t> owners(owner_class), counts(draw.blocks());
       const Buffer<uint8_t> flags(draw.classes);
@@ -99,9 +99,10 @@ void check_draw_classes(const Device& device) {
 
 void check_list_classes(const Device& device) {
   std::vector<Draw> draws(std::begin(kDraws), std::end(kDraws));
-  draws.push_back({4000, 270 * kSamplingBlock, 300 * kSamplingBlock, 0, 0});
+  // More blocks than the threads of one count in one turn, or in a turn that is unrolled by four.
+  draws.push_back({4000, 1100 * kSamplingBlock, 1200 * kSamplingBlock, 0, 0});
   for (const Draw& draw : draws)
-    for (const int32_t rows : {0, 33, 700}) {
+    for (const int32_t rows : {0, 33, 1500}) {
       const std::vector<int32_t> owner_class = owners_of(draw, rows);
       std::vector<uint8_t> flag(draw.classes);
       std::vector<int32_t> count(draw.blocks()), index;

@@ -513,7 +513,7 @@ void check_finish_weights(const Device& device) { check_finish(device, "finish_w
 void check_finish_weights_aided(const Device& device) {
   constexpr const char* kKernel = "finish_weights_aided";
   check_finish(device, kKernel, true);
-  for (const int64_t dim : {1, 33, 132, 300})
+  for (const int64_t dim : {1, 33, 131, 132, 300})
     for (const Step& step : kSteps)
       for (const bool apply : {false, true}) check_resting(device, kKernel, dim, dim % 2, step, apply);
   for (const int64_t dim : {1, 33, 132, 300})
