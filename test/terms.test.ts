@@ -4,6 +4,7 @@ import { afterAll, describe, expect, test } from 'vitest';
 import {
   arcface,
   centerLoss,
+  curricularface,
   focal,
   forward,
   forwardSync,
@@ -12,6 +13,7 @@ import {
   type LossTerm,
   linear,
   MarginHead,
+  npcface,
   ringLoss,
   sgd,
   tripletLoss,
@@ -94,11 +96,13 @@ describe.each(Object.keys(formulasOf(centers)))('%s', (name) => {
   );
 
   test.each([
-    ['the margin', 'none'],
-    ['a function of the probability', focal()],
-  ] as const)('its gradients are difference quotients, added to those of %s', (_, rowFunction) => {
+    ['the margin', {}],
+    ['a function of the probability', { rowFunction: focal() }],
+    ['other negatives', { margin: curricularface({ t: 0.3 }) }],
+    ['targets that follow from negatives', { margin: npcface() }],
+  ] as const)('its gradients are difference quotients, added to those of %s', (_, loss) => {
     const own = formulasOf(smallCenters)[name]!;
-    const options = { scale: 2, dLoss: 3, rowFunction };
+    const options = { scale: 2, dLoss: 3, ...loss };
     const plain = valueAndGradSync(small, options);
     const out = valueAndGradSync(small, { ...options, terms: [own.term], shards: 2 });
     for (const side of ['features', 'weights'] as const) {
