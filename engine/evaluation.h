@@ -201,9 +201,9 @@ class Evaluation {
   std::vector<double> shortfall_;             // [rows], -dLoss_i/dz_iy: 1 - p_iy, less with label smoothing
   std::vector<double> derivative_;            // [rows], F'
   std::vector<double> norm_derivative_;       // [rows], dF/d|x|; empty if the margin has none
-  std::vector<double>
-      row_scale_;  // [rows], what reduction and row function multiply the gradient of a row's -log p with
-  std::vector<double> reduction_scale_;  // [rows], what the reduction multiplies a row's loss with; 0 for ignored rows
+  // [rows]: what the reduction multiplies a row's loss with, 0 for ignored rows; and reduction and row function together the
+  // gradient of its -log p.
+  std::vector<double> reduction_scale_, row_scale_;
   RowTermSlopes term_slopes_;
   // From reserve() on:
   std::vector<double> weight_;      // [rows], as row_gradients() gives it

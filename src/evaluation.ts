@@ -22,6 +22,7 @@ import {
   type NativeRows,
 } from './native.js';
 import { type Compute, checkLossOn, type PlainLoss, type Reduction } from './options.js';
+import { newRows } from './row_arrays.js';
 import { nativeRowFunction } from './row_functions.js';
 import { type CheckedRows, checkRowsOf, type Rows } from './rows.js';
 import { type BatchResult, nativeTerms, type TermPlan, withTerms } from './term_state.js';
@@ -295,18 +296,4 @@ export function* gradientPass(
 /** What callers are told of the rows. */
 export function rowResults({ rowLoss, logSumExp, targetCosine }: NativeRows): RowResults {
   return { rowLoss, logSumExp, targetCosine };
-}
-
-/** Memory for the results of a plan's rows. */
-export function newRows({ rows, hardest, learners }: Plan): NativeRows {
-  return {
-    rowLoss: new Float32Array(rows),
-    logSumExp: new Float32Array(rows),
-    targetCosine: new Float32Array(rows),
-    ...(hardest && { hardestCosine: new Float32Array(rows) }),
-    ...(learners.length > 0 && {
-      logNegatives: new Float64Array(rows),
-      targetGradient: new Float64Array(rows),
-    }),
-  };
 }

@@ -8,21 +8,12 @@ import { watchAbort } from './abort.js';
 import { agree, attempt, attemptTwin } from './agreement.js';
 import { customTargets } from './custom_margin.js';
 import { MarginFcError, publicError } from './errors.js';
-import { interFactor, newRows, type Plan, type SkippedMass } from './evaluation.js';
+import { interFactor, type Plan, type SkippedMass } from './evaluation.js';
 import type { ProcessGroup } from './group.js';
 import { gatherPlan, type Share } from './group_batch.js';
 import type { HeadSettings } from './head_options.js';
 import { interPass } from './inter_pass.js';
-import {
-  type Angles,
-  asksForAngles,
-  filterOf,
-  hardStatistics,
-  newAngles,
-  newStatistics,
-  type Resolved,
-  resolve,
-} from './margin_resolution.js';
+import { asksForAngles, filterOf, type Resolved, resolve } from './margin_resolution.js';
 import type { CustomMargin } from './margins.js';
 import { noteUse } from './memory.js';
 import {
@@ -36,6 +27,7 @@ import {
   type NativeStatistics,
   type NativeTermValues,
 } from './native.js';
+import { type Angles, hardStatistics, newAngles, newRows, newStatistics } from './row_arrays.js';
 import { type BatchResult, nativeTerms, type TermPlan, withTerms } from './term_state.js';
 import { settled, type Twin } from './twin.js';
 
@@ -289,8 +281,8 @@ function* resolveMargin(
 ): Twin<Resolved> {
   const { margin } = plan;
   const { group, rows, count } = share;
+  if (!asksForAngles(plan)) return resolve(plan, newAngles(0));
   const angles = newAngles(rows);
-  if (!asksForAngles(plan)) return resolve(plan, angles);
   yield* agree(group, yield* attemptTwin(settled(evaluation.targets('async', angles))));
   // Engines differ in the last bits of a norm, and what processes keep of them must not.
   yield* settled(

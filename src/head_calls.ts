@@ -130,17 +130,8 @@ export interface HeadCall<T> {
 
 /** What a batch's evaluation has in common on all processes. */
 function termsOf({ problem, margin, terms, filterThreshold, hardest }: Plan): unknown {
-  const {
-    featuresType,
-    scale,
-    straightThrough,
-    onOverflow,
-    rowWeights,
-    labelSmoothing,
-    rowFunction,
-    topFive,
-  } = problem;
-  const formula = { scale, straightThrough, onOverflow, labelSmoothing, rowFunction, filterThreshold };
+  const { featuresType, scale, straightThrough, onOverflow, rowWeights, labelSmoothing, topFive } = problem;
+  const formula = { scale, straightThrough, onOverflow, labelSmoothing, filterThreshold };
   return { featuresType, ...formula, rowWeights, margin, terms: terms.terms, topFive, hardest };
 }
 

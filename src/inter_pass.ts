@@ -6,13 +6,8 @@
 import { agree, attempt, attemptTwin } from './agreement.js';
 import type { Plan } from './evaluation.js';
 import type { ProcessGroup } from './group.js';
-import {
-  addon,
-  type NativeEvaluation,
-  type NativeMode,
-  type NativeProblem,
-  type NativeRows,
-} from './native.js';
+import { addon, type NativeEvaluation, type NativeMode, type NativeProblem } from './native.js';
+import { newRows, newStatistics } from './row_arrays.js';
 import { termOf } from './terms.js';
 import { settled, type Twin } from './twin.js';
 
@@ -50,13 +45,15 @@ export function* interPass(
   group?: ProcessGroup,
 ): Twin<InterResult> {
   const term = termOf(plan.terms.terms, 'inter');
+  if (!term) return { inter: 0 };
   const { range, classes } = plan.terms.remembered();
   const shares = classShares(plan);
-  if (!term || shares.size === 0 || classes === 1) return { inter: 0 };
+  if (shares.size === 0 || classes === 1) return { inter: 0 };
   const { dim } = plan.problem;
   const labels = Int32Array.from(shares.keys()).sort();
   const each = 1 / (Math.PI * (classes - 1));
   const slopes = Float64Array.from(labels, (label) => -each * (shares.get(label) as number));
+  const count = { rows: labels.length, hardest: false, learners: [] };
   let evaluation: NativeEvaluation | undefined;
   try {
     const made = yield* agree(
@@ -65,7 +62,7 @@ export function* interPass(
         const features = centersOf(plan, labels);
         return {
           features,
-          rows: newRows(labels.length),
+          rows: newRows(count),
           gradients:
             factor === undefined
               ? undefined
@@ -82,17 +79,13 @@ export function* interPass(
     );
     const { features, rows, gradients } = made;
     if (group) yield* settled(group.allReduce(features as Float32Array, 'sum'));
+    const problem = problemOf(plan, features, labels);
     evaluation = yield* agree(
       group,
-      attempt(() => new (addon().Evaluation)({ ...problemOf(plan, features, labels), cancel })),
+      attempt(() => new (addon().Evaluation)({ ...problem, cancel })),
     );
     if (group) {
-      const statistics = {
-        cosine: new Float64Array(labels.length),
-        sine: new Float64Array(labels.length),
-        logNegatives: new Float64Array(labels.length),
-        hardest: new Float32Array(labels.length),
-      };
+      const statistics = newStatistics({ ...count, problem });
       yield* agree(group, yield* attemptTwin(settled(evaluation.negatives('async', statistics, gradients))));
       const sums = statistics.logNegatives.map(Math.exp);
       yield* settled(group.allReduce(sums, 'sum'));
@@ -128,14 +121,6 @@ export function* interPass(
 }
 
 const noMargin = { kind: 'softmax', parameters: [] } as const;
-
-function newRows(count: number): NativeRows {
-  return {
-    rowLoss: new Float32Array(count),
-    logSumExp: new Float32Array(count),
-    targetCosine: new Float32Array(count),
-  };
-}
 
 /** The weights of these classes, [labels.length, dim], as they are stored; 0 for those of other processes. */
 function centersOf(

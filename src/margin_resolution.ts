@@ -18,6 +18,7 @@ import type {
   NativeTransform,
 } from './native.js';
 import { filtered } from './negatives_transform.js';
+import { type Angles, hardStatistics, newAngles, newStatistics } from './row_arrays.js';
 import { settled, type Twin } from './twin.js';
 
 /** What phases 2 and 3 are told. */
@@ -25,12 +26,6 @@ export interface Resolved {
   /** Or how it follows from phase 2's statistics. */
   readonly margin: NativeMargin | ((statistics: NativeStatistics) => NativeMargin);
   readonly transform?: NativeTransform;
-}
-
-/** [B] each, of all rows of the batch. */
-export interface Angles {
-  readonly cosine: Float64Array;
-  readonly featureNorm: Float64Array;
 }
 
 /** Whether the margin asks for phase 1's angles. */
@@ -69,13 +64,10 @@ function meanHardCosine({ hardSum, hardCount }: NativeStatistics): Float64Array 
 
 /** Phase 1, if the margin asks for it. */
 export function* resolveMargin(mode: NativeMode, plan: Plan, evaluation: NativeEvaluation): Twin<Resolved> {
-  const angles = newAngles(plan.rows);
-  if (asksForAngles(plan)) yield* settled(evaluation.targets(mode, angles));
+  const asked = asksForAngles(plan);
+  const angles = newAngles(asked ? plan.rows : 0);
+  if (asked) yield* settled(evaluation.targets(mode, angles));
   return resolve(plan, angles);
-}
-
-export function newAngles(rows: number): Angles {
-  return { cosine: new Float64Array(rows), featureNorm: new Float64Array(rows) };
 }
 
 /** Phases up to 3. `gradients`: what will be asked for afterwards, if that is known. */
@@ -107,20 +99,4 @@ export function* phasesToGradients(
     return yield* settled(evaluation.valueAndGrad(mode, margin, rows, gradients, transform));
   const result = yield* phasesToLoss(mode, plan, evaluation, resolved, rows, gradients);
   return { ...result, ...(yield* settled(evaluation.backward(mode, gradients))) };
-}
-
-export function newStatistics({ rows, problem }: Plan): NativeStatistics {
-  return {
-    cosine: new Float64Array(rows),
-    sine: new Float64Array(rows),
-    logNegatives: new Float64Array(rows),
-    hardest: new Float32Array(rows),
-    ...(problem.labelSmoothing > 0 && { cosineSum: new Float64Array(rows) }),
-    ...(problem.topFive && { above: new Float64Array(rows) }),
-  };
-}
-
-/** What late margins ask for. */
-export function hardStatistics({ rows }: Plan) {
-  return { hardSum: new Float64Array(rows), hardCount: new Float64Array(rows) };
 }

@@ -161,8 +161,8 @@ export type NativeWeightGradient =
   | { readonly kind: 'update'; readonly learningRate: number; readonly clip?: NativeClip };
 
 /**
- * Largest norm of each class's gradient, or of the whole; undefined: any. `square`: the whole one's, where processes have added up
- * what each measured.
+ * Largest norm of each class's gradient, or of the whole; undefined: any. `square`: sum of squares of the whole gradient; without
+ * it the update measures its own classes first.
  */
 export type NativeClip =
   | { readonly perClass: number }
