@@ -1,20 +1,13 @@
 /** AdaptiveFace: a margin for each class, which is trained with the weights. */
 
+import { checkClassNumbers, keptByHeads } from './class_numbers.js';
 import { uniforms } from './counter_random.js';
 import type { Plan } from './evaluation.js';
 import type { LossMemory } from './loss_memory.js';
 import type { NativeRows } from './native.js';
 import { checkScheduled, type Schedule } from './schedule.js';
 import { type BatchRule, checkedBy, type LearnedRows, targetsOf } from './target_rows.js';
-import {
-  checkFloats,
-  checkNumber,
-  checkOptions,
-  checkValues,
-  largestFactor,
-  mustBe,
-  show,
-} from './validate.js';
+import { checkNumber, checkOptions, largestFactor, mustBe } from './validate.js';
 
 /** `F = cos(theta) - m_y`. Made by {@link adaptiveFace}. */
 export interface AdaptiveFaceMargin {
@@ -72,9 +65,7 @@ function checkPart(value: unknown, argument: string): void {
 
 export const adaptiveFaceRule: BatchRule<AdaptiveFaceMargin> = {
   parameters: {
-    m(value, argument) {
-      if (value !== undefined) checkOptions(value as { perClass: unknown }, { perClass: true }, argument);
-    },
+    m: checkClassNumbers,
     lambda: (value, argument) =>
       checkScheduled(value, argument, { least: 0, magnitude: largestFactor, code }),
     lower: checkPart,
@@ -84,16 +75,10 @@ export const adaptiveFaceRule: BatchRule<AdaptiveFaceMargin> = {
     if (lower > upper) throw mustBe(code, 'margin.upper', `at least lower ${lower}`, String(upper));
   },
   overflow: [],
-  withoutHead({ m }, classes) {
-    if (m === undefined)
-      throw mustBe('ERR_OPTION', 'margin.m', '{ perClass } where no MarginHead keeps margins', show(m));
-    checkFloats(m.perClass, 'margin.m.perClass', classes, 'classes');
-    checkValues(m.perClass, 'margin.m.perClass', code);
-  },
-  onHead({ m }) {
-    if (m !== undefined)
-      throw mustBe('ERR_OPTION', 'margin.m', 'left out on a MarginHead, which keeps margins', show(m));
-  },
+  ...keptByHeads('m', {
+    withoutHead: 'where no MarginHead keeps margins',
+    onHead: 'which keeps margins',
+  }),
   *prepare({ lower, upper }, { margins }, { classes, seed }) {
     const count = margins?.length ?? 0;
     if (count === classes) return {};

@@ -1,16 +1,9 @@
 /** Dyn-ArcFace: ArcFace with a margin that grows with the angle from a class to the one nearest to it. */
 
+import { checkClassNumbers, keptByHeads } from './class_numbers.js';
 import { checkScheduled, type Schedule } from './schedule.js';
 import { additiveAngle, type BatchRule, checkedBy, targetsOf } from './target_rows.js';
-import {
-  checkFloats,
-  checkInteger,
-  checkOptions,
-  checkValues,
-  largestFactor,
-  mustBe,
-  show,
-} from './validate.js';
+import { checkInteger, checkOptions, largestFactor } from './validate.js';
 
 /** `F = cos(theta + m)`, m from the angle between class centres. Made by {@link dynArcFace}. */
 export interface DynArcFaceMargin {
@@ -72,26 +65,10 @@ export const dynArcFaceRule: BatchRule<DynArcFaceMargin> = {
     k3: (value, argument) => checkScheduled(value, argument, range),
     every: (value, argument) =>
       checkInteger(value, argument, { least: 1, most: Number.MAX_SAFE_INTEGER, code }),
-    angles(value, argument) {
-      if (value !== undefined) checkOptions(value as { perClass: unknown }, { perClass: true }, argument);
-    },
+    angles: checkClassNumbers,
   },
   overflow: ['fallback', 'easy'],
-  withoutHead({ angles }, classes) {
-    if (angles === undefined)
-      throw mustBe('ERR_OPTION', 'margin.angles', '{ perClass } where there is no MarginHead', show(angles));
-    checkFloats(angles.perClass, 'margin.angles.perClass', classes, 'classes');
-    checkValues(angles.perClass, 'margin.angles.perClass', code);
-  },
-  onHead({ angles }) {
-    if (angles !== undefined)
-      throw mustBe(
-        'ERR_OPTION',
-        'margin.angles',
-        'left out on a MarginHead, which computes them',
-        show(angles),
-      );
-  },
+  ...keptByHeads('angles', { withoutHead: 'where there is no MarginHead', onHead: 'which computes them' }),
   *prepare({ every }, { neighbourAngles, neighbourStep = 0 }, { classes, stepCount, angles }) {
     const turn = (step: number) => Math.floor(step / every);
     if (neighbourAngles?.length === classes && turn(neighbourStep) === turn(stepCount)) return {};
