@@ -53,7 +53,7 @@ export interface RunOptions {
   readonly phaseSeconds: number;
   readonly json: string;
   readonly html: string;
-  /** The command as it was typed. */
+  /** The command as it was typed, but for the files that it writes. */
   readonly typed: string;
 }
 
@@ -128,8 +128,19 @@ export function readCommand(args: string[]): Command {
     phaseSeconds: quick ? 4 : 20,
     json,
     html,
-    typed: ['npx marginfc bench', ...args.map(quoted)].join(' '),
+    typed: ['npx marginfc bench', ...withoutOutputs(args).map(quoted)].join(' '),
   };
+}
+
+/** What has a bearing on the results: not where they go. */
+function withoutOutputs(args: readonly string[]): readonly string[] {
+  const outputs = ['--json', '--html'];
+  return args.filter(
+    (arg, i) =>
+      !outputs.includes(arg) &&
+      !outputs.includes(args[i - 1] ?? '') &&
+      !outputs.some((output) => arg.startsWith(`${output}=`)),
+  );
 }
 
 function positive(name: string, text: string): number {

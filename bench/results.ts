@@ -100,7 +100,7 @@ export interface PhaseRow {
 export interface Results {
   readonly format: number;
   readonly machine: Machine & { readonly instructionSet: string; readonly threads: number };
-  /** What was typed. */
+  /** What was typed, but for the files that were to be written. */
   readonly command: string;
   readonly settings: {
     /** By its name of lossNamed(); absent in older files: arcface. */

@@ -277,8 +277,8 @@ describe('options', () => {
     expect(() => readCommand(args)).toThrow(reason);
   });
 
-  test('are repeated in the results as a shell takes them', () => {
-    const command = readCommand(['--sizes', '8,16,100;8,16,200']);
+  test('are repeated in the results as a shell takes them, but for the files', () => {
+    const command = readCommand(['--json', 'a.json', '--sizes', '8,16,100;8,16,200', '--html=a.html']);
     expect(command.kind === 'run' && command.typed).toBe("npx marginfc bench --sizes '8,16,100;8,16,200'");
   });
 });
