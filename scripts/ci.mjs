@@ -142,7 +142,7 @@ await step('packaging', runTests('test:pack'));
 await step('cross compiler and emulators', installEmulators);
 
 /**
- * Each of these uses one core: two rows of them, about as long, run beside each other.
+ * Most of these use one core: two rows of them, about as long, run beside each other.
  * @type {[string, Parameters<typeof step>[1]][][]}
  */
 const rows = [
