@@ -218,8 +218,10 @@ struct AddProductsParameters {
   bool first;
 };
 
-// sum_unit_rows, add_unit_sums: sum over rows of factor[i] * row / max(|row|, 1e-12), in float64. Grids: any, 256 threads, rows
-// in strided groups of kUnitRows; ceil(D / 256), 256 threads.
+// The sum over rows of factor[i] * row / max(|row|, 1e-12), in float64, by two kernels of 256 threads a block.
+// sum_unit_rows: a part of the sum for each block, which takes every grid-th group of kUnitRows rows. Grid: any, but no larger
+// than the number of groups.
+// add_unit_sums: the parts added up in their order. Grid: ceil(width / 256), width >= D.
 constexpr int kUnitRows = 32;
 struct SumUnitRowsParameters {
   const void* rows;      // [count, D] of type storage

@@ -43,10 +43,9 @@ const hopper: Gates = {
 /** By class of kernels and architecture. */
 export const gates = {
   tile: tileGates,
-  // Counts beside sums and maxima: two instructions more an element, and the last registers (two more than there are on sm_90a,
-  // which has kernels of its own for this).
+  // Counts beside sums and maxima: two instructions more an element, and the last registers.
   counting: (architecture: string): Gates =>
-    architecture === '75' ? turing : { ...tileGates(architecture), spillBytes: 16, ptxPerMma: 3.2 },
+    architecture === '75' ? turing : { ...tileGates(architecture), ptxPerMma: 3.2 },
   hopperCounting: (): Gates => ({ ...hopper, ptxPerMma: 1.85, l2BytesPerMma: 40 }),
   // Two halves: three products for an element.
   split: (architecture: string): Gates =>

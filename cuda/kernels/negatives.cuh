@@ -69,8 +69,8 @@ __device__ __forceinline__ void negatives(const NegativesParameters& p) {
         // The tile's own sum first, then the running one: fewer roundings in a row.
         float part = 0;
         uint32_t count = 0;
-        const float offset = kMode == NegativesMode::shifted ? __ldg(p.offset + tiles.row0 + Sums::row(i, h)) : 0;
-        const float threshold = kMode == NegativesMode::above ? __ldg(p.threshold + tiles.row0 + Sums::row(i, h)) : 0;
+        const float offset = kMode == NegativesMode::shifted ? __ldg(p.offset + (tiles.row0 + Sums::row(i, h))) : 0;
+        const float threshold = kMode == NegativesMode::above ? __ldg(p.threshold + (tiles.row0 + Sums::row(i, h))) : 0;
 #pragma unroll
         for (int j = 0; j < 8; j++)
 #pragma unroll

@@ -63,7 +63,7 @@ extern "C" __global__ void __launch_bounds__(kSelectThreads)
 #pragma unroll
     for (int e = 0; e < 4; e++) numbers[j + e] = random.v[e];
   }
-  __syncthreads();  // all numbers are there
+  // The select reads the numbers behind a barrier of its own.
   const uint64_t threshold = drawn > 0 ? threshold_of(shared, BlockDraw{numbers, size}, drawn) : 0;
 
   uint8_t* flags = p.flags + range.origin;
@@ -85,17 +85,18 @@ extern "C" __global__ void __launch_bounds__(kSelectThreads)
 
 // The classes that are flagged, ascending, and where in the list each owner's class is.
 //
-//   reads   flags [classes] bytes, counts of the blocks before, owner_class, a few of it
+//   reads   flags [classes] bytes, a line of them a warp at a time; counts of the blocks before; owner_class, a few of it
 //   writes  index [count] int32; places [1 + owners]: count, then a place each
-//   launch  as draw_classes
+//   launch  as draw_classes; a warp takes consecutive classes of its block, 32 at a time
 extern "C" __global__ void __launch_bounds__(kSelectThreads)
     list_classes(const __grid_constant__ ListClassesParameters p) {
-  constexpr int32_t kEach = kSamplingBlock / kSelectThreads;
+  constexpr int32_t kRounds = kSamplingBlock / kSelectThreads;
   __shared__ uint32_t warps[kSelectThreads / kWarp], total;
   __shared__ int32_t places[kSamplingBlock];
   const BlockRange range(p.first_class, p.classes);
   const uint8_t* flags = p.flags + range.origin;
   const auto thread = static_cast<int32_t>(threadIdx.x);
+  const int32_t lane = warp_lane(), warp_first = thread / kWarp * kWarp * kRounds;
 
   uint32_t counted = 0;
   for (int32_t b = thread; b < static_cast<int32_t>(blockIdx.x); b += kSelectThreads) counted += p.counts[b];
@@ -103,14 +104,24 @@ extern "C" __global__ void __launch_bounds__(kSelectThreads)
   if (thread == kSelectThreads - 1) total = counted_before + counted;
   __syncthreads();  // the total of the blocks before is there; `warps` may be written again
 
-  const int32_t begin = max(range.begin, thread * kEach), end = min(range.end, (thread + 1) * kEach);
-  uint32_t own = 0;
-  for (int32_t j = begin; j < end; j++) own += flags[j];
-  auto place = static_cast<int32_t>(total + sum_before(own, warps));
-  for (int32_t j = begin; j < end; j++) {
-    if (!flags[j]) continue;
-    p.index[place] = static_cast<int32_t>(range.origin + j);
-    places[j] = place++;
+  uint32_t taking_part = 0;  // bit `round` of this lane's class of that round
+#pragma unroll
+  for (int32_t round = 0; round < kRounds; round++) {
+    const int32_t j = warp_first + round * kWarp + lane;
+    if (j >= range.begin && j < range.end && flags[j]) taking_part |= 1u << round;
+  }
+  const uint32_t before = total + sum_before(__popc(taking_part), warps);
+  auto place = static_cast<int32_t>(__shfl_sync(kWholeWarp, before, 0));  // of the warp's first class that takes part
+#pragma unroll
+  for (int32_t round = 0; round < kRounds; round++) {
+    const bool takes_part = taking_part >> round & 1;
+    const uint32_t of_warp = __ballot_sync(kWholeWarp, takes_part);
+    const int32_t j = warp_first + round * kWarp + lane;
+    if (takes_part) {
+      places[j] = place + __popc(of_warp & ((1u << lane) - 1));
+      p.index[places[j]] = static_cast<int32_t>(range.origin + j);
+    }
+    place += __popc(of_warp);
   }
   if (thread == kSelectThreads - 1 && blockIdx.x == gridDim.x - 1) p.places[0] = place;
   __syncthreads();  // the places are there

@@ -54,7 +54,7 @@ __device__ inline uint64_t threshold_of(SelectShared& shared, const Candidates& 
   uint64_t prefix = 0, decided = 0;
   for (int shift = 64 - kDigitBits;; shift = shift > kDigitBits ? shift - kDigitBits : 0) {
     for (int b = static_cast<int>(threadIdx.x); b < kDigits; b += kSelectThreads) shared.counts[b] = 0;
-    __syncthreads();  // no count comes before the zeros
+    __syncthreads();  // no count comes before the zeros, nor before what the caller wrote for its candidates
     candidates.for_each([&](uint64_t key, auto...) {
       // Integer counts: the same in any order.
       if ((key & decided) == prefix) atomicAdd(&shared.counts[key >> shift & (kDigits - 1)], 1u);

@@ -36,18 +36,19 @@ constexpr int kUpdateBytes = Shape::bytes > Shape::rows* kProductStride<Shape> *
                                  ? Shape::bytes
                                  : Shape::rows* kProductStride<Shape> * 4;
 
-// Has row `row` of [.., dim] brought into the L2 cache by a warp.
+constexpr int kLine = 32;  // floats of a line of the L2 cache
+
+// Has row `row` of [.., dim] brought into the L2 cache by a warp: a line a lane is enough for the widest update.
 __device__ __forceinline__ void fetch_row(const float* rows, int64_t row, int32_t dim) {
-  constexpr int kLine = 32;  // floats
-  if (!rows) return;
-  for (int32_t at = warp_lane() * kLine; at < dim; at += kWarp * kLine)
-    asm volatile("prefetch.global.L2 [%0];" ::"l"(rows + row * dim + at));
+  const int32_t column = warp_lane() * kLine;
+  if (rows && column < dim) asm volatile("prefetch.global.L2 [%0];" ::"l"(rows + row * dim + column));
 }
 
 template <class Shape>
 __device__ __forceinline__ void update(const UpdateParameters& p) {
   using Sums = TileSums<Shape>;
   constexpr int kStride = kProductStride<Shape>;
+  static_assert(Shape::columns <= kWarp * kLine, "a row has more lines than a warp has lanes to fetch them");
   // The product is stored over the stages: no copy may be under way, as the last fills of stages beyond the steps would be.
   static_assert(kTileSide / kStageDepth >= Shape::stages, "padded rows have fewer steps than there are stages");
   extern __shared__ __align__(1024) uint8_t stages[];
