@@ -54,10 +54,7 @@ EvaluationObject::EvaluationObject(const Napi::CallbackInfo& info) : ObjectWrap(
   if (!info[0].IsObject()) throw make_error(env, Status::failure(Code::type, "problem must be an object"));
   const auto problem = info[0].As<Napi::Object>();
   auto state = std::make_shared<EvaluationState>(env);
-
-  const auto keep = [&](const Napi::Value& value) {
-    state->kept.push_back(Napi::Persistent(value.As<Napi::Object>()));
-  };
+  state->problem = Napi::Persistent(problem);
   Batch& batch = state->batch;
   const double dim = number(problem, "dim");
   if (!(dim >= 1 && dim <= INT32_MAX)) throw make_error(env, Status::failure(Code::shape, "dim must be positive"));
@@ -76,7 +73,6 @@ EvaluationObject::EvaluationObject(const Napi::CallbackInfo& info) : ObjectWrap(
   state->options.classes = state->classes;
   if (state->classes < 1 || state->classes > INT32_MAX)
     throw make_error(env, Status::failure(Code::shape, "weights must hold between 1 and 2^31 - 1 classes"));
-  keep(weights);
   if (state->head && boolean(problem, "sampled")) batch.sampling = state->head->sampling();
 
   read_labels(*state, problem.Get("labels"));
@@ -87,7 +83,6 @@ EvaluationObject::EvaluationObject(const Napi::CallbackInfo& info) : ObjectWrap(
   if (features.storage == Precision::float32) {
     batch.features = static_cast<const float*>(features.data);
     batch.place = features.place;
-    keep(problem.Get("features"));
   } else {
     if (features.place != Place::host)
       throw make_error(env, Status::failure(Code::type, "features in a GPU's memory must be float32"));
@@ -101,11 +96,11 @@ EvaluationObject::EvaluationObject(const Napi::CallbackInfo& info) : ObjectWrap(
   batch.scale = number(problem, "scale");
   batch.check_finite = boolean(problem, "checkFinite");
   batch.angles = present(problem.Get("angles")) && boolean(problem, "angles");
-  if (const Napi::Value cancel = problem.Get("cancel"); present(cancel)) {
+  if (const Napi::Value cancel = info[1]; present(cancel)) {
     const Span<int32_t> flag = int_array(cancel, "cancel");
     require_size(env, flag.size, 1, "cancel");
     state->cancel = reinterpret_cast<std::atomic<int32_t>*>(flag.data);
-    keep(cancel);
+    state->cancel_array = Napi::Persistent(cancel.As<Napi::Object>());
   }
   batch.cancel = state->cancel;
 
@@ -121,12 +116,12 @@ EvaluationObject::EvaluationObject(const Napi::CallbackInfo& info) : ObjectWrap(
   if (const Napi::Value function = problem.Get("rowFunction"); present(function))
     options.row_function = read_row_function(function);
   const Napi::Value terms = problem.Get("terms");
+  state->has_terms = present(terms);
   options.terms = read_row_terms(terms);
   if (const Napi::Value row_weights = problem.Get("rowWeights"); present(row_weights)) {
     const Span<float> values = float_array(row_weights, "rowWeights");
     require_size(env, values.size, batch.rows, "rowWeights");
     options.row_weights = values.data;
-    keep(row_weights);
   }
 
   std::vector<ClassShard*>& shards = state->shards;
@@ -151,10 +146,9 @@ EvaluationObject::EvaluationObject(const Napi::CallbackInfo& info) : ObjectWrap(
   }
   state->require_followed(env, batch.place, "features");
   state->require_followed(env, borrowed.place, "weights");
-  if (present(terms)) {
+  if (state->has_terms) {
     state->host = Environment::of(env).cpu(env);
     state->feature_terms = read_feature_terms(terms, batch, state->host.get());
-    keep(terms);
   }
   const std::string workspace = text(problem, "workspace");
   bool keeps = workspace != "recompute";

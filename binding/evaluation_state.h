@@ -37,6 +37,7 @@ struct EvaluationState {
   std::vector<std::unique_ptr<ClassShard>> borrowed;  // shards of the caller's weights
   std::vector<ClassShard*> shards;                    // of either
   std::unique_ptr<Evaluation> evaluation;
+  bool has_terms = false;
   std::unique_ptr<FeatureTerms> feature_terms;  // null without any
   Workspace workspace = Workspace::recompute;
   bool automatic = false;  // workspace 'auto'
@@ -47,7 +48,8 @@ struct EvaluationState {
   std::atomic<int32_t>* cancel = &own_cancel;
   int64_t workspace_bytes = 0;
   HeldMemory held;
-  std::vector<Napi::ObjectReference> kept;  // features, weights or head, row weights, cancel
+  Napi::ObjectReference problem;  // keeps the arrays that it has
+  Napi::ObjectReference cancel_array;
 };
 
 }  // namespace marginfc::binding

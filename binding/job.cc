@@ -38,8 +38,10 @@ Status Job::execute() noexcept try { return run(); } catch (const std::bad_alloc
   return Status::no_workspace();
 }
 
-void Job::keep(const Napi::Value& value) {
-  if (value.IsObject()) kept_.push_back(Napi::Persistent(value.As<Napi::Object>()));
+void Job::hold_arguments() {
+  for (const Napi::Value& value : arguments_)
+    if (value.IsObject()) held_.push_back(Napi::Persistent(value.As<Napi::Object>()));
+  arguments_.clear();
 }
 
 Napi::Value dispatch(const Napi::Value& mode, std::unique_ptr<Job> job) {

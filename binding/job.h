@@ -27,12 +27,17 @@ class Job {
   // Makes run() return soon, if it can.
   virtual void cancel() {}
 
-  // Keeps `value` alive as long as the job.
-  void keep(const Napi::Value& value);
+  // Keeps `value`, an argument or found in one, alive as long as the job.
+  void keep(const Napi::Value& value) { arguments_.push_back(value); }
 
  private:
   friend class JobQueue;
-  std::vector<Napi::ObjectReference> kept_;
+
+  // What a blocking call keeps its own handles to is held for one that outlives them.
+  void hold_arguments();
+
+  std::vector<Napi::Value> arguments_;  // handles of the call
+  std::vector<Napi::ObjectReference> held_;
   std::optional<Napi::Promise::Deferred> deferred_;
   Status status_;
 };

@@ -51,6 +51,7 @@ void JobQueue::guard(Napi::Env env, Job& job) {
 Napi::Promise JobQueue::enqueue(Napi::Env env, std::unique_ptr<Job> job) {
   if (!thread_.joinable()) start(env);
   guard(env, *job);
+  job->hold_arguments();
   job->deferred_.emplace(env);
   const Napi::Promise promise = job->deferred_->Promise();
   if (enqueued_++ == settled_) notify_.Ref(env);

@@ -188,7 +188,7 @@ class PhasesJob final : public Job {
     object.Set("classes", static_cast<double>(state_->evaluation->classes()));
     object.Set("accuracyTop5", result_.accuracy_top_five);
     object.Set("workspace", state_->workspace == Workspace::keep ? "keep" : "recompute");
-    object.Set("terms", term_values(env, result_.terms, feature_terms_));
+    if (state_->has_terms) object.Set("terms", term_values(env, result_.terms, feature_terms_));
     return object;
   }
   void cancel() override { state_->cancel->store(1); }

@@ -1,15 +1,15 @@
 #include "cpu/buffer_pool.h"
 
 #include <algorithm>
+#include <iterator>
 
 namespace marginfc {
 namespace {
 
 constexpr size_t kHugePage = size_t{1} << 19;  // floats: 2 MiB
-// Smaller blocks are the allocator's business; larger ones it may give back to the system and fetch anew in each call.
-constexpr size_t kSmallest = size_t{1} << 12;  // floats: 16 KiB
-// Blocks that wait for the next call are at most this together.
+// Blocks that wait for the next call are at most this together, and at most so many.
 constexpr size_t kMostIdle = size_t{1} << 28;  // floats: 1 GiB
+constexpr size_t kMostBlocks = 1024;
 
 }  // namespace
 
@@ -19,13 +19,14 @@ bool BufferPool::take(size_t size, FloatBuffer* block) {
   if (size >= kHugePage) size = (size + kHugePage - 1) / kHugePage * kHugePage;
   {
     std::lock_guard<std::mutex> lock(mutex_);
-    auto best = idle_.end();
-    for (auto it = idle_.begin(); it != idle_.end(); ++it)
-      if (it->size() >= size && it->size() <= size + size / 2 && (best == idle_.end() || it->size() <= best->size()))
+    // The newest first: what was taken last was given back first, so a call like the last one finds its blocks at once.
+    auto best = idle_.rend();
+    for (auto it = idle_.rbegin(); it != idle_.rend() && (best == idle_.rend() || best->size() != size); ++it)
+      if (it->size() >= size && it->size() <= size + size / 2 && (best == idle_.rend() || it->size() < best->size()))
         best = it;
-    if (best != idle_.end()) {
+    if (best != idle_.rend()) {
       *block = std::move(*best);
-      idle_.erase(best);
+      idle_.erase(std::next(best).base());
       lent_ += block->size();
       return true;
     }
@@ -45,7 +46,7 @@ void BufferPool::give(FloatBuffer block) {
   idle_.push_back(std::move(block));
   size_t total = 0;
   for (const FloatBuffer& idle : idle_) total += idle.size();
-  while (total > kMostIdle) {
+  while (total > kMostIdle || idle_.size() > kMostBlocks) {
     total -= idle_.front().size();
     idle_.erase(idle_.begin());
   }
@@ -68,14 +69,11 @@ bool PooledBuffer::allocate(BufferPool& pool, size_t size) {
   if (block_ && block_.size() >= size) return true;
   release();
   pool_ = &pool;
-  return size < kSmallest ? block_.allocate(size) : pool.take(size, &block_);
+  return pool.take(size, &block_);
 }
 
 void PooledBuffer::release() {
-  if (block_.size() >= kSmallest)
-    pool_->give(std::move(block_));
-  else
-    block_.release();
+  if (block_) pool_->give(std::move(block_));
 }
 
 }  // namespace marginfc

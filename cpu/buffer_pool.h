@@ -1,5 +1,5 @@
-// Large blocks that are used again. The page faults of fresh memory cost more than any detail of a kernel, so
-// workspaces and results of one call are kept warm for the next.
+// Blocks that are used again. The page faults of fresh memory cost more than any detail of a kernel, and a call on
+// a small problem is no longer than its allocations, so workspaces and results are kept warm for the next call.
 #pragma once
 
 #include <mutex>
@@ -27,7 +27,7 @@ class BufferPool {
   size_t lent_ = 0;                // guarded by mutex_
 };
 
-// A block that returns to its pool. Blocks too small to matter come from the allocator.
+// A block that returns to its pool.
 class PooledBuffer {
  public:
   PooledBuffer() = default;

@@ -6,7 +6,7 @@
 import { watchAbort } from './abort.js';
 import { type BatchMargin, batchLearner, isBatchMargin, type Learner } from './batch_margins.js';
 import { publicError } from './errors.js';
-import { interPass } from './inter_pass.js';
+import { interPass, withAdded } from './inter_pass.js';
 import { type MemoryTrack, noMemory } from './loss_memory.js';
 import { phasesToGradients, phasesToLoss, resolveMargin } from './margin_resolution.js';
 import { type CustomMargin, nativeMargin } from './margins.js';
@@ -25,7 +25,7 @@ import { type Compute, checkLossOn, type PlainLoss, type Reduction } from './opt
 import { newRows } from './row_arrays.js';
 import { nativeRowFunction } from './row_functions.js';
 import { type CheckedRows, checkRowsOf, type Rows } from './rows.js';
-import { type BatchResult, nativeTerms, type TermPlan, withTerms } from './term_state.js';
+import { type BatchResult, type TermPlan, withNativeTerms, withTerms } from './term_state.js';
 import { refuseCenters, termOf } from './terms.js';
 import { settled, type Twin } from './twin.js';
 import { checkFloats, checkInt32Array, checkLabels, checkValues, mustBe, show } from './validate.js';
@@ -143,26 +143,25 @@ export function planEvaluation(input: PlanInput): Plan {
       featuresType: features.type,
       labels,
       dim,
-      ...('array' in weights
-        ? { weights: weights.array, weightsType: weights.type }
-        : { weights, weightsType: 'float32' as const }),
+      weights: 'array' in weights ? weights.array : weights,
+      weightsType: 'array' in weights ? weights.type : 'float32',
       precision: compute.precision,
       gradientTolerance: compute.gradientTolerance,
       scale: loss.scale,
       straightThrough: loss.gradient === 'straightThrough',
       onOverflow: loss.onOverflow,
       reduction,
-      ...(rowWeights === undefined ? {} : { rowWeights: checkRowWeights(rowWeights, rows, reduction) }),
       workspace: compute.workspace,
       workspaceBytes: compute.workspaceBytes,
       shards: compute.shards,
       engines: compute.devices,
       checkFinite: compute.checkFinite,
       labelSmoothing: loss.labelSmoothing,
-      ...nativeRowFunction(loss.rowFunction, loss.scale),
       diagnostics: diagnostics !== undefined,
       topFive: diagnostics?.topFive === true,
       sampled,
+      ...(rowWeights !== undefined && { rowWeights: checkRowWeights(rowWeights, rows, reduction) }),
+      ...nativeRowFunction(loss.rowFunction, loss.scale),
     },
   };
 }
@@ -204,7 +203,7 @@ export function interFactor({
 
 /** A plan's problem when its turn has come. */
 function problemNow({ problem, terms, rows }: Plan): NativeProblem {
-  return { ...problem, ...nativeTerms(terms, { start: 0, end: rows }) };
+  return withNativeTerms(problem, terms, { start: 0, end: rows });
 }
 
 function checkRowWeights(rowWeights: Float32Array, rows: number, reduction: Reduction): Float32Array {
@@ -224,7 +223,7 @@ export function* forwardPass(mode: NativeMode, plan: Plan, signal: AbortSignal |
   const watch = watchAbort(signal);
   let evaluation: NativeEvaluation | undefined;
   try {
-    evaluation = new (addon().Evaluation)({ ...problemNow(plan), cancel: watch.cancel });
+    evaluation = new (addon().Evaluation)(problemNow(plan), watch.cancel);
     const resolved = yield* resolveMargin(mode, plan, evaluation);
     const rows = newRows(plan);
     const result = yield* phasesToLoss(mode, plan, evaluation, resolved, rows);
@@ -249,8 +248,8 @@ export function* backwardPass(
   const watch = watchAbort(signal, cancel);
   try {
     const wanted = gradients();
-    const { inter: _, ...added } = yield* interPass(mode, plan, cancel, interFactor(wanted));
-    yield* settled(evaluation.backward(mode, { ...wanted, ...added }));
+    const inter = yield* interPass(mode, plan, cancel, interFactor(wanted));
+    yield* settled(evaluation.backward(mode, withAdded(wanted, inter)));
     return wanted;
   } catch (error) {
     throw publicError(error, signal);
@@ -275,15 +274,15 @@ export function* gradientPass(
   const watch = watchAbort(signal);
   let evaluation: NativeEvaluation | undefined;
   try {
-    evaluation = new (addon().Evaluation)({ ...problemNow(plan), cancel: watch.cancel });
+    evaluation = new (addon().Evaluation)(problemNow(plan), watch.cancel);
     const resolved = yield* resolveMargin(mode, plan, evaluation);
     const rows = newRows(plan);
     const wanted = gradients();
-    const { inter, ...added } = yield* interPass(mode, plan, watch.cancel, interFactor(wanted));
-    const all = { ...wanted, ...added };
+    const inter = yield* interPass(mode, plan, watch.cancel, interFactor(wanted));
+    const all = withAdded(wanted, inter);
     const result = yield* phasesToGradients(mode, plan, evaluation, resolved, rows, all);
     const skipped = plan.problem.gradientTolerance > 0 ? { skippedMass: result.skippedMass } : {};
-    return { rows, result: withTerms(plan.terms, result, inter), gradients: wanted, skipped };
+    return { rows, result: withTerms(plan.terms, result, inter.inter), gradients: wanted, skipped };
   } catch (error) {
     throw publicError(error, signal);
   } finally {

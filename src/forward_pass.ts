@@ -69,16 +69,24 @@ export class ForwardPass implements LossResult {
 
   /** @internal */
   constructor(
-    result: LossResult,
     forwarded: Forwarded,
-    { plan, shape }: { readonly plan: Plan; readonly shape: Shape },
+    {
+      plan,
+      shape,
+      engine,
+      precision,
+    }: Pick<LossResult, 'engine' | 'precision'> & {
+      readonly plan: Plan;
+      readonly shape: Shape;
+    },
   ) {
+    const { rows, result } = forwarded;
     this.loss = result.loss;
-    this.rowLoss = result.rowLoss;
-    this.logSumExp = result.logSumExp;
-    this.targetCosine = result.targetCosine;
-    this.engine = result.engine;
-    this.precision = result.precision;
+    this.rowLoss = rows.rowLoss;
+    this.logSumExp = rows.logSumExp;
+    this.targetCosine = rows.targetCosine;
+    this.engine = engine;
+    this.precision = precision;
     this.workspace = result.workspace;
     if (result.terms) this.terms = result.terms;
     if (result.ring) this.ring = result.ring;

@@ -66,7 +66,7 @@ export function checkOutput<T extends Float32Array | DeviceArray>(
   devices: readonly DeviceName[],
   { array: { length } }: CheckedRows,
   meaning: string,
-  others: Readonly<Record<string, CheckedRows>>,
+  others: Readonly<Record<string, CheckedRows | undefined>>,
 ): T {
   const given = isDeviceArray(output)
     ? checkDeviceArray(output, argument, devices, ['float32'])
@@ -104,17 +104,19 @@ export function gradientRequest(
     checkOutput(out.dFeatures, 'out.dFeatures', devices, features, 'as features', inputs);
   if (out.dWeights !== undefined) {
     const { dFeatures } = out;
-    const others = dFeatures && { 'out.dFeatures': { array: dFeatures, type: 'float32' } as const };
-    checkOutput(out.dWeights, 'out.dWeights', devices, weights, 'as weights', { ...inputs, ...others });
+    const first = dFeatures && ({ array: dFeatures, type: 'float32' } as const);
+    const others = { features, weights, 'out.dFeatures': first };
+    checkOutput(out.dWeights, 'out.dWeights', devices, weights, 'as weights', others);
   }
-  return () => ({
-    dLoss: outer,
-    ...(choice === 'weights' ? {} : { dFeatures: out.dFeatures ?? addon().allocate(features.array.length) }),
-    weightGradient:
+  return () => {
+    const weightGradient: NativeGradients['weightGradient'] =
       choice === 'features'
         ? { kind: 'none' }
-        : { kind: 'write', dWeights: out.dWeights ?? addon().allocate(weights.array.length) },
-  });
+        : { kind: 'write', dWeights: out.dWeights ?? addon().allocate(weights.array.length) };
+    if (choice === 'weights') return { dLoss: outer, weightGradient };
+    const dFeatures = out.dFeatures ?? addon().allocate(features.array.length);
+    return { dLoss: outer, dFeatures, weightGradient };
+  };
 }
 
 function checkOuterGradient(

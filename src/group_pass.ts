@@ -12,7 +12,7 @@ import { interFactor, type Plan, type SkippedMass } from './evaluation.js';
 import type { ProcessGroup } from './group.js';
 import { gatherPlan, type Share } from './group_batch.js';
 import type { HeadSettings } from './head_options.js';
-import { interPass } from './inter_pass.js';
+import { interPass, withAdded } from './inter_pass.js';
 import { asksForAngles, filterOf, type Resolved, resolve } from './margin_resolution.js';
 import type { CustomMargin } from './margins.js';
 import { noteUse } from './memory.js';
@@ -28,7 +28,7 @@ import {
   type NativeTermValues,
 } from './native.js';
 import { type Angles, hardStatistics, newAngles, newRows, newStatistics } from './row_arrays.js';
-import { type BatchResult, nativeTerms, type TermPlan, withTerms } from './term_state.js';
+import { type BatchResult, type TermPlan, withNativeTerms, withTerms } from './term_state.js';
 import { settled, type Twin } from './twin.js';
 
 /** What a call wants besides the loss. */
@@ -69,11 +69,10 @@ export function* groupPass(
     const made = yield* agree(
       group,
       attempt(() => ({
-        evaluation: new (addon().Evaluation)({
-          ...whole.problem,
-          ...nativeTerms(whole.terms, { start: share.start, end: share.start + share.count }),
-          cancel: watch.cancel,
-        }),
+        evaluation: new (addon().Evaluation)(
+          withNativeTerms(whole.problem, whole.terms, { start: share.start, end: share.start + share.count }),
+          watch.cancel,
+        ),
         gradients: wanted && {
           ...wanted,
           dFeatures: addon().allocate(share.rows * plan.problem.dim),
@@ -90,8 +89,8 @@ export function* groupPass(
     const { rows } = made;
     const { targetCosine } = made.statistics;
     const factor = wanted && interFactor(wanted);
-    const { inter, ...added } = yield* interPass('async', whole, watch.cancel, factor, group);
-    const asked = made.gradients && { ...made.gradients, ...added };
+    const inter = yield* interPass('async', whole, watch.cancel, factor, group);
+    const asked = made.gradients && withAdded(made.gradients, inter);
     const resolved = yield* resolveMargin(share, whole, plan.problem.labels, evaluation);
     if (targetCosine) yield* shareTargets(share, evaluation, targetCosine);
     const summed = negatives(evaluation, whole, resolved, made.statistics, asked);
@@ -109,7 +108,11 @@ export function* groupPass(
     const classes = Float64Array.of(own.classes);
     if (plan.problem.sampled && sampling.sampleRate < 1) yield* settled(group.allReduce(classes, 'sum'));
     const terms = yield* addUpTerms(share, whole.terms, own.terms);
-    const result = withTerms(whole.terms, { ...own, terms, classes: classes[0] as number }, inter);
+    const result = withTerms(
+      whole.terms,
+      { ...own, ...(terms && { terms }), classes: classes[0] as number },
+      inter.inter,
+    );
     const { labels } = whole.problem;
     const passed = { rows: ownRows(rows, share), whole: { labels, rows }, result, skipped: {} };
     if (!gradients || !made.dFeatures) return passed;
@@ -249,9 +252,9 @@ function* addUp({ group, rows }: Share, statistics: NativeStatistics, far: boole
 function* addUpTerms(
   { group }: Share,
   { terms }: TermPlan,
-  values: NativeTermValues,
-): Twin<NativeTermValues> {
-  if (terms.length === 0) return values;
+  values: NativeTermValues | undefined,
+): Twin<NativeTermValues | undefined> {
+  if (terms.length === 0 || !values) return undefined;
   const parts = Float64Array.of(values.center, values.triplet);
   const noRow = Number.isNaN(values.radius);
   const common = Float64Array.of(values.intra, values.ring, noRow ? 0 : values.radius, values.radiusGradient);

@@ -18,6 +18,14 @@ export interface InterResult {
   readonly addedWeights?: Float32Array;
 }
 
+/** Gradients with what the term adds to them. */
+export function withAdded<G extends object>(
+  gradients: G,
+  { addedWeights }: InterResult,
+): G & Pick<InterResult, 'addedWeights'> {
+  return addedWeights ? { ...gradients, addedWeights } : gradients;
+}
+
 /** Of each class of a batch, what the reduction multiplies its rows with. */
 function classShares({ problem: { labels, rowWeights, reduction } }: Plan): Map<number, number> {
   const shares = new Map<number, number>();
@@ -82,7 +90,7 @@ export function* interPass(
     const problem = problemOf(plan, features, labels);
     evaluation = yield* agree(
       group,
-      attempt(() => new (addon().Evaluation)({ ...problem, cancel })),
+      attempt(() => new (addon().Evaluation)(problem, cancel)),
     );
     if (group) {
       const statistics = newStatistics({ ...count, problem });

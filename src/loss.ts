@@ -3,14 +3,7 @@
 import { type MarginGradient, marginGradient } from './adaptiveface.js';
 import { checkWithoutHead, isBatchMargin } from './batch_margins.js';
 import { checkEngine, engineName } from './engines.js';
-import {
-  forwardPass,
-  gradientPass,
-  type Plan,
-  planEvaluation,
-  rowResults,
-  type SkippedMass,
-} from './evaluation.js';
+import { forwardPass, gradientPass, type Plan, planEvaluation, type SkippedMass } from './evaluation.js';
 import { ForwardPass, type LossResult } from './forward_pass.js';
 import {
   type GradientArrays,
@@ -21,7 +14,7 @@ import {
   type HostOutputs,
   type Shape,
 } from './gradients.js';
-import type { NativeMode, NativeRows } from './native.js';
+import type { NativeMode } from './native.js';
 import {
   type ComputeOptions,
   checkCompute,
@@ -198,10 +191,22 @@ function* valueAndGradTwin<G extends GradientChoice, O extends GradientOutputs>(
   const done = yield* gradientPass(mode, call.plan, call.signal, gradients);
   const { dLoss } = done.gradients;
   const loss = typeof dLoss === 'number' ? done.result.loss : weightedSum(dLoss, done.rows.rowLoss);
+  const { rowLoss, logSumExp, targetCosine } = done.rows;
+  const { engine, precision } = call;
+  const { workspace } = done.result;
+  const { dFeatures, dWeights } = gradientArrays<G, O>(done.gradients);
+  // Spreads last: V8 makes a hidden class anew for what is added to a spread object, in every call.
   return {
-    ...lossResult(call, done.rows, done.result),
     loss,
-    ...gradientArrays<G, O>(done.gradients),
+    rowLoss,
+    logSumExp,
+    targetCosine,
+    engine,
+    precision,
+    workspace,
+    dFeatures,
+    dWeights,
+    ...termResults(done.result),
     ...marginGradient(call.plan, done.rows, dLoss),
     ...done.skipped,
   };
@@ -214,7 +219,7 @@ function* forwardTwin(
 ): Twin<ForwardPass> {
   const call = checkCall(batch, checkOptions(options, forwardNames));
   const forwarded = yield* forwardPass(mode, call.plan, call.signal);
-  return new ForwardPass(lossResult(call, forwarded.rows, forwarded.result), forwarded, call);
+  return new ForwardPass(forwarded, call);
 }
 
 function checkCall(batch: Batch, options: ForwardOptions): Call {
@@ -256,11 +261,8 @@ function checkCall(batch: Batch, options: ForwardOptions): Call {
   return { plan, engine, precision: compute.precision, signal, shape };
 }
 
-function lossResult(call: Call, rows: NativeRows, result: BatchResult): LossResult {
-  const { engine, precision } = call;
-  const { loss, workspace, terms, ring } = result;
-  const optional = { ...(terms && { terms }), ...(ring && { ring }) };
-  return { loss, ...rowResults(rows), engine, precision, workspace, ...optional };
+function termResults({ terms, ring }: BatchResult): Pick<LossResult, 'terms' | 'ring'> {
+  return { ...(terms && { terms }), ...(ring && { ring }) };
 }
 
 function weightedSum(factors: Float32Array, values: Float32Array): number {

@@ -97,8 +97,6 @@ export interface NativeProblem {
   readonly diagnostics: boolean;
   /** With diagnostics: also accuracyTop5. */
   readonly topFive: boolean;
-  /** A shared int32: the work stops soon after it becomes non-zero. */
-  readonly cancel?: Int32Array;
 }
 
 /** A function of p as the addon reads it; `values` as of engine/row_function.h. */
@@ -210,7 +208,8 @@ export interface NativeBackwardResult {
 export interface NativeForwardResult {
   /** NaN when reduction is 'none' and no dLoss was given; without terms. */
   readonly loss: number;
-  readonly terms: NativeTermValues;
+  /** Where the problem has terms. */
+  readonly terms?: NativeTermValues;
   readonly workspace: 'keep' | 'recompute';
   /** Fraction of counted rows whose own class has the largest cosine; NaN unless `diagnostics`. */
   readonly accuracy: number;
@@ -489,7 +488,13 @@ export interface NativeCpu {
 
 /** Everything the addon exports. */
 export interface Addon {
-  readonly Evaluation: new (problem: NativeProblem) => NativeEvaluation;
+  /**
+   * Keeps `problem`, whose arrays must stay in it. `cancel` is a shared int32: the work stops soon after it becomes non-zero.
+   */
+  readonly Evaluation: new (
+    problem: NativeProblem,
+    cancel?: Int32Array,
+  ) => NativeEvaluation;
   readonly Head: new (options: NativeHeadOptions) => NativeHead;
   readonly Group: new (options: NativeGroupOptions) => NativeGroup;
   /** Name and version of the MPI library that the shim at this path opens, or why it cannot. */

@@ -265,22 +265,24 @@ export function plainLoss(loss: Loss, classes: number): PlainLoss {
   const adaptive = isAdaCos(scale);
   if (adaptive && !scale.fixed)
     throw mustBe('ERR_OPTION', 'scale', 'fixed where no MarginHead remembers it', 'adacos that is not');
-  const named = [
-    { of: '', data: adaptive ? {} : { scale } },
-    { of: 'margin.', data: margin },
-    { of: 'rowFunction.', data: rowFunction },
-    ...terms.map((data, i) => ({ of: `terms[${i}].`, data })),
-  ];
-  for (const { of, data } of named)
-    for (const [name, value] of Object.entries(data))
-      if (isSchedule(value))
-        throw mustBe(
-          'ERR_OPTION',
-          `${of}${name}`,
-          'without a schedule, for which only a MarginHead has a step count',
-          `a ${value.kind} one`,
-        );
+  if (!adaptive) refuseSchedules({ scale }, '');
+  refuseSchedules(margin, 'margin.');
+  if (rowFunction !== 'none') refuseSchedules(rowFunction, 'rowFunction.');
+  for (const [i, term] of terms.entries()) refuseSchedules(term, `terms[${i}].`);
   return lossAt(loss, { step: 0, memory: {}, classes });
+}
+
+function refuseSchedules(parameters: object, prefix: string): void {
+  for (const name in parameters) {
+    const value: unknown = Reflect.get(parameters, name);
+    if (isSchedule(value))
+      throw mustBe(
+        'ERR_OPTION',
+        `${prefix}${name}`,
+        'without a schedule, for which only a MarginHead has a step count',
+        `a ${value.kind} one`,
+      );
+  }
 }
 
 export function checkCompute(options: ComputeOptions, devices: readonly DeviceName[]): Compute {

@@ -1,7 +1,7 @@
 /** What companion terms remember from batch to batch, and how they go to native code and come back. */
 
 import type { ClassRange } from './class_ranges.js';
-import type { NativeForwardResult, NativeTerms } from './native.js';
+import type { NativeForwardResult, NativeProblem } from './native.js';
 import { type PlainTerm, type TermValues, termOf } from './terms.js';
 
 /** Terms of one batch. */
@@ -32,12 +32,13 @@ export interface BatchResult extends Omit<NativeForwardResult, 'terms'> {
   readonly ring?: RingRadius;
 }
 
-/** As native code reads them. `anchors`: rows start .. end-1 of the batch are this process's. */
-export function nativeTerms(
+/** The problem with its terms as native code reads them. `anchors`: rows start .. end-1 of the batch are this process's. */
+export function withNativeTerms(
+  problem: NativeProblem,
   { terms, remembered }: TermPlan,
   anchors: { readonly start: number; readonly end: number },
-): { readonly terms?: NativeTerms } {
-  if (terms.length === 0) return {};
+): NativeProblem {
+  if (terms.length === 0) return problem;
   const [intra, ring, center, triplet] = [
     termOf(terms, 'intra'),
     termOf(terms, 'ring'),
@@ -46,6 +47,7 @@ export function nativeTerms(
   ];
   const { radius, centers, range } = remembered();
   return {
+    ...problem,
     terms: {
       ...(intra && { intra: { weight: intra.weight } }),
       ...(ring && { ring: { weight: ring.weight, radius: radius ?? ring.radius ?? Number.NaN } }),
@@ -87,13 +89,13 @@ export function withTerms(
   result: NativeForwardResult,
   inter: number,
 ): BatchResult {
-  const { terms, ...rest } = result;
-  const values = { ...terms, inter };
-  if (plan.length === 0) return rest;
+  const withoutTerms: Omit<NativeForwardResult, 'terms'> = result;
+  if (!result.terms) return withoutTerms;
+  const values = { ...result.terms, inter };
   const ring = termOf(plan, 'ring');
   return {
-    ...rest,
-    loss: plan.reduce((loss, { kind, weight }) => loss + weight * values[kind], rest.loss),
+    ...withoutTerms,
+    loss: plan.reduce((loss, { kind, weight }) => loss + weight * values[kind], result.loss),
     terms: Object.fromEntries(plan.map(({ kind }) => [kind, values[kind]])),
     ...(ring && { ring: { radius: values.radius, dRadius: ring.weight * values.radiusGradient } }),
   };

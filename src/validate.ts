@@ -100,25 +100,29 @@ export interface NumberRange {
   readonly code?: MarginFcErrorCode;
 }
 
+function expectedOf({
+  least = Number.NEGATIVE_INFINITY,
+  exclusive = false,
+  below = Number.POSITIVE_INFINITY,
+}: NumberRange): string {
+  const bounds = [];
+  if (least > Number.NEGATIVE_INFINITY) bounds.push(exclusive ? `> ${least}` : `>= ${least}`);
+  if (below < Number.POSITIVE_INFINITY) bounds.push(`< ${below}`);
+  return ['a finite number', ...(bounds.length > 0 ? [bounds.join(' and ')] : [])].join(' ');
+}
+
 /** A finite number, `least` <= value (`least` < value if `exclusive`), value < `below` and |value| <= `magnitude`. */
-export function checkNumber(
-  value: unknown,
-  argument: string,
-  {
+export function checkNumber(value: unknown, argument: string, range: NumberRange = {}): number {
+  const {
     least = Number.NEGATIVE_INFINITY,
     exclusive = false,
     below = Number.POSITIVE_INFINITY,
     magnitude = Number.POSITIVE_INFINITY,
     code = 'ERR_OPTION',
-  }: NumberRange = {},
-): number {
-  const bounds = [];
-  if (least > Number.NEGATIVE_INFINITY) bounds.push(exclusive ? `> ${least}` : `>= ${least}`);
-  if (below < Number.POSITIVE_INFINITY) bounds.push(`< ${below}`);
-  const expectation = ['a finite number', ...(bounds.length > 0 ? [bounds.join(' and ')] : [])].join(' ');
-  if (typeof value !== 'number') throw mustBe('ERR_TYPE', argument, expectation, show(value));
+  } = range;
+  if (typeof value !== 'number') throw mustBe('ERR_TYPE', argument, expectedOf(range), show(value));
   const fits = Number.isFinite(value) && (exclusive ? value > least : value >= least) && value < below;
-  if (!fits) throw mustBe(code, argument, expectation, show(value));
+  if (!fits) throw mustBe(code, argument, expectedOf(range), show(value));
   if (Math.abs(value) > magnitude)
     throw mustBe(code, argument, `at most ${magnitude} in magnitude`, show(value));
   return value;
@@ -129,11 +133,10 @@ export function checkInteger(
   argument: string,
   { least, most, code = 'ERR_OPTION' }: { least: number; most: number; code?: MarginFcErrorCode },
 ): number {
+  if (Number.isInteger(value) && (value as number) >= least && (value as number) <= most)
+    return value as number;
   const expectation = `an integer in [${least}, ${most}]`;
-  if (typeof value !== 'number') throw mustBe('ERR_TYPE', argument, expectation, show(value));
-  if (!Number.isInteger(value) || value < least || value > most)
-    throw mustBe(code, argument, expectation, show(value));
-  return value;
+  throw mustBe(typeof value === 'number' ? code : 'ERR_TYPE', argument, expectation, show(value));
 }
 
 /** `dim` or `classes`: an integer from 1 that native code can count. */
@@ -237,9 +240,15 @@ interface Memory {
 }
 
 /** An output must not lie on an input or on another output: both are in use at once. */
-export function checkApart(output: Memory, argument: string, others: Readonly<Record<string, Memory>>): void {
+export function checkApart(
+  output: Memory,
+  argument: string,
+  others: Readonly<Record<string, Memory | undefined>>,
+): void {
   const ours = extent(output);
-  for (const [name, other] of Object.entries(others)) {
+  for (const name in others) {
+    const other = others[name];
+    if (!other) continue;
     const theirs = extent(other);
     if (ours.space === theirs.space && ours.start < theirs.end && theirs.start < ours.end)
       throw mustBe('ERR_OPTION', argument, `apart from ${name} in memory`, 'an overlapping array');
