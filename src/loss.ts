@@ -21,6 +21,7 @@ import {
   type HostOutputs,
   type Shape,
 } from './gradients.js';
+import { type BiasGradient, biasGradient } from './learned_bias.js';
 import type { NativeMode, NativeRows } from './native.js';
 import {
   type ComputeOptions,
@@ -112,7 +113,7 @@ export type ValueAndGradOptions<
 export type ValueAndGrad<
   G extends GradientChoice = 'both',
   O extends GradientOutputs = HostOutputs,
-> = LossResult & GradientArrays<G, O> & MarginGradient & SkippedMass;
+> = LossResult & GradientArrays<G, O> & MarginGradient & BiasGradient & SkippedMass;
 
 /** Everything a call needs, checked. */
 interface Call {
@@ -203,6 +204,7 @@ function* valueAndGradTwin<G extends GradientChoice, O extends GradientOutputs>(
     loss,
     ...gradientArrays<G, O>(done.gradients),
     ...marginGradient(call.plan, done.rows, dLoss),
+    ...biasGradient(done.rows, dLoss),
     ...done.skipped,
   };
 }
