@@ -168,6 +168,21 @@ Margin read_margin(const Napi::Value& value, int64_t rows, int64_t classes) {
   return margin;
 }
 
+bool is_binary(const Napi::Value& value) { return value.IsObject() && value.As<Napi::Object>().Has("power"); }
+
+BinaryReduction read_binary(const Napi::Value& value) {
+  const auto object = value.As<Napi::Object>();
+  BinaryReduction binary;
+  binary.bias = number(object, "bias");
+  binary.positive = number(object, "positive");
+  binary.negative = number(object, "negative");
+  binary.shift = number(object, "shift");
+  const double power = number(object, "power");
+  if (!(power >= 1 && power <= INT32_MAX)) fail(value.Env(), Code::margin, "power must be at least 1");
+  binary.power = static_cast<int32_t>(power);
+  return binary;
+}
+
 NegativesTransform read_transform(const Napi::Value& value, int64_t rows) {
   const Napi::Env env = value.Env();
   const auto object_in = [&](const Napi::Value& entry, const char* name) {

@@ -51,6 +51,9 @@ void require_size(Napi::Env env, int64_t size, int64_t expected, const char* nam
 
 // engine/evaluation.h's Margin; arrays stay borrowed. `rows` and `classes` are the lengths its arrays must have.
 Margin read_margin(const Napi::Value& value, int64_t rows, int64_t classes);
+// Whether that is a NativeBinary, and what it says.
+bool is_binary(const Napi::Value& value);
+BinaryReduction read_binary(const Napi::Value& value);
 // What src/native.ts calls a NativeTransform; its thresholds are borrowed.
 NegativesTransform read_transform(const Napi::Value& value, int64_t rows);
 Optimizer read_optimizer(const Napi::Value& value);

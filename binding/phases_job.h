@@ -56,6 +56,11 @@ class PhasesJob final : public Job {
   // Of phase 2, if there is one.
   void read_transform(const Napi::Value& value) {
     if (!present(value)) return;
+    if (is_binary(value)) {
+      binary_ = read_binary(value);
+      negatives_options_.binary = &binary_;
+      return;
+    }
     transform_ = binding::read_transform(value, state_->batch.rows);
     negatives_options_.transform = &transform_;
     keep(value);
@@ -78,6 +83,7 @@ class PhasesJob final : public Job {
       statistics_.hard_sum = doubles("hardSum");
       statistics_.hard_count = doubles("hardCount");
     }
+    if (present(object.Get("slopeSum"))) statistics_.slope_sum = doubles("slopeSum");
   }
 
   // Phase 3.
@@ -93,6 +99,7 @@ class PhasesJob final : public Job {
     if (present(object.Get("hardestCosine"))) rows_.hardest = row_array(object, "hardestCosine", count);
     if (present(object.Get("logNegatives"))) rows_.log_negatives = row_doubles(object, "logNegatives", count);
     if (present(object.Get("targetGradient"))) rows_.target_gradient = row_doubles(object, "targetGradient", count);
+    if (present(object.Get("biasGradient"))) rows_.bias_gradient = row_doubles(object, "biasGradient", count);
     // The margin's own arrays hang on its object.
     keep(margin);
     epilogue_ = true;
@@ -261,6 +268,7 @@ class PhasesJob final : public Job {
   Gradients gradients_;
   RowStatistics statistics_;
   NegativesTransform transform_;
+  BinaryReduction binary_;
   NegativesOptions negatives_options_;
   bool negatives_ = false;
   bool epilogue_ = false;

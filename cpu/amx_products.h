@@ -153,7 +153,7 @@ void pair_exponentials(const float* exponentials, int64_t row_stride, int32_t cl
 }
 
 // What follows the product of 32 classes and 32 rows, in parts that are taken while the next product is under way. All of it
-// the general way where exponents are transformed.
+// the general way where exponents are not taken as they are.
 template <typename Exponents>
 class NegativesEpilogue {
  public:
@@ -293,6 +293,8 @@ MARGINFC_INLINE void any_negatives(const NegativesTask& task) {
 void negatives(const NegativesTask& task) { any_negatives<SameExponents>(task); }
 
 void transformed_negatives(const NegativesTask& task) { any_negatives<TransformedExponents>(task); }
+
+void binary_negatives(const NegativesTask& task) { any_negatives<BinaryExponents>(task); }
 
 template <bool kTall>
 MARGINFC_INLINE void feature_gradient_tile(const FeatureGradientTask& task, int32_t row, int64_t panel) {

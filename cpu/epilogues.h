@@ -86,6 +86,18 @@ class TransformedExponents {
   Vector largest_, hard_sum_, hard_count_;
 };
 
+// count_above() of products [count], of which a lane's own class may be one.
+__attribute__((noinline)) void count_negatives_above(const NegativesTask& task, int32_t first, int32_t count,
+                                                     int64_t lane, const Vector* products) {
+  const Integers label = load(task.labels + lane);
+  Vector negatives[kHeight];
+  for (int32_t h = 0; h < count; h++) {
+    const auto own = label == splat(task.first_class + first + h);
+    negatives[h] = own ? splat(-__builtin_inff()) : products[h] * splat(task.inverse_norm[first + h]);
+  }
+  count_above(task, count, lane, negatives);
+}
+
 // The epilogue of classes first .. first + count - 1 where a lane's own class may be among them, or exponents have an
 // offset. exponents [count] in: products; out: E.
 template <typename Exponents>
@@ -94,14 +106,7 @@ void masked_exponentials(const NegativesTask& task, int32_t first, int32_t count
   const Vector offset = task.offset ? load(task.offset + lane) : Vector{};
   Vector total = load(task.sums + lane);
   Vector hardest = task.hardest ? load(task.hardest + lane) : Vector{};
-  if (task.above) {
-    Vector negatives[kHeight];
-    for (int32_t h = 0; h < count; h++) {
-      const auto own = label == splat(task.first_class + first + h);
-      negatives[h] = own ? splat(-__builtin_inff()) : exponents[h] * splat(task.inverse_norm[first + h]);
-    }
-    count_above(task, count, lane, negatives);
-  }
+  if (task.above) count_negatives_above(task, first, count, lane, exponents);
   Exponents of(task, lane);
   for (int32_t h = 0; h < count; h++) {
     const Vector inverse_norm = splat(task.inverse_norm[first + h]);

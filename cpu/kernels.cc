@@ -47,6 +47,8 @@ constexpr int kStep = 1, kBlockClasses = 112 / kHeight * kHeight, kWeightTiles =
 #include "cpu/norms.h"
 #include "cpu/stochastic_rounding.h"
 #include "cpu/unfused_passes.h"
+// After the epilogues.
+#include "cpu/binary_losses.h"
 #if defined(__AMX_BF16__)
 #include "cpu/amx_products.h"
 #else
@@ -209,6 +211,7 @@ constexpr Kernels kTable = {
     inverse_norms,
     negatives,
     transformed_negatives,
+    binary_negatives,
     products,
     angles,
     feature_gradient,

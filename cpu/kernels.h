@@ -51,6 +51,22 @@ struct ExponentTransform {
   float* hard_count;
 };
 
+// What becomes of exponents x, log2 units, where each has a binary cross-entropy of its own: with h = half_unit x + 1 / 2
+//
+//   z = factor h^power + constant, and where power is 1 z = x + constant;   dz/dx = slope_factor h^(power - 1) + slope_constant
+struct BinaryElements {
+  int32_t power;  // >= 1
+  float half_unit;
+  float factor;
+  float constant;
+  float slope_factor;
+  float slope_constant;
+  // [panels * panel], the block's over negatives are written here: the part of the losses in log2 units that `sums` has not, and
+  // the sum of sigmoids.
+  float* excess;
+  float* slopes;
+};
+
 struct NegativesTask {
   // Packed s * log2(e) * xh in words: [panels, depth, panel]; the pad rows of the last panel are 0.
   const float* features;
@@ -88,6 +104,7 @@ struct NegativesTask {
   float* threshold;
   float* above;
   ExponentTransform transform;  // of transformed_negatives only
+  BinaryElements binary;        // of binary_negatives only
 };
 
 struct FeatureGradientTask {
@@ -185,6 +202,9 @@ struct Kernels {
   void (*negatives)(const NegativesTask& task);
   // The same with `transform`: E = exp2(G(exponent) - offset) * G'(exponent) * inverse_norm, sums without the two factors.
   void (*transformed_negatives)(const NegativesTask& task);
+  // The same with `binary`: E = sigmoid(z) * dz/dx * inverse_norm, `sums` the product over negatives of 1 + 2^-|z|, less 1, and
+  // without the powers of 2 that `excess` has. No offset.
+  void (*binary_negatives)(const NegativesTask& task);
   // The same loop without exp: cosines of all classes times the features' scale go to `exponentials`, own class
   // included; sums and labels are not used. May be null with pairs.
   void (*products)(const NegativesTask& task);

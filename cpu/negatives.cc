@@ -25,7 +25,9 @@ Status CpuPass::negatives(const GradientPlan& plan, const Negatives& result) {
   bad_class_ = INT64_MAX;
   transforms_ = result.transform != nullptr;
   if (transforms_) MARGINFC_TRY(set_transform(*result.transform));
-  const OffsetChoice choice = choose_offset(result.transform, batch_.scale);
+  binary_ = result.binary != nullptr;
+  if (binary_) set_binary(*result.binary);
+  const OffsetChoice choice = binary_ ? OffsetChoice{} : choose_offset(result.transform, batch_.scale);
   const Offsets offsets = choice.kind;
   MARGINFC_TRY(set_offset(choice.offset));
   if (offsets == Offsets::measured || result.hardest) {
@@ -50,6 +52,7 @@ Status CpuPass::negatives(const GradientPlan& plan, const Negatives& result) {
   sweep.hardest = result.hardest;
   sweep.above = result.above;
   sweep.hard = result.hard_sum;
+  sweep.binary = binary_;
   sweep.features = plan.features;
   if (offsets == Offsets::measured) MARGINFC_TRY(measure_offsets(&sweep));
   MARGINFC_TRY(sweep_negatives(sweep));
@@ -63,7 +66,8 @@ Status CpuPass::negatives(const GradientPlan& plan, const Negatives& result) {
     double total = 0;
     float hardest = -kInfinity;
     for (int64_t chunk = 0; chunk < chunks_; chunk++) {
-      total += sums_[chunk * lanes + i];
+      const double sum = sums_[chunk * lanes + i];
+      total += binary_ ? std::log1p(sum) + more_sums_[chunk * lanes + i] * kLn2 : sum;
       if (result.hardest) hardest = std::max(hardest, hardest_.data()[chunk * lanes + i]);
     }
     result.sum[i] = total;
@@ -78,9 +82,14 @@ Status CpuPass::negatives(const GradientPlan& plan, const Negatives& result) {
     if (result.hard_sum) {
       result.hard_sum[i] = result.hard_count[i] = 0;
       for (int64_t chunk = 0; chunk < chunks_; chunk++) {
-        result.hard_sum[i] += hard_sums_[chunk * lanes + i] / feature_scale();
-        result.hard_count[i] += hard_sums_[(chunks_ + chunk) * lanes + i];
+        result.hard_sum[i] += more_sums_[chunk * lanes + i] / feature_scale();
+        result.hard_count[i] += more_sums_[(chunks_ + chunk) * lanes + i];
       }
+    }
+    if (binary_) {
+      result.slope_sum[i] = 0;
+      for (int64_t chunk = 0; chunk < chunks_; chunk++)
+        result.slope_sum[i] += more_sums_[(chunks_ + chunk) * lanes + i];
     }
   }
   if (result.cosine_sum) {
@@ -98,7 +107,7 @@ Status CpuPass::sweep_negatives(const Sweep& sweep) {
   const int64_t lanes = panels_ * kernels_.panel;
   if (sweep.features && !reserve_accumulators()) return Status::no_workspace();
   sums_.assign(chunks_ * lanes, 0);
-  hard_sums_.assign(sweep.hard ? 2 * chunks_ * lanes : 0, 0);
+  more_sums_.assign(sweep.hard || sweep.binary ? 2 * chunks_ * lanes : 0, 0);
   MARGINFC_TRY(run(sweep));
   features_gathered_ = sweep.features;
   return check_weights();
@@ -113,6 +122,17 @@ Status CpuPass::set_transform(const NegativesTransform& transform) {
   transform_.below = of_exponents(transform.below, feature_scale());
   transform_.above = of_exponents(transform.above, feature_scale());
   return {};
+}
+
+void CpuPass::set_binary(const BinaryReduction& binary) {
+  const auto narrow = [](double value) { return static_cast<float>(value); };
+  const double unit = feature_scale(), constant = unit * binary.shift + binary.bias / kLn2;
+  elements_.power = binary.power;
+  elements_.half_unit = narrow(0.5 / unit);
+  elements_.factor = narrow(2 * unit);
+  elements_.constant = narrow(binary.power > 1 ? constant - unit : constant);
+  elements_.slope_factor = binary.straight_through ? 0.0f : narrow(binary.power);
+  elements_.slope_constant = binary.straight_through ? 1.0f : 0.0f;
 }
 
 Status CpuPass::set_offset(double offset) {

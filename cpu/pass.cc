@@ -79,7 +79,7 @@ Status CpuPass::prepare() {
                                 samples()) ||
         !scratch.exponentials.allocate(engine_.buffers(), floats_of(block_classes_ * block_rows)) ||
         !scratch.sums.allocate(engine_.buffers(), kRowBlock) ||
-        !scratch.hard.allocate(engine_.buffers(), 2 * kRowBlock) ||
+        !scratch.more.allocate(engine_.buffers(), 2 * kRowBlock) ||
         (kernels_.pairs && !scratch.paired.allocate(engine_.buffers(), block_classes_ / 2 * kRowBlock)))
       return Status::no_workspace();
   }

@@ -59,6 +59,7 @@ class CpuPass final : public ShardPass {
     bool above = false;     // with `hardest`: count exponents above the thresholds
     bool largest = false;   // of a transform: gather the largest transformed exponents
     bool hard = false;      // with `sums`, of a transform: gather what is above its threshold
+    bool binary = false;    // with `sums`, of a binary reduction
     bool unit_sum = false;  // with `sums`: gather the sum of unit rows
     bool features = false;  // gather dX
     bool weights = false;   // finish dW
@@ -73,7 +74,7 @@ class CpuPass final : public ShardPass {
     PooledBuffer paired;             // E of one block and row block in pairs of classes, where operands are pairs
     PooledBuffer exponentials;       // E of one block: [classes, stride], or of one block and row block
     PooledBuffer sums;               // [row block]
-    PooledBuffer hard;               // [2, row block]: sums and numbers of hard negatives' exponents
+    PooledBuffer more;               // [2, row block]: as of more_sums_, of one block
     PooledBuffer gradient;           // one tile of dW, [tile classes, width], then one row of target terms
     PooledBuffer dots;               // [tile classes rounded up to 4]
     std::vector<float> operand_row;  // [dim]
@@ -107,7 +108,10 @@ class CpuPass final : public ShardPass {
   double feature_scale() const { return batch_.scale * 1.4426950408889634; }
   // Of all rows.
   Status set_offset(double offset);
+  // Adds what a block has left of rows row .. row + rows - 1 to what the chunk has.
+  void add_binary_sums(const Scratch& scratch, int64_t chunk, int64_t row, int64_t rows);
   Status set_transform(const NegativesTransform& transform);
+  void set_binary(const BinaryReduction& binary);
   // Makes each row's largest exponent its offset, and gathers on the way what `sweep` then need not.
   Status measure_offsets(Sweep* sweep);
   Status sweep_negatives(const Sweep& sweep);
@@ -204,7 +208,11 @@ class CpuPass final : public ShardPass {
   ExponentTransform transform_{};      // what is here for all rows and
   PooledBuffer transform_thresholds_;  // [panels * panel], log2 units
   PooledBuffer largest_;               // [chunks, panels * panel], transformed exponents, log2 units; where measured
-  std::vector<double> hard_sums_;      // [2, chunks, panels * panel]: in log2 units, and numbers; where asked for
+  bool binary_ = false;                // each exponent has its own loss, by
+  BinaryElements elements_{};          // what is here for all rows
+  // [2, chunks, panels * panel], where asked for: of hard negatives the sums in log2 units, and numbers; of a binary reduction
+  // the losses in log2 units that sums_ does not have, which has products less 1, and the sums of sigmoids.
+  std::vector<double> more_sums_;
   bool features_gathered_ = false;
   std::atomic<int64_t> bad_class_{INT64_MAX};
 };

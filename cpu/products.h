@@ -192,20 +192,23 @@ struct NegativesTile {
   }
 };
 
-// The same with transformed exponents.
-template <int H, int V>
-struct TransformedNegativesTile {
-  static void run(const NegativesTask& task, int32_t first, int32_t panel) {
-    Vector acc[H][V];
-    negatives_product(task, first, panel, acc);
+// The same with the epilogue in general everywhere.
+template <typename Exponents>
+struct MaskedNegatives {
+  template <int H, int V>
+  struct Tile {
+    static void run(const NegativesTask& task, int32_t first, int32_t panel) {
+      Vector acc[H][V];
+      negatives_product(task, first, panel, acc);
 #pragma GCC unroll 2
-    for (int v = 0; v < V; v++) {
-      Vector products[H];
+      for (int v = 0; v < V; v++) {
+        Vector products[H];
 #pragma GCC unroll 16
-      for (int h = 0; h < H; h++) products[h] = acc[h][v];
-      store_masked<TransformedExponents>(task, first, static_cast<int64_t>(panel) * kPanel + v * kLanes, products);
+        for (int h = 0; h < H; h++) products[h] = acc[h][v];
+        store_masked<Exponents>(task, first, static_cast<int64_t>(panel) * kPanel + v * kLanes, products);
+      }
     }
-  }
+  };
 };
 
 template <int H, int V>
@@ -327,7 +330,12 @@ void negatives(const NegativesTask& task) {
 
 void transformed_negatives(const NegativesTask& task) {
   TransformedExponents::clear(task);
-  over_panels<TransformedNegativesTile>(task);
+  over_panels<MaskedNegatives<TransformedExponents>::Tile>(task);
+}
+
+void binary_negatives(const NegativesTask& task) {
+  BinaryExponents::clear(task);
+  over_panels<MaskedNegatives<BinaryExponents>::Tile>(task);
 }
 
 void products(const NegativesTask& task) { over_panels<ProductsTile>(task); }

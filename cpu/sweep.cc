@@ -15,6 +15,9 @@ constexpr int64_t kTasksPerThread = 16;
 constexpr int64_t kChunkTasksPerThread = 2;
 // Floats of dW up to which its stores go through the caches.
 constexpr int64_t kLargestCachedResult = int64_t{1} << 22;
+// Blocks multiply products by at most 2^96 each.
+constexpr double kLargestProduct = 0x1p900;
+constexpr double kLn2 = 0.6931471805599453;
 int64_t groups(int64_t count, int64_t size) { return (count + size - 1) / size; }
 
 }  // namespace
@@ -97,6 +100,7 @@ NegativesTask CpuPass::product_task(const ClassBlock& block, int64_t row, int64_
   task.above = nullptr;
   task.transform = transform_;
   task.transform.threshold = transforms_ ? transform_thresholds_.data() + row : nullptr;
+  task.binary = elements_;
   return task;
 }
 
@@ -135,21 +139,27 @@ void CpuPass::sweep_blocks(const Sweep& sweep, int64_t first, int64_t last, int6
         }
         if (sweep.largest) task.transform.largest = largest_.data() + chunk * lanes + row;
         if (sweep.hard) {
-          task.transform.hard_sum = scratch.hard.data();
-          task.transform.hard_count = scratch.hard.data() + kRowBlock;
+          task.transform.hard_sum = scratch.more.data();
+          task.transform.hard_count = scratch.more.data() + kRowBlock;
         }
+        task.binary.excess = scratch.more.data();
+        task.binary.slopes = scratch.more.data() + kRowBlock;
         if (batch_.angles) {
           kernels_.products(task);
           kernels_.angles(task);
         } else {
-          (transforms_ ? kernels_.transformed_negatives : kernels_.negatives)(task);
+          (binary_       ? kernels_.binary_negatives
+           : transforms_ ? kernels_.transformed_negatives
+                         : kernels_.negatives)(task);
         }
-        if (sweep.sums)
+        if (sweep.binary)
+          add_binary_sums(scratch, chunk, row, rows);
+        else if (sweep.sums)
           for (int64_t i = 0; i < rows; i++) sums[row + i] += scratch.sums.data()[i];
         if (sweep.hard)
           for (int64_t part = 0; part < 2; part++)
             for (int64_t i = 0; i < rows; i++)
-              hard_sums_[(part * chunks_ + chunk) * lanes + row + i] += scratch.hard.data()[part * kRowBlock + i];
+              more_sums_[(part * chunks_ + chunk) * lanes + row + i] += scratch.more.data()[part * kRowBlock + i];
       }
       if (sweep.features) {
         if (kernels_.pairs && !sweep.recompute)
@@ -177,6 +187,24 @@ void CpuPass::sweep_blocks(const Sweep& sweep, int64_t first, int64_t last, int6
     if (sweep.weights) weight_tiles(sweep, scratch, exponentials, stride);
   }
   if (sweep.weights) kernels_.fence();
+}
+
+// Products of blocks go on in float64 until they are near its end.
+void CpuPass::add_binary_sums(const Scratch& scratch, int64_t chunk, int64_t row, int64_t rows) {
+  const int64_t lanes = panels_ * kernels_.panel;
+  double* products = sums_.data() + chunk * lanes + row;
+  double* excess = more_sums_.data() + chunk * lanes + row;
+  double* slopes = excess + chunks_ * lanes;
+  const float *block_products = scratch.sums.data(), *more = scratch.more.data();
+  for (int64_t i = 0; i < rows; i++) {
+    const double product = block_products[i];
+    products[i] = products[i] * (1 + product) + product;
+    excess[i] += more[i];
+    slopes[i] += more[kRowBlock + i];
+    if (products[i] < kLargestProduct) continue;
+    excess[i] += std::log1p(products[i]) / kLn2;
+    products[i] = 0;
+  }
 }
 
 // Adds a chunk's running sum of dX to the settled one; the running one starts anew.

@@ -302,6 +302,7 @@ Status CudaPass::sum_unit_rows(const DeviceBuffer& rows, Precision storage, int6
 }
 
 Status CudaPass::negatives(const GradientPlan& plan, const Negatives& result) try {
+  if (result.binary) return Status::failure(Code::unavailable, "binary cross-entropies are not there on GPUs");
   if (result.transform) return Status::failure(Code::unavailable, "losses that change negatives are not there on GPUs");
   const Device::Turn turn(device_);
   MARGINFC_TRY(turn.status());

@@ -116,6 +116,19 @@ struct NegativesTransform {
   const double* threshold = nullptr;  // [rows]
 };
 
+// A binary cross-entropy for each logit, and no softmax: a row's loss is
+//
+//   positive * softplus(-z_iy) + negative * sum over negatives of softplus(z_ij),   softplus(z) = log(1 + e^z)
+//   z_iy = s F(theta_iy) + bias,   z_ij = s (g(cos_ij) + shift) + bias,   g(c) = 2 ((c + 1) / 2)^power - 1
+struct BinaryReduction {
+  double bias = 0;
+  double positive = 1;
+  double negative = 1;
+  double shift = 0;
+  int32_t power = 1;              // >= 1
+  bool straight_through = false;  // g' is taken as 1
+};
+
 // Results of phase 2, one entry a row, for the classes of one shard without the row's own class.
 struct Negatives {
   double* sum = nullptr;  // [rows], sum over negatives of exp(s * G(cos) - offset), or of angles
@@ -132,12 +145,17 @@ struct Negatives {
   // [rows], only with `transform`: sum and number of the cosines of negatives above the threshold; nullable.
   double* hard_sum = nullptr;
   double* hard_count = nullptr;
+  // Null: softmax. Else without `transform`; `sum` gets the sum over negatives of softplus(z), `offset` 0, and `slope_sum` [rows] the
+  // sum of the derivatives, sigmoid(z).
+  const BinaryReduction* binary = nullptr;
+  double* slope_sum = nullptr;
 };
 constexpr int32_t kMostAbove = 5;
 
 // Phase 3's answer to one shard: loss gradient of a row's cosines.
 struct RowCoefficients {
-  // [rows], dLoss/dcos_ij = kappa_i * exp(s * G(cos_ij) - offset_i) * G'(cos_ij) for negatives
+  // [rows], dLoss/dcos_ij = kappa_i * exp(s * G(cos_ij) - offset_i) * G'(cos_ij) for negatives; of a BinaryReduction
+  // kappa_i * sigmoid(z_ij) * g'(cos_ij)
   const double* kappa = nullptr;
   const double* gamma = nullptr;   // [rows], dLoss/dcos_iy for the own class
   const double* radial = nullptr;  // [rows], dLoss/d|x_i| of a margin that depends on it; nullable

@@ -104,6 +104,9 @@ Status Evaluation::negatives(const GradientPlan& plan, const NegativesOptions& o
   std::vector<std::vector<int32_t>> above_of(top_five ? shards : 0, std::vector<int32_t>(batch_.rows));
   std::vector<std::vector<double>> hard_sum_of(hard ? shards : 0, std::vector<double>(batch_.rows));
   std::vector<std::vector<double>> hard_count_of(hard_sum_of);
+  binary_ = options.binary ? std::make_unique<BinaryReduction>(*options.binary) : nullptr;
+  if (binary_) binary_->straight_through = options_.straight_through;
+  std::vector<std::vector<double>> slope_sum_of(binary_ ? shards : 0, std::vector<double>(batch_.rows));
   std::vector<double> targets(top_five ? batch_.rows : 0);
   for (size_t i = 0; i < targets.size(); i++)
     targets[i] = batch_.labels[i] < 0 ? 2.0 : options.target_cosine ? options.target_cosine[i] : targets_[i].cosine;
@@ -113,6 +116,7 @@ Status Evaluation::negatives(const GradientPlan& plan, const NegativesOptions& o
   above_.assign(top_five ? batch_.rows : 0, 0.0);
   hard_sum_.assign(hard ? batch_.rows : 0, 0.0);
   hard_count_.assign(hard_sum_.size(), 0.0);
+  slope_sum_.assign(binary_ ? batch_.rows : 0, 0.0);
   const Clock::time_point start = Clock::now();
   MARGINFC_TRY(run_each(workers_, [&](size_t r) {
     Negatives result{sums_[r].data(), offsets_[r].data()};
@@ -126,6 +130,10 @@ Status Evaluation::negatives(const GradientPlan& plan, const NegativesOptions& o
     if (hard) {
       result.hard_sum = hard_sum_of[r].data();
       result.hard_count = hard_count_of[r].data();
+    }
+    if (binary_) {
+      result.binary = binary_.get();
+      result.slope_sum = slope_sum_of[r].data();
     }
     return passes_[r]->negatives(plan, result);
   }));
@@ -141,6 +149,8 @@ Status Evaluation::negatives(const GradientPlan& plan, const NegativesOptions& o
       hard_sum_[i] += hard_sum_of[r][i];
       hard_count_[i] += hard_count_of[r][i];
     }
+  for (const std::vector<double>& shard : slope_sum_of)
+    for (int64_t i = 0; i < batch_.rows; i++) slope_sum_[i] += shard[i];
   seconds_.negatives = since(start);
   return {};
 } catch (const std::bad_alloc&) {
@@ -158,6 +168,7 @@ void Evaluation::read_statistics(const RowStatistics& to) const {
   if (to.above) std::copy(above_.begin(), above_.end(), to.above);
   if (to.hard_sum) std::copy(hard_sum_.begin(), hard_sum_.end(), to.hard_sum);
   if (to.hard_count) std::copy(hard_count_.begin(), hard_count_.end(), to.hard_count);
+  if (to.slope_sum) std::copy(slope_sum_.begin(), slope_sum_.end(), to.slope_sum);
 }
 
 void Evaluation::write_statistics(const RowStatistics& from) {
@@ -169,6 +180,7 @@ void Evaluation::write_statistics(const RowStatistics& from) {
   if (options_.diagnostics) std::copy_n(from.hardest, batch_.rows, hardest_.begin());
   if (from.cosine_sum) std::copy_n(from.cosine_sum, cosine_sum_.size(), cosine_sum_.begin());
   if (from.above) std::copy_n(from.above, above_.size(), above_.begin());
+  if (from.slope_sum) std::copy_n(from.slope_sum, slope_sum_.size(), slope_sum_.begin());
 }
 
 Status Evaluation::epilogue(const Margin& margin, const RowResults& rows, ForwardResult* result) try {
@@ -190,12 +202,13 @@ Status Evaluation::epilogue(const Margin& margin, const RowResults& rows, Forwar
   for (int64_t i = 0; i < count; i++) {
     const int32_t label = batch_.labels[i];
     const double log_negatives = log_negatives_[i];
+    const double negatives = binary_ ? binary_->negative * std::exp(log_negatives) : 0;
     if (rows.hardest) rows.hardest[i] = hardest_[i];
     if (label < 0) {
       log_sum_exp_[i] = log_negatives;
       rows.loss[i] = 0;
       rows.target_cosine[i] = 0;
-      rows.log_sum_exp[i] = static_cast<float>(log_negatives);
+      rows.log_sum_exp[i] = static_cast<float>(binary_ ? negatives : log_negatives);
       continue;
     }
 
@@ -224,7 +237,15 @@ Status Evaluation::epilogue(const Margin& margin, const RowResults& rows, Forwar
                                                  std::to_string(logit.value));
     }
 
-    RowLoss row = row_loss(log_negatives, batch_.scale * logit.value);
+    RowLoss row;
+    if (binary_) {
+      const BinaryLoss positive = binary_loss(-(batch_.scale * logit.value + binary_->bias));
+      row.loss = binary_->positive * positive.loss + negatives;
+      row.log_sum_exp = negatives;
+      row.target_shortfall = binary_->positive * positive.slope;
+    } else {
+      row = row_loss(log_negatives, batch_.scale * logit.value);
+    }
     if (smoothing > 0) {
       const double cosines = cosine_sum_[i] - target.cosine +
                              logit.value;  // of all classes, the own one with its margin
@@ -262,6 +283,9 @@ Status Evaluation::epilogue(const Margin& margin, const RowResults& rows, Forwar
   if (rows.log_negatives) std::copy(log_negatives_.begin(), log_negatives_.end(), rows.log_negatives);
   if (rows.target_gradient)
     for (int64_t i = 0; i < count; i++) rows.target_gradient[i] = -row_scale_[i] * batch_.scale * shortfall_[i];
+  if (rows.bias_gradient && binary_)
+    for (int64_t i = 0; i < count; i++)
+      rows.bias_gradient[i] = row_scale_[i] * (binary_->negative * slope_sum_[i] - shortfall_[i]);
   result->loss = options_.reduction == Reduction::none ? kNaN : total_loss;
   result->terms = row_terms(options_.terms, targets_, reduction_scale_, &term_slopes_);
   const auto share = [&](bool wanted, int64_t hits) {
@@ -296,6 +320,8 @@ void Evaluation::coefficients(size_t r, const std::vector<double>& weight, Coeff
     const bool counts = weight[i] != 0 && sums_[r][i] != 0;
     if (batch_.angles)
       rows->kappa[i] = -weight[i] / batch_.scale;
+    else if (binary_)
+      rows->kappa[i] = weight[i] * binary_->negative;
     else
       rows->kappa[i] = !counts ? 0.0 : weight[i] * std::exp(offsets_[r][i] - log_sum_exp_[i]);
     rows->gamma[i] = -weight[i] * shortfall_[i] * derivative_[i];

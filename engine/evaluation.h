@@ -47,16 +47,18 @@ struct LossOptions {
 
 // What classes say of each row, [rows] each: those of this process, or those of all that share them.
 struct RowStatistics {
-  double* cosine = nullptr;         // to the own class; 0 where that is another process's
-  double* sine = nullptr;           // likewise
-  double* log_negatives = nullptr;  // logarithm of the sum over negatives of exp(logit); -infinity without any
-  float* hardest = nullptr;         // largest negative cosine, -2 without any; with diagnostics
-  double* cosine_sum = nullptr;     // sum of the cosines of all classes; with label smoothing
+  double* cosine = nullptr;  // to the own class; 0 where that is another process's
+  double* sine = nullptr;    // likewise
+  // Logarithm of the sum over negatives of exp(logit), with a binary reduction of softplus(logit); -infinity without any.
+  double* log_negatives = nullptr;
+  float* hardest = nullptr;      // largest negative cosine, -2 without any; with diagnostics
+  double* cosine_sum = nullptr;  // sum of the cosines of all classes; with label smoothing
   double* above =
       nullptr;  // negatives with a larger cosine than the own class, from five on any that is not smaller; with top_five
   // Sum and number of the cosines of negatives above a transform's threshold; null where not asked for.
   double* hard_sum = nullptr;
   double* hard_count = nullptr;
+  double* slope_sum = nullptr;  // sum over negatives of sigmoid(logit); with a binary reduction
 };
 
 // What phase 2 is told besides the batch.
@@ -65,15 +67,18 @@ struct NegativesOptions {
   const double* target_cosine = nullptr;
   const NegativesTransform* transform = nullptr;  // until the call returns
   bool hard = false;                              // with `transform`: the statistics of hard negatives will be read
+  // Without `transform`; its straight_through is that of LossOptions. Null: softmax.
+  const BinaryReduction* binary = nullptr;
 };
 
 struct RowResults {
   float* loss = nullptr;              // [rows]
-  float* log_sum_exp = nullptr;       // [rows]
+  float* log_sum_exp = nullptr;       // [rows]; with a binary reduction the negatives' part of the loss
   float* target_cosine = nullptr;     // [rows]
   float* hardest = nullptr;           // [rows], largest negative cosine, -2 without one; with diagnostics, nullable
   double* log_negatives = nullptr;    // [rows], as of RowStatistics; nullable
   double* target_gradient = nullptr;  // [rows], dLoss/dF of the loss as it is reduced; nullable
+  double* bias_gradient = nullptr;  // [rows], each row's part of dLoss/dbias likewise, of a binary reduction; nullable
 };
 
 struct ForwardResult {
@@ -197,6 +202,8 @@ class Evaluation {
   std::vector<double> above_;                 // [rows]; with top_five
   std::vector<double> hard_sum_;              // [rows]; only where asked for, as
   std::vector<double> hard_count_;            // [rows]
+  std::unique_ptr<BinaryReduction> binary_;   // null: softmax
+  std::vector<double> slope_sum_;             // [rows]; with a binary reduction
   std::vector<double> log_sum_exp_;           // [rows]
   std::vector<double> shortfall_;             // [rows], -dLoss_i/dz_iy: 1 - p_iy, less with label smoothing
   std::vector<double> derivative_;            // [rows], F'

@@ -30,4 +30,15 @@ MARGINFC_HOST_DEVICE inline RowLoss row_loss(double log_negatives, double logit)
   return row;
 }
 
+struct BinaryLoss {
+  double loss;
+  double slope;  // dLoss/dz
+};
+
+// softplus(z) = log(1 + e^z) and its derivative, sigmoid(z).
+inline BinaryLoss binary_loss(double z) {
+  const double small = exp(-fabs(z));
+  return {(z > 0 ? z : 0.0) + log1p(small), (z > 0 ? 1.0 : small) / (1.0 + small)};
+}
+
 }  // namespace marginfc

@@ -24,6 +24,7 @@ import { type NpcFaceMargin, npcfaceRule } from './npcface.js';
 import type { OverflowPolicy } from './options.js';
 import { type RandomSoftmaxMargin, randomSoftmaxRule } from './random_softmax.js';
 import { type SphereFaceMargin, spherefaceRule } from './sphereface.js';
+import { type SphereFace2Margin, sphereface2Rule } from './sphereface2.js';
 import {
   type AtStep,
   type BatchRows,
@@ -34,6 +35,7 @@ import {
   type Resolution,
 } from './target_rows.js';
 import type { Twin } from './twin.js';
+import { type UniFaceMargin, unifaceRule } from './uniface.js';
 
 /** A margin that is computed over a whole batch; plain data, told apart by `kind`. */
 export type BatchMargin =
@@ -48,7 +50,9 @@ export type BatchMargin =
   | MvSoftmaxMargin
   | CurricularFaceMargin
   | NpcFaceMargin
-  | CircleLossMargin;
+  | CircleLossMargin
+  | SphereFace2Margin
+  | UniFaceMargin;
 
 const rules: { readonly [K in BatchMargin['kind']]: BatchRule<Extract<BatchMargin, { kind: K }>> } = {
   magface: magfaceRule,
@@ -63,6 +67,8 @@ const rules: { readonly [K in BatchMargin['kind']]: BatchRule<Extract<BatchMargi
   curricularface: curricularfaceRule,
   npcface: npcfaceRule,
   circleLoss: circleLossRule,
+  sphereface2: sphereface2Rule,
+  uniface: unifaceRule,
 };
 
 export const batchKinds = Object.keys(rules) as BatchMargin['kind'][];
@@ -89,6 +95,11 @@ export function batchOverflow(margin: BatchMargin): readonly OverflowPolicy[] {
 /** Whether it changes the negatives too. */
 export function transforms(margin: BatchMargin): boolean {
   return ruleOf(margin).transforms === true;
+}
+
+/** Whether it gives each logit a binary cross-entropy of its own. */
+export function isBinary(margin: { readonly kind: string }): boolean {
+  return isBatchMargin(margin) && ruleOf(margin).binary === true;
 }
 
 /** Its schedules have been evaluated: heads plan a call at their step, and other calls refuse them. */

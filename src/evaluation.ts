@@ -32,9 +32,12 @@ import { checkFloats, checkInt32Array, checkLabels, checkValues, mustBe, show } 
 
 /** What is known of each row. */
 export interface RowResults {
-  /** [B], `logSumExp - scale F(theta)` (with label smoothing see there); 0 where the label is -1. */
+  /** [B], `logSumExp - scale F(theta)` (with label smoothing, `sphereface2` and `uniface` see there); 0 where the label is -1. */
   readonly rowLoss: Float32Array;
-  /** [B], logarithm of the sum over all classes of exp of the logits, the row's own with its margin. */
+  /**
+   * [B], logarithm of the sum over all classes of exp of the logits, the row's own with its margin. With `sphereface2` and
+   * `uniface`, which have no such sum, the part of the row's loss that other classes have.
+   */
   readonly logSumExp: Float32Array;
   /** [B], cosine to the row's own class, without margin; 0 where the label is -1. */
   readonly targetCosine: Float32Array;
@@ -63,6 +66,8 @@ export interface Plan {
   readonly filterThreshold: number;
   readonly rows: number;
   readonly classes: number;
+  /** Of which a training step looks at. */
+  readonly trainedClasses: number;
   /** Whether each row's largest negative cosine is wanted. */
   readonly hardest: boolean;
 }
@@ -98,6 +103,7 @@ export interface PlanInput {
   readonly sampled: boolean;
   /** Of the head, if there is one. */
   readonly seed?: number;
+  readonly sampleRate?: number;
   readonly memory?: MemoryTrack;
   /** Of the scale, where that is learned. */
   readonly scaleLearner?: Learner | undefined;
@@ -137,6 +143,7 @@ export function planEvaluation(input: PlanInput): Plan {
     filterThreshold: loss.filterThreshold,
     rows,
     classes,
+    trainedClasses: classes * (input.sampleRate ?? 1),
     hardest: diagnostics?.hardest === true,
     problem: {
       features: features.array,

@@ -11,6 +11,7 @@ import {
   type HostOutputs,
   type Shape,
 } from './gradients.js';
+import { type BiasGradient, biasGradient } from './learned_bias.js';
 import type { NativeMode } from './native.js';
 import type { EngineName, Precision } from './options.js';
 import { CallQueue } from './queue.js';
@@ -107,7 +108,7 @@ export class ForwardPass implements LossResult {
   async backward<G extends GradientChoice = 'both', O extends GradientOutputs = HostOutputs>(
     dLoss?: number | Float32Array,
     options?: BackwardOptions<G, O>,
-  ): Promise<GradientArrays<G, O> & MarginGradient> {
+  ): Promise<GradientArrays<G, O> & MarginGradient & BiasGradient> {
     const backward = this.#backward(dLoss, options);
     return this.#queue.run(() => runAsync(backward.twin('async')), backward.signal);
   }
@@ -116,7 +117,7 @@ export class ForwardPass implements LossResult {
   backwardSync<G extends GradientChoice = 'both', O extends GradientOutputs = HostOutputs>(
     dLoss?: number | Float32Array,
     options?: BackwardOptions<G, O>,
-  ): GradientArrays<G, O> & MarginGradient {
+  ): GradientArrays<G, O> & MarginGradient & BiasGradient {
     const backward = this.#backward(dLoss, options);
     return this.#queue.runSync(() => runSync(backward.twin('sync')), 'backwardSync');
   }
@@ -137,7 +138,7 @@ export class ForwardPass implements LossResult {
     options: BackwardOptions<G, O> | undefined,
   ): {
     signal: AbortSignal | undefined;
-    twin: (mode: NativeMode) => Twin<GradientArrays<G, O> & MarginGradient>;
+    twin: (mode: NativeMode) => Twin<GradientArrays<G, O> & MarginGradient & BiasGradient>;
   } {
     if (this.#disposed) throw mustBe('ERR_DISPOSED', 'forward pass', 'open', 'one that has been disposed');
     const checked = checkOptions(options, backwardNames);
@@ -151,6 +152,7 @@ export class ForwardPass implements LossResult {
         return {
           ...gradientArrays<G, O>(gradients),
           ...marginGradient(plan, forwarded.rows, gradients.dLoss),
+          ...biasGradient(forwarded.rows, gradients.dLoss),
         };
       },
     };

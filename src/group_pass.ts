@@ -27,7 +27,14 @@ import {
   type NativeStatistics,
   type NativeTermValues,
 } from './native.js';
-import { type Angles, hardStatistics, newAngles, newRows, newStatistics } from './row_arrays.js';
+import {
+  type Angles,
+  hardStatistics,
+  newAngles,
+  newRows,
+  newStatistics,
+  slopeStatistics,
+} from './row_arrays.js';
 import { type BatchResult, type TermPlan, withNativeTerms, withTerms } from './term_state.js';
 import { settled, type Twin } from './twin.js';
 
@@ -81,6 +88,7 @@ export function* groupPass(
         rows: newRows(whole),
         statistics: {
           ...newStatistics(whole),
+          ...slopeStatistics(whole),
           ...(whole.problem.topFive && { targetCosine: new Float64Array(whole.rows) }),
         },
       })),
@@ -145,8 +153,9 @@ export function* groupPass(
 }
 
 /** What processes learn from must not differ in its last bits. */
-function* sameRows({ group }: Share, { logNegatives, targetGradient }: NativeRows): Twin<void> {
-  for (const values of [logNegatives, targetGradient]) if (values) yield* settled(group.broadcast(values, 0));
+function* sameRows({ group }: Share, { logNegatives, targetGradient, biasGradient }: NativeRows): Twin<void> {
+  for (const values of [logNegatives, targetGradient, biasGradient])
+    if (values) yield* settled(group.broadcast(values, 0));
 }
 
 /** As engines check the features of a whole batch. */
@@ -223,14 +232,14 @@ export function* measuredTogether(group: ProcessGroup, clip: NativeClip, own: nu
 
 /** Makes what each process's classes say what all classes say. `far`: whether logits may be beyond 64. */
 function* addUp({ group, rows }: Share, statistics: NativeStatistics, far: boolean): Twin<void> {
-  const { cosine, sine, logNegatives, hardest, cosineSum, above, hardSum, hardCount } = statistics;
+  const { cosine, sine, logNegatives, hardest, cosineSum, above, hardSum, hardCount, slopeSum } = statistics;
   // Of logits up to 64 the sums of exponentials need no offset.
   const offset = new Float64Array(rows);
   if (far) {
     offset.set(logNegatives);
     yield* settled(group.allReduce(offset, 'max'));
   }
-  const others = [cosineSum, above, hardSum, hardCount].filter((values) => values !== undefined);
+  const others = [cosineSum, above, hardSum, hardCount, slopeSum].filter((values) => values !== undefined);
   const sums = new Float64Array((3 + others.length) * rows);
   for (const [n, values] of others.entries()) sums.set(values, (3 + n) * rows);
   for (let i = 0; i < rows; i++) {

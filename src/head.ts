@@ -220,6 +220,11 @@ export class MarginHead {
     return this.#state.memory.curriculum;
   }
 
+  /** What is added to every logit, where a margin has needed it ({@link sphereface2}, {@link uniface}): learned. */
+  get bias(): number | undefined {
+    return this.#state.memory.bias;
+  }
+
   /**
    * A copy of the margins of the classes, [C] in the order of ids, of all processes, where the head's margin is {@link adaptiveFace}
    * or a call's has been.

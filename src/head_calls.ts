@@ -26,6 +26,7 @@ import {
   weightUpdate,
 } from './head_state.js';
 import { headView } from './head_view.js';
+import { applyBiasGradient } from './learned_bias.js';
 import type { LossMemory } from './loss_memory.js';
 import { addon, type NativeMode } from './native.js';
 import { findNearest, type Nearest } from './nearest.js';
@@ -176,6 +177,7 @@ export function planEvaluationOn(
         diagnostics: { topFive, hardest: bins > 0 },
         sampled,
         seed: settings.sampling.seed,
+        sampleRate: settings.sampling.sampleRate,
         memory: { before: () => state.memory, training: sampled },
         scaleLearner: adaptive ? (rows) => ({ scale: nextAdaCosScale(rows, at.scale) }) : undefined,
         remembered: () => remembered(state),
@@ -304,7 +306,8 @@ export function applyCall(state: HeadState, options: ApplyOptions | undefined): 
         }
         const applied = yield* attemptTwin(settled(native.apply(mode, learningRate, clip)));
         const done = yield* agree(group, applied);
-        if (done) state.memory = applyMarginGradient(state.memory, learningRate);
+        if (done)
+          state.memory = applyBiasGradient(applyMarginGradient(state.memory, learningRate), learningRate);
         return done;
       } catch (error) {
         throw publicError(error, signal);

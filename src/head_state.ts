@@ -147,9 +147,12 @@ export function keepMemory(
 ): void {
   if (update.kind === 'none') return;
   let memory = { ...state.memory, ...plan.memory.after };
-  const { targetCosine, logNegatives, targetGradient } = whole.rows;
+  const { targetCosine, logNegatives, targetGradient, biasGradient } = whole.rows;
   if (logNegatives && targetGradient) {
-    const learned = { labels: whole.labels, targetCosine, logNegatives, targetGradient, dLoss, update };
+    const learned = {
+      ...{ labels: whole.labels, targetCosine, logNegatives, targetGradient, biasGradient },
+      ...{ dLoss, update },
+    };
     for (const learn of plan.learners)
       memory = { ...memory, ...learn(learned, memory, state.settings.classes) };
   }

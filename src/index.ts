@@ -62,6 +62,7 @@ export type { FeatureGradientOutput, HeadResult, SampledClasses, StepResult } fr
 export { type InterLoss, interLoss } from './inter_loss.js';
 export { type IntraLoss, intraLoss } from './intra_loss.js';
 export { l2SoftmaxScale } from './l2softmax.js';
+export type { BiasGradient } from './learned_bias.js';
 export {
   type Batch,
   type ForwardOptions,
@@ -148,8 +149,10 @@ export type {
   LossSearchTrial,
 } from './search_state.js';
 export { type SphereFaceMargin, sphereface } from './sphereface.js';
+export { type SphereFace2Margin, sphereface2 } from './sphereface2.js';
 export type { WeightedTerm } from './term_rules.js';
 export type { RingRadius } from './term_state.js';
 export type { LossTerm, TermValues } from './terms.js';
 export { type TripletLoss, type TripletMining, tripletLoss } from './triplet_loss.js';
+export { type UniFaceMargin, uniface } from './uniface.js';
 export { type WeightFile, type WeightFileOptions, weightsFrom } from './weight_file.js';

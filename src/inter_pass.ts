@@ -61,7 +61,7 @@ export function* interPass(
   const labels = Int32Array.from(shares.keys()).sort();
   const each = 1 / (Math.PI * (classes - 1));
   const slopes = Float64Array.from(labels, (label) => -each * (shares.get(label) as number));
-  const count = { rows: labels.length, hardest: false, learners: [] };
+  const count = { rows: labels.length, hardest: false, learners: [], margin: plan.margin };
   let evaluation: NativeEvaluation | undefined;
   try {
     const made = yield* agree(

@@ -14,6 +14,7 @@ import {
   type HostOutputs,
   type Shape,
 } from './gradients.js';
+import { type BiasGradient, biasGradient } from './learned_bias.js';
 import type { NativeMode } from './native.js';
 import {
   type ComputeOptions,
@@ -105,7 +106,7 @@ export type ValueAndGradOptions<
 export type ValueAndGrad<
   G extends GradientChoice = 'both',
   O extends GradientOutputs = HostOutputs,
-> = LossResult & GradientArrays<G, O> & MarginGradient & SkippedMass;
+> = LossResult & GradientArrays<G, O> & MarginGradient & BiasGradient & SkippedMass;
 
 /** Everything a call needs, checked. */
 interface Call {
@@ -208,6 +209,7 @@ function* valueAndGradTwin<G extends GradientChoice, O extends GradientOutputs>(
     dWeights,
     ...termResults(done.result),
     ...marginGradient(call.plan, done.rows, dLoss),
+    ...biasGradient(done.rows, dLoss),
     ...done.skipped,
   };
 }

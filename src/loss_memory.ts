@@ -16,6 +16,10 @@ export interface LossMemory {
   readonly curriculum?: number;
   /** Of AdaCos: what the last training batch makes of the scale. */
   readonly scale?: number;
+  /** Of SphereFace2 and UniFace: what is added to every logit. */
+  readonly bias?: number;
+  /** Of the bias, what `accumulate` has added up. */
+  readonly biasGradient?: number;
   /** Of a ring loss, R. */
   readonly radius?: number;
   /** Of AdaptiveFace, [C]; shorter by classes that are new. Updates write to it. */
@@ -76,10 +80,20 @@ export function noMemory(): MemoryTrack {
 
 /** What a checkpoint says. */
 export function checkMemory(memory: LossMemory, argument: string): LossMemory {
-  const known = { norms: true, curriculum: true, scale: true, radius: true, neighbourStep: true } as const;
-  const { norms, curriculum, scale, radius, neighbourStep } = checkOptions<
+  const known = {
+    norms: true,
+    curriculum: true,
+    scale: true,
+    bias: true,
+    biasGradient: true,
+    radius: true,
+    neighbourStep: true,
+  } as const;
+  const { norms, curriculum, scale, bias, biasGradient, radius, neighbourStep } = checkOptions<
     Pick<LossMemory, keyof typeof known>
   >(memory, known, argument);
+  if (bias !== undefined) checkNumber(bias, `${argument}.bias`);
+  if (biasGradient !== undefined) checkNumber(biasGradient, `${argument}.biasGradient`);
   if (neighbourStep !== undefined)
     checkInteger(neighbourStep, `${argument}.neighbourStep`, { least: 0, most: Number.MAX_SAFE_INTEGER });
   if (norms !== undefined) {

@@ -8,6 +8,7 @@ import { customTargets } from './custom_margin.js';
 import type { Plan } from './evaluation.js';
 import type {
   NativeBackwardResult,
+  NativeBinary,
   NativeEvaluation,
   NativeForwardResult,
   NativeGradients,
@@ -25,7 +26,7 @@ import { settled, type Twin } from './twin.js';
 export interface Resolved {
   /** Or how it follows from phase 2's statistics. */
   readonly margin: NativeMargin | ((statistics: NativeStatistics) => NativeMargin);
-  readonly transform?: NativeTransform;
+  readonly transform?: NativeTransform | NativeBinary;
 }
 
 /** Whether the margin asks for phase 1's angles. */
@@ -41,14 +42,18 @@ export function resolve(plan: Plan, angles: Angles): Resolved {
   if (!isBatchMargin(margin)) return { margin, ...filterOf(plan) };
   const { labels, scale, onOverflow, weights } = problem;
   const step = 'stepCount' in weights ? weights.stepCount : 0;
-  const { seed, memory: track } = plan;
+  const { seed, trainedClasses, memory: track } = plan;
   const { training } = track;
-  const rows = { ...angles, labels, scale, onOverflow, seed, step, memory: track.before(), training };
-  const { transform, memory, ...targets } = resolution(margin, rows);
+  const rows = {
+    ...{ ...angles, labels, scale, onOverflow, seed, step, trainedClasses },
+    ...{ memory: track.before(), training },
+  };
+  const { transform, binary, memory, ...targets } = resolution(margin, rows);
+  const negatives = transform ?? binary;
   if (memory && training) track.after = memory;
   return {
     margin: targets.kind === 'late' ? (statistics) => targets.targets(meanHardCosine(statistics)) : targets,
-    ...(transform ? { transform } : filterOf(plan)),
+    ...(negatives ? { transform: negatives } : filterOf(plan)),
   };
 }
 

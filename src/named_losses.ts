@@ -20,8 +20,10 @@ import { randomSoftmax } from './random_softmax.js';
 import { ringLoss } from './ring_loss.js';
 import { amLfs, focal, type RowFunction, searchSoftmax } from './row_functions.js';
 import { sphereface } from './sphereface.js';
+import { sphereface2 } from './sphereface2.js';
 import type { LossTerm } from './terms.js';
 import { tripletLoss } from './triplet_loss.js';
+import { uniface } from './uniface.js';
 import { mustBe, show } from './validate.js';
 
 /** A loss that can be asked for by name. */
@@ -58,6 +60,8 @@ const margins: {
   curricularface: { title: 'CurricularFace', margin: curricularface() },
   npcface: { title: 'NPCFace', margin: npcface() },
   circleLoss: { title: 'Circle loss', margin: circleLoss() },
+  sphereface2: { title: 'SphereFace2', margin: sphereface2() },
+  uniface: { title: 'UniFace', margin: uniface() },
 };
 
 /** Every function of the probability, with softmax; of searched ones the papers name no values. */

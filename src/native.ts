@@ -46,6 +46,16 @@ export interface NativeTransform {
   readonly threshold: Float64Array;
 }
 
+/** A binary cross-entropy for each logit, as engine/engine.h has it. */
+export interface NativeBinary {
+  readonly bias: number;
+  readonly positive: number;
+  readonly negative: number;
+  readonly shift: number;
+  /** An integer >= 1. */
+  readonly power: number;
+}
+
 /** A GPU's memory as the addon reads it. */
 export interface NativeDeviceArray {
   readonly devicePtr: bigint;
@@ -138,7 +148,7 @@ export interface NativeTermValues {
 export interface NativeRows {
   /** [B] */
   readonly rowLoss: Float32Array;
-  /** [B] */
+  /** [B]; with a NativeBinary the part of the row's loss that other classes have. */
   readonly logSumExp: Float32Array;
   /** [B] */
   readonly targetCosine: Float32Array;
@@ -148,6 +158,8 @@ export interface NativeRows {
   readonly logNegatives?: Float64Array;
   /** [B], dLoss/dF of the loss as it is reduced; 0 where the label is -1. */
   readonly targetGradient?: Float64Array;
+  /** [B], each row's part of dLoss/dbias likewise; only with a NativeBinary. */
+  readonly biasGradient?: Float64Array;
 }
 
 /** What becomes of the weights' gradient: written out, added to the head's sum, or used up by its optimiser. */
@@ -173,7 +185,7 @@ export interface NativeStatistics {
   readonly cosine: Float64Array;
   /** Likewise. */
   readonly sine: Float64Array;
-  /** Logarithm of the sum over all other classes of exp(logit); -infinity without any. */
+  /** Logarithm of the sum over all other classes of exp(logit), with a NativeBinary of softplus(logit); -infinity without any. */
   readonly logNegatives: Float64Array;
   /** Largest cosine of another class, -2 without any. Only with `diagnostics`. */
   readonly hardest: Float32Array;
@@ -186,6 +198,8 @@ export interface NativeStatistics {
   /** Sum and number of the cosines of other classes above a transform's threshold. Only where a transform needs them. */
   readonly hardSum?: Float64Array;
   readonly hardCount?: Float64Array;
+  /** Sum over all other classes of sigmoid(logit). Only with a NativeBinary. */
+  readonly slopeSum?: Float64Array;
 }
 
 export interface NativeGradients {
@@ -254,7 +268,7 @@ export interface NativeEvaluation {
     mode: NativeMode,
     margin: NativeMargin,
     rows: NativeRows,
-    transform?: NativeTransform,
+    transform?: NativeTransform | NativeBinary,
   ): NativeReturn<NativeForwardResult>;
   /** Phases 4 and 5; after forward. May be called again with another dLoss. */
   backward(mode: NativeMode, gradients: NativeGradients): NativeReturn<NativeBackwardResult>;
@@ -264,14 +278,14 @@ export interface NativeEvaluation {
     margin: NativeMargin,
     rows: NativeRows,
     gradients: NativeGradients,
-    transform?: NativeTransform,
+    transform?: NativeTransform | NativeBinary,
   ): NativeReturn<NativeForwardResult & NativeBackwardResult>;
   /** Phases 0 to 2, with what `gradients` allow to be begun. */
   negatives(
     mode: NativeMode,
     statistics: NativeStatistics,
     gradients?: NativeGradients,
-    transform?: NativeTransform,
+    transform?: NativeTransform | NativeBinary,
   ): NativeReturn<undefined>;
   /** Phase 3, with what the classes of all processes say. */
   epilogue(

@@ -1,6 +1,7 @@
 /** Options that more than one call takes: their types, defaults and checks. */
 
 import { type AdaCosScale, adaCosScale, checkAdaCos, isAdaCos } from './adacos.js';
+import { isBinary } from './batch_margins.js';
 import { checkPrecision } from './engines.js';
 import type { LossMemory } from './loss_memory.js';
 import { arcface, changesNegatives, checkMargin, type Margin, overflowOf } from './margins.js';
@@ -190,6 +191,12 @@ export function checkLoss(options: LossOptions, defaults: Loss = defaultLoss): L
       `'none' with labelSmoothing ${labelSmoothing}`,
       rowFunction.kind,
     );
+  if (isBinary(margin)) {
+    if (rowFunction !== 'none')
+      throw mustBe('ERR_OPTION', 'rowFunction', `'none' with margin ${margin.kind}`, rowFunction.kind);
+    if (isAdaCos(scale))
+      throw mustBe('ERR_OPTION', 'scale', `a number or a schedule with margin ${margin.kind}`, scale.kind);
+  }
   checkNumber(filterThreshold, 'filterThreshold', { least: 0, below: 1 });
   if (filterThreshold > 0 && changesNegatives(margin))
     throw mustBe('ERR_OPTION', 'filterThreshold', `0 with margin ${margin.kind}`, show(filterThreshold));

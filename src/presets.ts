@@ -14,6 +14,8 @@ import { npcface } from './npcface.js';
 import type { LossOptions } from './options.js';
 import { randomSoftmax } from './random_softmax.js';
 import { sphereface } from './sphereface.js';
+import { sphereface2 } from './sphereface2.js';
+import { uniface } from './uniface.js';
 
 const degrees = Math.PI / 180;
 
@@ -37,6 +39,8 @@ const degrees = Math.PI / 180;
  * - `mvSoftmaxCosFace`, `mvSoftmaxArcFace`: xiaoboCASIA/SV-X-Softmax's MV-AM and MV-Arc.
  * - `curricularFace`: HuangYG123/CurricularFace ({@link curricularface} says what differs).
  * - `npcFace`, `circleLoss`: FaceX-Zoo's.
+ * - `sphereFace2`: opensphere's `SphereFace2` of form C ({@link sphereface2} says what differs).
+ * - `uniFace`: CVI-SZU/UniFace's ({@link uniface} says what differs).
  */
 export const presets = {
   insightFaceArcFace: {
@@ -98,4 +102,11 @@ export const presets = {
   curricularFace: { margin: curricularface(), scale: 64, gradient: 'exact', onOverflow: 'fallback' },
   npcFace: { margin: npcface(), scale: 64, gradient: 'exact', onOverflow: 'easy' },
   circleLoss: { margin: circleLoss(), scale: 256, gradient: 'exact', onOverflow: 'none' },
+  sphereFace2: {
+    margin: sphereface2({ weight: 50 }),
+    scale: 40,
+    gradient: 'straightThrough',
+    onOverflow: 'none',
+  },
+  uniFace: { margin: uniface(), scale: 64, gradient: 'exact', onOverflow: 'none' },
 } as const satisfies Record<string, LossOptions>;

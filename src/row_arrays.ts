@@ -1,5 +1,6 @@
 /** Memory for what the phases of an evaluation say of its rows. */
 
+import { isBinary } from './batch_margins.js';
 import type { Plan } from './evaluation.js';
 import type { NativeRows, NativeStatistics } from './native.js';
 
@@ -36,12 +37,18 @@ export function hardStatistics({ rows }: Pick<Plan, 'rows'>) {
   return { hardSum: new Float64Array(rows), hardCount: new Float64Array(rows) };
 }
 
+/** What binary margins ask of it besides. */
+export function slopeStatistics({ rows, margin }: Pick<Plan, 'rows' | 'margin'>) {
+  return isBinary(margin) ? { slopeSum: new Float64Array(rows) } : {};
+}
+
 /** Of phase 3. */
 export function newRows({
   rows,
   hardest,
   learners,
-}: Pick<Plan, 'rows' | 'hardest' | 'learners'>): NativeRows {
+  margin,
+}: Pick<Plan, 'rows' | 'hardest' | 'learners' | 'margin'>): NativeRows {
   return {
     rowLoss: new Float32Array(rows),
     logSumExp: new Float32Array(rows),
@@ -50,6 +57,7 @@ export function newRows({
     ...(learners.length > 0 && {
       logNegatives: new Float64Array(rows),
       targetGradient: new Float64Array(rows),
+      ...(isBinary(margin) && { biasGradient: new Float64Array(rows) }),
     }),
   };
 }

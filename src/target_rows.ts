@@ -1,7 +1,7 @@
 /** What a batch margin is told of the rows of a batch, what it answers, and the formulas that several of them share. */
 
 import type { LossMemory } from './loss_memory.js';
-import type { NativeTransform, NativeWeightGradient } from './native.js';
+import type { NativeBinary, NativeTransform, NativeWeightGradient } from './native.js';
 import type { OverflowPolicy } from './options.js';
 import type { Schedule } from './schedule.js';
 import type { Twin } from './twin.js';
@@ -21,6 +21,8 @@ export interface BatchRows {
   readonly seed: number;
   /** Updates the head has made, or 0. */
   readonly step: number;
+  /** That a step looks at: all, or the part of a head's that is sampled. */
+  readonly trainedClasses: number;
   /** What the head's batches so far have left. */
   readonly memory: LossMemory;
   /** Whether the batch changes that: not that of an `evaluate`. */
@@ -64,6 +66,8 @@ export interface LearnedRows {
   readonly logNegatives: Float64Array;
   /** [B], dLoss/dF of the loss as it is reduced. */
   readonly targetGradient: Float64Array;
+  /** [B], each row's part of dLoss/dbias; of a binary rule. */
+  readonly biasGradient?: Float64Array | undefined;
   /** What multiplies every gradient. */
   readonly dLoss: number;
   /** What becomes of gradients. */
@@ -81,6 +85,8 @@ export interface LateTargets {
 export type Resolution = (Targets | LateTargets) & {
   /** Of the negatives, if they are not left as they are. */
   readonly transform?: NativeTransform;
+  /** Instead of a softmax. */
+  readonly binary?: NativeBinary;
   /** What this batch makes of parts of the memory. */
   readonly memory?: LossMemory;
 };
@@ -98,8 +104,10 @@ export interface BatchRule<M extends { readonly kind: string }> {
   readonly together?: (margin: M) => void;
   /** Policies it knows besides `none`. */
   readonly overflow: readonly OverflowPolicy[];
-  /** Whether there is a transform. */
+  /** Whether there is a transform, or a binary reduction. */
   readonly transforms?: true;
+  /** Whether there is a binary reduction. */
+  readonly binary?: true;
   readonly resolve: (margin: AtStep<M>, rows: BatchRows) => Resolution;
   /** What a call without a head must give it; where there is nothing to remember, nothing. */
   readonly withoutHead?: (margin: M, classes: number) => void;

@@ -46,6 +46,7 @@ test("the page has a rule that is the formula of its test, with that formula's d
     onOverflow: 'none',
     seed: 0,
     step: 0,
+    trainedClasses: 9,
     memory: {},
     training: true,
   };

@@ -19,6 +19,8 @@ import {
   type OverflowPolicy,
   randomSoftmax,
   sphereface,
+  sphereface2,
+  uniface,
 } from '../src/index.js';
 import { makeProblem, type Problem } from './problems.js';
 import { type ReferenceOptions, reference } from './reference.js';
@@ -175,6 +177,23 @@ const circle = (m: number): Pick<Case, 'formula' | 'derivative' | 'negative'> =>
   },
 });
 
+const adjust = (c: number, t: number) => 2 * ((c + 1) / 2) ** t - 1;
+
+/** Of form C with its default margin. */
+const sphereface2Formulas = (t: number) => ({
+  formula: (c: number) => adjust(c, t) - 0.4,
+  negative: { value: (c: number) => adjust(c, t) + 0.4 },
+});
+
+/** Of opensphere's SphereFace2 of form C, for 131 classes. */
+function releasedBias(alpha: number, r: number, m: number, t: number): number {
+  const z = alpha / ((1 - alpha) * (size.classes - 1));
+  const ay = r * (2 * 0.5 ** t - 1 - m);
+  const ai = r * (2 * 0.5 ** t - 1 + m);
+  const temp = (1 - z) ** 2 + 4 * z * exp(ay - ai);
+  return log(2 * z) - ai - log(1 - z + Math.sqrt(temp));
+}
+
 const filter = (threshold: number): Negative => ({ value: (c) => (c > threshold ? 0 : c) });
 
 export interface Case {
@@ -187,6 +206,8 @@ export interface Case {
   readonly derivative?: (c: number) => number;
   /** Default: the cosine. */
   readonly negative?: Negative;
+  /** Of logits that have each a binary cross-entropy, which `negative` is then of. */
+  readonly binary?: (scale: number) => NonNullable<ReferenceOptions['binary']>;
   readonly onOverflow?: OverflowPolicy;
   readonly filterThreshold?: number;
 }
@@ -313,6 +334,33 @@ export const cases: readonly Case[] = [
   { name: 'npcface', margin: npcface(), formula: npcFormula('none'), negative: npcNegative },
   { name: 'circleLoss', margin: circleLoss(), ...circle(0.25) },
   {
+    name: 'sphereface2',
+    margin: sphereface2({ bias: -3 }),
+    ...sphereface2Formulas(3),
+    binary: (s) => ({ bias: -3, positive: 0.7 / s, negative: 0.3 / s }),
+  },
+  {
+    name: 'sphereface2 of form A, squares',
+    margin: sphereface2({ form: 'A', m: 0.5, t: 2, lambda: 0.4, weight: 50, bias: 2 }),
+    formula: (c) => adjust(cos(min(acos(c) + 0.5, PI)), 2),
+    negative: { value: (c) => adjust(c, 2) },
+    binary: (s) => ({ bias: 2, positive: 20 / s, negative: 30 / s }),
+  },
+  {
+    name: 'sphereface2 of form M, t 1',
+    margin: sphereface2({ form: 'M', m: 1.7, t: 1, bias: -10 }),
+    formula: (c) => cos(min(1.7 * acos(c), PI)),
+    negative: { value: (c) => c },
+    binary: (s) => ({ bias: -10, positive: 0.7 / s, negative: 0.3 / s }),
+  },
+  {
+    name: 'uniface',
+    margin: uniface({ m: 0.3, lambda: 0.5, bias: -7 }),
+    formula: (c) => c - 0.3,
+    negative: { value: (c) => c },
+    binary: () => ({ bias: -7, positive: 1, negative: 0.5 }),
+  },
+  {
     name: 'cosface, filtered',
     margin: cosface(),
     filterThreshold: 0.1,
@@ -360,7 +408,16 @@ export const presetFormulas = {
   curricularFace: { formula: (c) => arc('fallback')(c, 0.5), negative: curricular(0.5, 0.01, 0) },
   npcFace: { formula: npcFormula('easy'), negative: npcNegative },
   circleLoss: circle(0.25),
-} satisfies Record<string, Pick<Case, 'formula' | 'derivative' | 'negative'>>;
+  sphereFace2: {
+    ...sphereface2Formulas(3),
+    binary: () => ({ bias: releasedBias(0.7, 40, 0.4, 3), positive: 35 / 40, negative: 15 / 40 }),
+  },
+  uniFace: {
+    formula: (c) => c - 0.4,
+    negative: { value: (c) => c },
+    binary: () => ({ bias: -log(10 * size.classes), positive: 1, negative: 1 }),
+  },
+} satisfies Record<string, Formulas>;
 
 const step = 1e-6;
 
@@ -389,11 +446,11 @@ export function rowsOf({ features, weights, labels, dim }: Problem, scale: numbe
   };
 }
 
-type Formulas = Pick<Case, 'formula' | 'derivative' | 'negative'>;
+type Formulas = Pick<Case, 'formula' | 'derivative' | 'negative' | 'binary'>;
 
 /** The reference's options for formulas, whose derivatives are central differences. What a batch says is a constant. */
 export function referenceOptions(
-  { formula, derivative, negative }: Formulas,
+  { formula, derivative, negative, binary }: Formulas,
   batch: Rows,
   gradient: GradientMode,
 ): ReferenceOptions {
@@ -411,10 +468,14 @@ export function referenceOptions(
         dFeatureNorm: slopeOf((by) => formula(c, norm + by, row, batch)),
       }),
     },
+    ...(binary && { binary: binary(batch.scale) }),
     ...(negative && {
       negative: (c, row) => ({
         value: negative.value(c, row, batch),
-        slope: negative.slope?.(c, row, batch) ?? slopeOf((by) => negative.value(c + by, row, batch)),
+        slope:
+          binary && gradient === 'straightThrough'
+            ? 1
+            : (negative.slope?.(c, row, batch) ?? slopeOf((by) => negative.value(c + by, row, batch))),
       }),
     }),
   };

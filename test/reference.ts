@@ -6,7 +6,10 @@
  *
  * with a transform z_ij = s G_i(c_ij), j another class;
  * with label smoothing eps  rowLoss_i = lse_i - sum_j q_ij z_ij,  q_ij = eps / C, and 1 - eps more for the own class;
- * with a row function  rowLoss_i = phi(p_iy).
+ * with a row function  rowLoss_i = phi(p_iy);
+ * with a binary cross-entropy of each logit, softplus(z) = log(1 + e^z), instead of a softmax
+ *   z_iy = s F(theta_iy) + b,  z_ij = s G_i(c_ij) + b,
+ *   rowLoss_i = positive softplus(-z_iy) + negative sum_j softplus(z_ij), the latter being in the place of lse_i.
  */
 
 /** A margin parameter: one value, one a row of the batch, or one a class. */
@@ -56,6 +59,8 @@ export interface ReferenceOptions {
   readonly rowFunction?: ReferenceRowFunction;
   /** G of a row's cosine to another class, and its derivative. Default: the cosine. */
   readonly negative?: (cosine: number, row: number) => { readonly value: number; readonly slope: number };
+  /** Instead of a softmax. */
+  readonly binary?: { readonly bias: number; readonly positive: number; readonly negative: number };
   /** [B], for mean and sum. */
   readonly rowWeights?: Float32Array;
   /** Multiplies the loss whose gradient is taken: a number, or with reduction 'none' one a row [B]. */
@@ -88,6 +93,8 @@ export interface ReferenceResult {
   readonly featureNorm: Float64Array;
   /** [C], |w| */
   readonly weightNorm: Float64Array;
+  /** Of the loss by the bias of `binary`; else 0. */
+  readonly dBias: number;
   /** Largest row of dFeatures times |x| before the tangent projection: what is left where it cancels. */
   readonly dFeaturesUnprojected: number;
   /** The same for dWeights. */
@@ -258,6 +265,12 @@ function rowFactors(labels: Int32Array, options: ReferenceOptions): Float64Array
   return weights.map((weight) => (total === 0 ? 0 : weight / total));
 }
 
+/** log(1 + e^z) and its derivative. */
+function softplus(z: number): { value: number; slope: number } {
+  const small = Math.exp(-Math.abs(z));
+  return { value: Math.max(z, 0) + Math.log1p(small), slope: (z > 0 ? 1 : small) / (1 + small) };
+}
+
 /** log sum exp of all logits, the largest taken out first so that no scale overflows or underflows. */
 function logSumExp(logits: Float64Array): number {
   const largest = logits.reduce((a, b) => Math.max(a, b), -Infinity);
@@ -266,7 +279,7 @@ function logSumExp(logits: Float64Array): number {
 
 export function reference(problem: ReferenceProblem, options: ReferenceOptions): ReferenceResult {
   const { labels, dim } = problem;
-  const { scale, labelSmoothing = 0 } = options;
+  const { scale, labelSmoothing = 0, binary } = options;
   const { negative = (cosine: number) => ({ value: cosine, slope: 1 }) } = options;
   const features = rowsOf(problem.features, dim);
   const weights = rowsOf(problem.weights, dim);
@@ -289,6 +302,7 @@ export function reference(problem: ReferenceProblem, options: ReferenceOptions):
   const weightUnprojected = new Float64Array(classes);
   let loss = 0;
   let lossMagnitude = 0;
+  let dBias = 0;
   let dFeaturesUnprojected = 0;
   let counted = 0;
   let correct = 0;
@@ -298,8 +312,10 @@ export function reference(problem: ReferenceProblem, options: ReferenceOptions):
     const label = labels[i]!;
     const cosines = Float64Array.from(weights, (w) => clamp(dot(x.unit, w.unit)));
     const logits = cosines.map((cosine) => scale * negative(cosine, i).value);
+    const losses = binary && logits.map((z) => binary.negative * softplus(z + binary.bias).value);
+    const sumOf = (values: Float64Array) => values.reduce((sum, value) => sum + value, 0);
     if (label < 0) {
-      lse[i] = logSumExp(logits);
+      lse[i] = losses ? sumOf(losses) : logSumExp(logits);
       return;
     }
     const w = weights[label]!;
@@ -307,14 +323,25 @@ export function reference(problem: ReferenceProblem, options: ReferenceOptions):
     const sine = sineBetween(x, w, cosine);
     const own = targetLogit(options, { cosine, sine, row: i, label, featureNorm: x.norm });
     logits[label] = scale * own.value;
-    lse[i] = logSumExp(logits);
     ownLogit[i] = logits[label]!;
     targetCosine[i] = cosine;
-
-    // 1 - p_y and the loss come from the negatives: subtracting from 1, or from lse, would cancel.
-    const negatives = logits.map((z, j) => (j === label ? 0 : Math.exp(z - lse[i]!)));
-    const shortfall = negatives.reduce((sum, p) => sum + p, 0);
-    rowLoss[i] = shortfall < 0.5 ? -Math.log1p(-shortfall) : lse[i]! - logits[label]!;
+    let negatives: Float64Array;
+    let shortfall: number;
+    if (binary && losses) {
+      const positive = softplus(-(logits[label]! + binary.bias));
+      losses[label] = 0;
+      lse[i] = sumOf(losses);
+      negatives = logits.map((z, j) => (j === label ? 0 : binary.negative * softplus(z + binary.bias).slope));
+      shortfall = binary.positive * positive.slope;
+      rowLoss[i] = binary.positive * positive.value + lse[i]!;
+      dBias += upstream * factors[i]! * (sumOf(negatives) - shortfall);
+    } else {
+      lse[i] = logSumExp(logits);
+      // 1 - p_y and the loss come from the negatives: subtracting from 1, or from lse, would cancel.
+      negatives = logits.map((z, j) => (j === label ? 0 : Math.exp(z - lse[i]!)));
+      shortfall = sumOf(negatives);
+      rowLoss[i] = shortfall < 0.5 ? -Math.log1p(-shortfall) : lse[i]! - logits[label]!;
+    }
     const each = labelSmoothing / classes;
     logits.forEach((z) => {
       rowLoss[i] = rowLoss[i]! + each * (logits[label]! - z);
@@ -373,6 +400,7 @@ export function reference(problem: ReferenceProblem, options: ReferenceOptions):
     hardestCosine,
     featureNorm: Float64Array.from(features, (x) => x.norm),
     weightNorm: Float64Array.from(weights, (w) => w.norm),
+    dBias,
     dFeaturesUnprojected,
     dWeightsUnprojected: weightUnprojected.reduce((a, b) => Math.max(a, b), 0),
   };

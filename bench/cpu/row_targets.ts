@@ -39,7 +39,7 @@ function exactTargets(rows: TargetRows, { margin, scale, onOverflow }: Formula):
   const { cosine, sine } = rows;
   if (isBatchMargin(margin)) {
     const { meanHardCosine, ...angles } = rows;
-    const state = { seed: 0, step: 0, memory: {}, training: true };
+    const state = { seed: 0, step: 0, trainedClasses: 1, memory: {}, training: true };
     const found = resolution(margin, { ...angles, scale, onOverflow, ...state });
     const { transform } = found;
     if (found.kind !== 'late') return found;
