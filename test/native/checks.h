@@ -58,8 +58,8 @@ struct Result {
   std::vector<double> feature_gradient, weight_gradient;
 };
 
-// ArcFace with m = 0.5, exact gradient, mean; straight from the definition.
-inline Result reference(const Size& size, const Problem& problem) {
+// ArcFace with m = 0.5, exact gradient, mean; straight from the definition. `binary`: null for a softmax.
+inline Result reference(const Size& size, const Problem& problem, const BinaryReduction* binary = nullptr) {
   const int64_t B = size.rows, D = size.dim, C = size.classes;
   const auto unit = [D](const std::vector<float>& from, int64_t row, double* norm) {
     std::vector<double> out(from.begin() + row * D, from.begin() + (row + 1) * D);
@@ -100,10 +100,19 @@ inline Result reference(const Size& size, const Problem& problem) {
     double total = 0;
     for (double z : logits) total += std::exp(z - largest);
     const double lse = largest + std::log(total);
-    result.loss += (lse - logits[y]) / counted;
+    if (!binary) result.loss += (lse - logits[y]) / counted;
     for (int64_t j = 0; j < C; j++) {
       const double p = std::exp(logits[j] - lse);
-      const double g = size.scale / counted * (j == y ? (p - 1) * slope : p);
+      double g = size.scale / counted * (j == y ? (p - 1) * slope : p);
+      if (binary) {
+        const double half = (cosines[j] + 1) / 2, adjusted = 2 * std::pow(half, binary->power) - 1;
+        const double z = binary->bias + (j == y ? logits[j] : size.scale * (adjusted + binary->shift));
+        const double small = std::exp(-std::fabs(z)), sigmoid = (z > 0 ? 1 : small) / (1 + small);
+        const double weight = (j == y ? binary->positive : binary->negative) / counted;
+        result.loss += weight * (std::max(j == y ? -z : z, 0.0) + std::log1p(small));
+        g = size.scale * weight *
+            (j == y ? (sigmoid - 1) * slope : sigmoid * binary->power * std::pow(half, binary->power - 1));
+      }
       for (int64_t d = 0; d < D; d++) {
         result.feature_gradient[i * D + d] += g * (units[j][d] - cosines[j] * x[d]) / norm;
         const double own = norms[j] > kNormFloor ? cosines[j] * units[j][d] : 0;
@@ -181,10 +190,12 @@ inline Limits limits_of(Precision operands) {
 }
 
 inline void gradients_match(const std::vector<Engine*>& engines, const Size& size, Workspace workspace,
-                            Precision operands = Precision::float32) {
-  const Limits limits = limits_of(operands);
+                            Precision operands = Precision::float32, const BinaryReduction* binary = nullptr) {
+  Limits limits = limits_of(operands);
+  // What negatives' derivatives multiply errors of cosines with.
+  if (binary) limits.gradient *= binary->power;
   const Problem problem = make_problem(size, 17);
-  const Result expected = reference(size, problem);
+  const Result expected = reference(size, problem, binary);
   const auto shards = borrow(engines, size, problem);
   Batch batch = make_batch(size, problem, workspace);
   batch.operands = operands;
@@ -198,9 +209,14 @@ inline void gradients_match(const std::vector<Engine*>& engines, const Size& siz
   gradients.features.gradient = dx.data();
   gradients.weights.kind = WeightSink::Kind::write;
   gradients.weights.gradient = dw.data();
+  NegativesOptions negatives;
+  negatives.binary = binary;
+  const auto forward = [&](Evaluation& on, const GradientPlan& plan) {
+    return on.negatives(plan, negatives).ok() &&
+           on.epilogue(arcface(), {loss.data(), lse.data(), cosine.data()}, &result).ok();
+  };
   // Gathered on the way, then once more from scratch by a second evaluation's backward.
-  check(evaluation.forward(arcface(), gradients.plan(), {loss.data(), lse.data(), cosine.data()}, &result).ok(),
-        "forward");
+  check(forward(evaluation, gradients.plan()), "forward");
   check(evaluation.backward(gradients).ok(), "backward");
   check(std::fabs(result.loss - expected.loss) <= limits.loss * std::max(1.0, std::fabs(expected.loss)), "loss");
   check(close(dx, expected.feature_gradient, problem.features, size.dim, limits.gradient), "dX");
@@ -208,7 +224,7 @@ inline void gradients_match(const std::vector<Engine*>& engines, const Size& siz
   const std::vector<float> dx_before = dx, dw_before = dw;
   check(evaluation.backward(gradients).ok() && dx == dx_before && dw == dw_before, "backward again");
   Evaluation apart(pointers(shards), batch, options);
-  check(apart.forward(arcface(), {}, {loss.data(), lse.data(), cosine.data()}, &result).ok(), "forward alone");
+  check(forward(apart, {}), "forward alone");
   std::vector<float> dx_apart(dx.size());
   gradients.features.gradient = dx_apart.data();
   check(apart.backward(gradients).ok(), "backward alone");
