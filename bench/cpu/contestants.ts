@@ -102,8 +102,9 @@ export async function makeContestant(
 
 function forward(problem: Problem, formula: Formula, contest: Contest): Contestant {
   const { precision, workspace } = contest;
+  const options = { ...formula, precision, workspace };
   const call = () => {
-    const pass = forwardSync(problem, { ...formula, precision, workspace });
+    const pass = forwardSync(problem, options);
     pass.dispose();
     return pass;
   };
@@ -119,13 +120,14 @@ export function makeGradients(
 ): Contestant {
   const { labels, weights, dim } = problem;
   const { precision, workspace, outputs } = contest;
-  const callWith = (arrays: ReusedOutputs | undefined) =>
-    valueAndGradSync(problem, { ...formula, precision, workspace, out: arrays });
-  const call = () => callWith(outputs === 'reused' ? out : undefined);
+  const options = { ...formula, precision, workspace };
+  const reusing = { ...options, out };
+  const given = outputs === 'reused' ? reusing : options;
+  const call = () => valueAndGradSync(problem, given);
   const prepare = () => {
     releaseMemory();
     // The workspace is not what is to be fresh.
-    callWith(out);
+    valueAndGradSync(problem, reusing);
   };
   const measured = () => {
     const { logSumExp, rowLoss, dFeatures, dWeights } = call();
