@@ -48,9 +48,9 @@ describe('the software CUDA device', () => {
   });
 
   it.each([
-    ['the driver API', 'libcuda.so.1', 'cu', 45],
-    ['the API of NCCL', 'libnccl.so.2', 'nccl', 15],
-  ] as const)('exports %s and nothing else', (_, library, prefix, least) => {
+    ['the driver API', 'libcuda.so.1', 'cu', 45, ['gpusim_set_seed']],
+    ['the API of NCCL', 'libnccl.so.2', 'nccl', 15, []],
+  ] as const)('exports %s, and what is its own', (_, library, prefix, least, own) => {
     const symbols = execFileSync('nm', ['-D', '--defined-only', join(folder, library)], {
       encoding: 'utf8',
     });
@@ -58,7 +58,7 @@ describe('the software CUDA device', () => {
       .trim()
       .split('\n')
       .map((line) => line.split(' ').at(-1) ?? '');
-    expect(names.filter((name) => !name.startsWith(prefix))).toEqual([]);
+    expect(names.filter((name) => !name.startsWith(prefix))).toEqual(own);
     expect(names.length).toBeGreaterThanOrEqual(least);
   });
 });

@@ -1,5 +1,6 @@
-// Every launch, copy and fill of the CUDA engine is needed, and a comparison with float64 sees where one is missing:
-// with test/native/dropping_driver.cc as the driver each call of a batch or a step is left out once, on memory that is full
+// Every launch, copy, fill, and every wait between host and streams of the CUDA engine is needed, and a comparison with float64
+// sees where one is missing: with test/native/dropping_driver.cc as the driver each launch, copy and fill of a batch or a step is
+// left out once, and all waits and records of a kind are, in orders of the streams in which that may show; on memory that is full
 // of poison. Prints "N passed, N failed".
 #include <dlfcn.h>
 
@@ -52,8 +53,33 @@ struct Setting {
   Precision operands;
 };
 
-// Loss, accuracy, dX and dW of borrowed weights.
-bool gradients_are_right(Engine& engine, const Setting& setting) {
+// Memory of the first GPU, as a caller has it.
+class CallersMemory {
+ public:
+  explicit CallersMemory(size_t bytes) : bytes_(bytes) {
+    cuda::ContextHandle* context;
+    (void)driver_->context_retain(&context, 0);
+    (void)driver_->context_push(context);
+    if (driver_->memory_allocate(&address_, bytes) != cuda::Result::success) address_ = 0;
+  }
+  ~CallersMemory() {
+    if (address_) (void)driver_->memory_free(address_);
+    cuda::ContextHandle* context;
+    (void)driver_->context_pop(&context);
+    (void)driver_->context_release(0);
+  }
+  float* floats() const { return reinterpret_cast<float*>(address_); }
+  // In a stream that waits for none of the engine's.
+  bool read(void* to) const { return driver_->copy_to_host(to, address_, bytes_, nullptr) == cuda::Result::success; }
+
+ private:
+  const cuda::Driver& driver_ = cuda::driver();
+  const size_t bytes_;
+  cuda::DevicePointer address_ = 0;
+};
+
+// Loss, accuracy, dX and dW of borrowed weights; dX in the host's memory or in a GPU's.
+bool gradients_are_right(Engine& engine, const Setting& setting, Place place = Place::host) {
   const Size& size = setting.size;
   const Problem problem = plain_problem(size);
   const Result expected = reference(size, problem);
@@ -67,13 +93,14 @@ bool gradients_are_right(Engine& engine, const Setting& setting) {
   Evaluation evaluation({shard.get()}, batch, options);
   std::vector<float> loss(size.rows), lse(size.rows), cosine(size.rows);
   std::vector<float> dx(size.rows * size.dim, NAN), dw(size.classes * size.dim, NAN);
+  const CallersMemory there(dx.size() * sizeof(float));
   Gradients gradients;
-  gradients.features.gradient = dx.data();
+  gradients.features = {place == Place::host ? dx.data() : there.floats(), place};
   gradients.weights.kind = WeightSink::Kind::write;
   gradients.weights.gradient = dw.data();
   ForwardResult result;
   if (!evaluation.forward(arcface(), gradients.plan(), {loss.data(), lse.data(), cosine.data()}, &result).ok() ||
-      !evaluation.backward(gradients).ok())
+      !evaluation.backward(gradients).ok() || (place == Place::device && !there.read(dx.data())))
     return false;
   const Limits limits = limits_of(setting.operands);
   return std::fabs(result.loss - expected.loss) <= limits.loss * expected.loss &&
@@ -196,6 +223,16 @@ bool nearest_are_right(Engine& engine, const Setting& setting) {
   return true;
 }
 
+// Weights of a head are read as they were written: by way of more pieces of pinned memory than there are.
+bool weights_are_kept(Engine& engine) {
+  constexpr int64_t kClasses = 30'000, kDim = 200;  // 24 MB
+  std::unique_ptr<Head> head;
+  std::vector<float> written(kClasses * kDim), got(written.size(), NAN);
+  for (size_t n = 0; n < written.size(); n++) written[n] = static_cast<float>(n);
+  return Head::create({&engine}, kClasses, {0, kClasses}, kDim, 1, {}, &head).ok() &&
+         head->write(0, kClasses, written.data()).ok() && head->read(0, kClasses, got.data()).ok() && got == written;
+}
+
 // Calls without which results are right all the same.
 struct Exception {
   const char* scenario;  // begins like this
@@ -212,6 +249,14 @@ constexpr Exception kExceptions[] = {
     {"", "fill of 24000 bytes", "the same"},
 };
 
+// Kinds of waits and records without which results are right in every order.
+constexpr Exception kExceptedWaits[] = {
+    {"", "compute records pace", "bounds how much is queued, and orders nothing"},
+    {"", "host waits for pace", "the same"},
+    {"", "downloads records read, other",
+     "nobody waits for it: what these downloads read is settled before it is written again"},
+};
+
 bool used[std::size(kExceptions)] = {};
 
 bool excepted(const std::string& scenario, const std::string& call) {
@@ -225,7 +270,13 @@ struct Driver {
   int (*drop)(int);
   const char* (*dropped)();
   bool (*poison)();
+  int (*drop_kind)(const char*);
+  const char* (*kind)(int);
+  void (*set_seed)(uint64_t);
 };
+
+// Orders of the streams (test/gpusim/driver/order.cc): each pair of paces of the engine's two.
+constexpr uint64_t kSeeds = 9;
 
 struct Scenario {
   std::string name;
@@ -236,23 +287,27 @@ struct Totals {
   int seen = 0, excepted = 0;
 };
 
+// A run of a scenario on memory full of poison. A kernel that read poison may have taken the device along.
+bool run(const Driver& driver, const Scenario& scenario, std::shared_ptr<cuda::CudaEngine>* engine) {
+  if (!*engine || !driver.poison()) {
+    engine->reset();
+    check(cuda::CudaEngine::create(0, engine).ok(), "another engine");
+    // A cache of a few tiles: several chunks of classes.
+    (*engine)->device().assume_l2_bytes(1 << 17);
+  }
+  return scenario.right(**engine);
+}
+
 void drop_each(const Driver& driver, const Scenario& scenario, std::shared_ptr<cuda::CudaEngine>* engine,
                Totals* totals) {
-  const auto run = [&](int call) {
-    // A kernel that read poison may have taken the device along.
-    if (!*engine || !driver.poison()) {
-      engine->reset();
-      check(cuda::CudaEngine::create(0, engine).ok(), "another engine");
-      // A cache of a few tiles: several chunks of classes.
-      (*engine)->device().assume_l2_bytes(1 << 17);
-    }
+  const auto run_without = [&](int call) {
     driver.drop(call);
-    return scenario.right(**engine);
+    return run(driver, scenario, engine);
   };
-  check(run(0), (scenario.name + " is right").c_str());
+  check(run_without(0), (scenario.name + " is right").c_str());
   const int calls = driver.drop(0);
   for (int call = 1; call <= calls; call++) {
-    const bool right = run(call);
+    const bool right = run_without(call);
     const std::string what = driver.dropped();
     driver.drop(0);
     totals->seen += !right;
@@ -264,50 +319,100 @@ void drop_each(const Driver& driver, const Scenario& scenario, std::shared_ptr<c
   }
 }
 
+// Without the waits and records of one kind after the other some scenario is wrong in some order of the streams.
+void drop_kinds(const Driver& driver, const std::vector<Scenario>& scenarios,
+                std::shared_ptr<cuda::CudaEngine>* engine) {
+  const auto all_right = [&] {
+    for (uint64_t seed = 0; seed < kSeeds; seed++)
+      for (const Scenario& scenario : scenarios) {
+        driver.set_seed(seed);
+        if (run(driver, scenario, engine)) continue;
+        std::printf("  seen in %s with seed %d\n", scenario.name.c_str(), static_cast<int>(seed));
+        return false;
+      }
+    return true;
+  };
+  check(all_right(), "scenarios are right in all orders of the streams");
+  std::vector<std::string> kinds;
+  for (int n = 0; const char* kind = driver.kind(n); n++) kinds.push_back(kind);
+  for (const std::string& kind : kinds) {
+    const auto exception = std::find_if(std::begin(kExceptedWaits), std::end(kExceptedWaits),
+                                        [&](const Exception& one) { return kind == one.call; });
+    const bool excepted = exception != std::end(kExceptedWaits);
+    std::printf("%s, %d calls%s\n", kind.c_str(), driver.drop_kind(kind.c_str()), excepted ? ", excepted" : "");
+    check(all_right() == excepted, (kind + (excepted ? " is needed after all" : " is not needed")).c_str());
+    driver.drop_kind("");
+  }
+  for (const Exception& one : kExceptedWaits)
+    check(std::count(kinds.begin(), kinds.end(), one.call) == 1,
+          (std::string("an exception for nothing: ") + one.call).c_str());
+  driver.set_seed(0);
+}
+
+std::vector<Scenario> scenarios_in(Precision operands) {
+  const std::string kind = operands == Precision::float32 ? ", float32" : ", float16";
+  const Setting one{{33, 64, 300, 1, 64}, operands}, far{{33, 64, 200, 1, 128}, operands},
+      head{{33, 40, 150, 1, 64}, operands}, wide{{9, 600, 100, 1, 64}, operands};
+  const auto steps = [&](const Setting& setting, Optimizer::Kind optimizer, bool accumulate) {
+    return [=](Engine& on) { return steps_are_right(on, setting, optimizer, accumulate); };
+  };
+  return {
+      {"gradients" + kind, [=](Engine& on) { return gradients_are_right(on, one); }},
+      {"gradients, s = 128" + kind, [=](Engine& on) { return gradients_are_right(on, far); }},
+      {"sgd" + kind, steps(head, Optimizer::Kind::sgd, false)},
+      {"sgd, wide" + kind, steps(wide, Optimizer::Kind::sgd, false)},
+      {"sgd, accumulated" + kind, steps(head, Optimizer::Kind::sgd, true)},
+      {"adamw" + kind, steps(head, Optimizer::Kind::adamw, false)},
+      {"nearest" + kind, [=](Engine& on) { return nearest_are_right(on, head); }},
+  };
+}
+
+// Those in which two streams and the host wait for each other.
+std::vector<Scenario> waiting_scenarios() {
+  const Setting one{{33, 64, 1500, 1, 64}, Precision::float16}, head{{33, 40, 150, 1, 64}, Precision::float16};
+  return {
+      {"gradients", [=](Engine& on) { return gradients_are_right(on, one); }},
+      {"gradients, dX on the GPU", [=](Engine& on) { return gradients_are_right(on, one, Place::device); }},
+      {"sgd", [=](Engine& on) { return steps_are_right(on, head, Optimizer::Kind::sgd, false); }},
+      {"nearest", [=](Engine& on) { return nearest_are_right(on, head); }},
+      {"weights", weights_are_kept},
+  };
+}
+
 }  // namespace
 
-// Scenarios whose names begin with an argument, or all.
+// Scenarios whose names begin with an argument, or all; `waits` are the waits.
 int main(int count, char** arguments) {
   void* library = dlopen(std::getenv("MARGINFC_LIBCUDA"), RTLD_NOW);
   const auto symbol = [&](const char* name) { return library ? dlsym(library, name) : nullptr; };
   const Driver driver{reinterpret_cast<int (*)(int)>(symbol("drop_call")),
                       reinterpret_cast<const char* (*)()>(symbol("dropped_call")),
-                      reinterpret_cast<bool (*)()>(symbol("poison_memory"))};
+                      reinterpret_cast<bool (*)()>(symbol("poison_memory")),
+                      reinterpret_cast<int (*)(const char*)>(symbol("drop_kind")),
+                      reinterpret_cast<const char* (*)(int)>(symbol("kind_of_call")),
+                      reinterpret_cast<void (*)(uint64_t)>(symbol("gpusim_set_seed"))};
   if (!driver.drop) {
     std::printf("MARGINFC_LIBCUDA is not test/native/dropping_driver.cc\n");
     return 1;
   }
+  const auto wanted = [&](const std::string& name) {
+    return count == 1 ||
+           std::any_of(arguments + 1, arguments + count, [&](const char* start) { return name.rfind(start, 0) == 0; });
+  };
   std::shared_ptr<cuda::CudaEngine> engine;
   Totals totals;
-  for (const Precision operands : {Precision::float32, Precision::float16}) {
-    const std::string kind = operands == Precision::float32 ? ", float32" : ", float16";
-    const Setting one{{33, 64, 300, 1, 64}, operands}, far{{33, 64, 200, 1, 128}, operands},
-        head{{33, 40, 150, 1, 64}, operands}, wide{{9, 600, 100, 1, 64}, operands};
-    const auto steps = [&](const Setting& setting, Optimizer::Kind optimizer, bool accumulate) {
-      return [=](Engine& on) { return steps_are_right(on, setting, optimizer, accumulate); };
-    };
-    for (const Scenario& scenario : {
-             Scenario{"gradients" + kind, [=](Engine& on) { return gradients_are_right(on, one); }},
-             {"gradients, s = 128" + kind, [=](Engine& on) { return gradients_are_right(on, far); }},
-             {"sgd" + kind, steps(head, Optimizer::Kind::sgd, false)},
-             {"sgd, wide" + kind, steps(wide, Optimizer::Kind::sgd, false)},
-             {"sgd, accumulated" + kind, steps(head, Optimizer::Kind::sgd, true)},
-             {"adamw" + kind, steps(head, Optimizer::Kind::adamw, false)},
-             {"nearest" + kind, [=](Engine& on) { return nearest_are_right(on, head); }},
-         }) {
-      const bool wanted = count == 1 || std::any_of(arguments + 1, arguments + count, [&](const char* name) {
-                            return scenario.name.rfind(name, 0) == 0;
-                          });
-      if (!wanted) continue;
+  for (const Precision operands : {Precision::float32, Precision::float16})
+    for (const Scenario& scenario : scenarios_in(operands)) {
+      if (!wanted(scenario.name)) continue;
       const Totals before = totals;
       drop_each(driver, scenario, &engine, &totals);
       std::printf("%s: %d calls seen, %d excepted\n", scenario.name.c_str(), totals.seen - before.seen,
                   totals.excepted - before.excepted);
     }
-  }
-  check(totals.seen > 10, "calls were left out");
   for (size_t n = 0; n < std::size(kExceptions) && count == 1; n++)
     check(used[n], (std::string("an exception for nothing: ") + kExceptions[n].call).c_str());
+  if (wanted("waits")) drop_kinds(driver, waiting_scenarios(), &engine);
+  check(passed > 10, "calls were left out");
   std::printf("%d passed, %d failed\n", passed, failed);
   return failed != 0;
 }

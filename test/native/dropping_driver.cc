@@ -1,4 +1,4 @@
-// A driver that leaves one call out when told to: exports some of the driver's entry points over those of the library it is
+// A driver that leaves one call out when told to, a launch, copy or fill, or all waits or records of a kind: exports some of the driver's entry points over those of the library it is
 // linked to, as failing_driver.cc does. What is left out reports success. New memory is full of poison, and old memory is again
 // when told to, so that nothing is right because it was right before.
 #include <dlfcn.h>
@@ -25,6 +25,29 @@ std::string dropped;
 template <class... Arguments>
 int forward(const char* symbol, Arguments... arguments) {
   return reinterpret_cast<int (*)(Arguments...)>(dlsym(RTLD_NEXT, symbol))(arguments...);
+}
+
+// What the engine makes of these when it opens a device, in this order (cuda/device.cc).
+constexpr const char* kStreams[] = {"compute", "downloads"};
+constexpr const char* kEvents[] = {"written", "read", "written", "read", "written, other", "read, other", "slot",
+                                   "slot",    "slot", "slot",    "pace", "pace",           "pace"};
+int streams_made = 0, events_made = 0;
+std::map<void*, std::string> names;     // of streams and events
+std::map<std::string, int> sync_calls;  // by kind
+std::string wanted_kind;
+
+template <size_t kCount>
+void name(void* made, const char* const (&all)[kCount], int* count) {
+  const std::lock_guard<std::mutex> lock(mutex);
+  names[made] = all[(*count)++ % kCount];
+}
+
+// Whether all calls of this kind are left out: who waits for what, or who records what.
+bool drops_kind(const char* who, void* stream, const char* what, void* of) {
+  const std::lock_guard<std::mutex> lock(mutex);
+  const std::string kind = (stream ? names[stream] : who) + what + names[of];
+  sync_calls[kind]++;
+  return kind == wanted_kind;
 }
 
 // In the default stream, which waits for none of the engine's.
@@ -57,6 +80,21 @@ DRIVER_API int drop_call(int call) {
 
 // What was left out: a kernel, or the kind of copy with its size.
 DRIVER_API const char* dropped_call() { return dropped.c_str(); }
+
+// Calls of this kind are left out from now on, none for "". Returns how many of it there have been.
+DRIVER_API int drop_kind(const char* kind) {
+  const std::lock_guard<std::mutex> lock(mutex);
+  wanted_kind = kind;
+  return sync_calls[kind];
+}
+
+// The kinds of which there have been calls, sorted; null behind the last.
+DRIVER_API const char* kind_of_call(int n) {
+  const std::lock_guard<std::mutex> lock(mutex);
+  auto it = sync_calls.begin();
+  for (; it != sync_calls.end() && n > 0; n--) ++it;
+  return it == sync_calls.end() ? nullptr : it->first.c_str();
+}
 
 // All bits of memory are ones again, the device's and the host's: NaN, or -1. Nothing may be under way. False if the
 // device is lost.
@@ -134,4 +172,31 @@ DRIVER_API int cuMemcpyDtoHAsync_v2(void* to, uint64_t from, size_t bytes, void*
 DRIVER_API int cuMemsetD32Async(uint64_t to, unsigned word, size_t count, void* stream) {
   if (drops("fill of " + std::to_string(4 * count) + " bytes")) return 0;
   return forward("cuMemsetD32Async", to, word, count, stream);
+}
+
+DRIVER_API int cuStreamCreate(void** stream, unsigned flags) {
+  const int code = forward("cuStreamCreate", stream, flags);
+  if (code == 0) name(*stream, kStreams, &streams_made);
+  return code;
+}
+DRIVER_API int cuEventCreate(void** event, unsigned flags) {
+  const int code = forward("cuEventCreate", event, flags);
+  if (code == 0) name(*event, kEvents, &events_made);
+  return code;
+}
+DRIVER_API int cuStreamWaitEvent(void* stream, void* event, unsigned flags) {
+  if (drops_kind("", stream, " waits for ", event)) return 0;
+  return forward("cuStreamWaitEvent", stream, event, flags);
+}
+DRIVER_API int cuEventRecord(void* event, void* stream) {
+  if (drops_kind("", stream, " records ", event)) return 0;
+  return forward("cuEventRecord", event, stream);
+}
+DRIVER_API int cuEventSynchronize(void* event) {
+  if (drops_kind("host", nullptr, " waits for ", event)) return 0;
+  return forward("cuEventSynchronize", event);
+}
+DRIVER_API int cuStreamSynchronize(void* stream) {
+  if (drops_kind("host", nullptr, " waits for ", stream)) return 0;
+  return forward("cuStreamSynchronize", stream);
 }

@@ -97,7 +97,7 @@ Function* Driver::find_function(Function* function) {
 }
 
 Result Driver::enqueue(Stream* stream, int node_type, std::function<void()> work, GraphNode** node,
-                       std::function<bool()> ready) {
+                       Condition condition) {
   if (stream->capture) {
     if (stream->capture->invalidated) return Result::stream_capture_invalidated;
     auto captured = std::make_unique<GraphNode>();
@@ -110,30 +110,32 @@ Result Driver::enqueue(Stream* stream, int node_type, std::function<void()> work
   }
   Operation operation;
   operation.run = std::move(work);
-  operation.ready = std::move(ready);
+  operation.condition = std::move(condition);
   operation.number = ++stream->issued;
   // The default stream and the blocking streams of a device wait for each other.
   if (stream->default_stream) {
     for (Stream* other : streams)
       if (other->device == stream->device && !other->non_blocking && other->issued > other->done)
-        operation.after.emplace_back(other, other->issued);
+        operation.condition.after.emplace_back(other, other->issued);
   } else if (!stream->non_blocking) {
     Stream* legacy = default_stream(stream->device);
-    if (legacy->issued > legacy->done) operation.after.emplace_back(legacy, legacy->issued);
+    if (legacy->issued > legacy->done) operation.condition.after.emplace_back(legacy, legacy->issued);
   }
   stream->polls = 0;
   stream->waiting.push_back(std::move(operation));
   if (Options::get().eager) advance(stream, stream->issued);
+  run_ahead();
   return Result::success;
 }
 
 bool Driver::advance_one(Stream* stream) {
+  run_ahead();
   Operation& next = stream->waiting.front();
-  for (auto& [other, number] : next.after)
+  for (auto& [other, number] : next.condition.after)
     if (exists(other) && !advance(other, number)) return false;
   // Work that follows a failed kernel does not happen.
   const bool failed = stream->device->sticky != Result::success;
-  if (!failed && next.ready && !next.ready()) return false;
+  if (!failed && next.condition.ready && !next.condition.ready()) return false;
   const Operation operation = std::move(next);
   stream->waiting.pop_front();
   if (!failed) {

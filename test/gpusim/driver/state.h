@@ -37,11 +37,16 @@ struct Context {
   unsigned flags = 0;
 };
 
-/// Work in a stream, that happens when somebody waits for it.
+/// What an operation waits for besides those before it in its stream.
+struct Condition {
+  std::vector<std::pair<Stream*, uint64_t>> after;  // other streams up to one of their operations
+  std::function<bool()> ready;                      // null: nothing
+};
+
+/// Work in a stream, that happens when somebody waits for it, or in an order of streams that a seed chooses.
 struct Operation {
   std::function<void()> run;
-  std::vector<std::pair<Stream*, uint64_t>> after;  // other streams up to one of their operations
-  std::function<bool()> ready;                      // what it waits for besides; null: nothing
+  Condition condition;
   uint64_t number = 0;
 };
 
@@ -54,6 +59,7 @@ struct Capture {
 
 struct Stream {
   Device* device = nullptr;
+  uint64_t place = 0;  // among the streams in the order in which they were made
   bool default_stream = false;
   bool non_blocking = false;
   unsigned flags = 0;
@@ -119,6 +125,8 @@ class Driver {
   std::vector<std::unique_ptr<Device>> devices;
   std::set<Context*> contexts;
   std::set<Stream*> streams;
+  uint64_t streams_made = 0;
+  uint64_t choices = 0;  // of run_ahead with this seed
   std::set<Event*> events;
   std::set<LoadedModule*> modules;
   std::set<Graph*> graphs;
@@ -134,7 +142,7 @@ class Driver {
   Function* find_function(Function* function);
   /// Puts work into a stream, or into the graph that the stream is captured to.
   Result enqueue(Stream* stream, int node_type, std::function<void()> work, GraphNode** node = nullptr,
-                 std::function<bool()> ready = nullptr);
+                 Condition condition = {});
   /// Lets the stream's work up to `number` happen; false where it stops at something that is not ready.
   bool advance(Stream* stream, uint64_t number);
   /// The same, waiting; the lock is free meanwhile, so that other threads can make ready what is waited for.
@@ -146,8 +154,13 @@ class Driver {
  private:
   bool advance_one(Stream* stream);
   bool exists(Stream* stream) const;
+  /// Whether the stream's next operation can happen without any of another stream.
+  bool may_advance(Stream* stream) const;
+  /// With a seed: lets streams run ahead of who waits for them (order.cc).
+  void run_ahead();
 
   std::unordered_map<Device*, std::unique_ptr<Stream>> default_streams_;
+  bool running_ahead_ = false;
 };
 
 std::vector<Context*>& context_stack();

@@ -1,5 +1,5 @@
 // Streams and events. Nothing runs when it is issued: work happens at the latest moment that the driver allows, when a
-// synchronisation, an event or another stream waits for it.
+// synchronisation, an event or another stream waits for it; with a seed also earlier, see order.cc.
 #include "driver/state.h"
 
 #include <atomic>
@@ -44,6 +44,7 @@ GPUSIM_API int cuStreamCreateWithPriority(Stream** stream, unsigned flags, int p
     (*stream)->non_blocking = flags == 1;
     (*stream)->flags = flags;
     (*stream)->priority = priority;
+    (*stream)->place = ++driver.streams_made;
     driver.streams.insert(*stream);
     return Result::success;
   });
@@ -123,11 +124,9 @@ GPUSIM_API int cuStreamWaitEvent(Stream* stream, Event* event, unsigned) {
     }
     if (event->stream == nullptr) return Result::success;  // never recorded
     Stream* other = event->stream;
-    const uint64_t number = event->number;
-    const Result result = driver.enqueue(&of, 6, [] {});
-    if (result == Result::success && !of.waiting.empty() && other != &of)
-      of.waiting.back().after.emplace_back(other, number);
-    return result;
+    Condition condition;
+    if (other != &of) condition.after.emplace_back(other, event->number);
+    return driver.enqueue(&of, 6, [] {}, nullptr, std::move(condition));
   });
 }
 
@@ -144,7 +143,7 @@ GPUSIM_API int cuStreamWaitValue32_v2(Stream* stream, DevicePointer address, uin
       const uint32_t seen = __atomic_load_n(word, __ATOMIC_ACQUIRE);
       return flags == 1 ? seen == value : static_cast<int32_t>(seen - value) >= 0;
     };
-    return driver.enqueue(&of, 13, [] {}, nullptr, ready);
+    return driver.enqueue(&of, 13, [] {}, nullptr, {{}, ready});
   });
 }
 

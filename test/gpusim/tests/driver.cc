@@ -1,5 +1,6 @@
 // The driver API: limits, streams whose work comes as late as it may, events, graphs, several devices, fatbins.
 #include <cstdlib>
+#include <cstring>
 
 #include "tests/check.h"
 
@@ -135,6 +136,46 @@ void lateness() {
   cuMemFreeHost(pinned_of);
 }
 
+// Two streams of which one reads what the other writes: with a seed, in either order, but not where an event is waited for.
+void orders() {
+  start(90);
+  Kernel1 add(kAddOne, "k");
+  uint64_t memory = 0;
+  cuMemAlloc_v2(&memory, 128);
+  void* pinned_of = nullptr;
+  cuMemHostAlloc(&pinned_of, 128, 0);
+  auto* pinned = static_cast<uint32_t*>(pinned_of);
+  std::memset(pinned, 0, 128);
+  cuMemcpyHtoD_v2(memory, pinned, 128);
+  Stream *writer = nullptr, *reader = nullptr;
+  cuStreamCreate(&writer, 1);
+  cuStreamCreate(&reader, 1);
+  Event* event = nullptr;
+  cuEventCreate(&event, 0);
+  uint32_t written = 0;
+  int early = 0, late = 0, at_once = 0;
+  for (uint64_t seed = 1; seed < 9; seed++)
+    for (const bool waits : {false, true}) {
+      Options::storage().seed = seed;
+      launch(add.function, {&memory}, writer);
+      written++;
+      if (waits) {
+        cuEventRecord(event, writer);
+        cuStreamWaitEvent(reader, event, 0);
+      }
+      cuMemcpyDtoHAsync_v2(pinned, memory, 128, reader);
+      at_once += pinned[0] == written;
+      cuStreamSynchronize(reader);
+      if (waits) check(pinned[0] == written, "an event is waited for in every order");
+      if (!waits) (pinned[0] == written ? late : early)++;
+      cuStreamSynchronize(writer);
+    }
+  Options::storage().seed = 0;
+  check(early > 1 && late > 1, "streams that do not wait for each other run in either order");
+  check(at_once > 1 && at_once < 16, "some run when they are issued, some do not");
+  cuMemFreeHost(pinned_of);
+}
+
 void limits() {
   start(90);
   size_t free_bytes = 0, total = 0;
@@ -244,6 +285,7 @@ void fatbins() {
 
 void check_driver() {
   lateness();
+  orders();
   limits();
   devices();
   fatbins();
