@@ -324,12 +324,11 @@ void feature_gradient(const FeatureGradientTask& task) {
 
 // Adds columns panel * 32 .. + 31 of a gradient to the lane sums of its rows' dots with their class rows.
 MARGINFC_INLINE void add_dots(const WeightGradientTask& task, int64_t panel, int64_t width, Vector* dots) {
-  const bool tail = (panel + 1) * kPanel > task.dim;
-  const float* weights = tail ? task.tail : task.weights + panel * kPanel;
-  const int64_t stride = tail ? kPanel : task.stride;
-  const float* gradient = task.gradient + panel * kPanel;
-  for (int32_t h = 0; h < task.classes; h++, gradient += width, weights += stride)
-    dots[h] += load(gradient) * load(weights) + load(gradient + kLanes) * load(weights + kLanes);
+  const auto left = static_cast<int32_t>(task.dim - panel * kPanel);
+  const float *weights = task.weights + panel * kPanel, *gradient = task.gradient + panel * kPanel;
+  for (int32_t h = 0; h < task.classes; h++, gradient += width, weights += task.stride)
+    dots[h] += load(gradient) * load_first(weights, left) +
+               load(gradient + kLanes) * load_first(weights + kLanes, left - kLanes);
 }
 
 template <bool kTall>

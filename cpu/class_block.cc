@@ -24,14 +24,13 @@ bool ClassBlock::allocate(BufferPool& pool, const Kernels& kernels, Precision op
   storage_ = storage;
   dim_ = dim;
   panel_ = kernels.panel;
-  tail_width_ = dim % panel_;
-  const size_t rows = static_cast<size_t>(most_classes) * dim, tail = static_cast<size_t>(most_classes) * panel_;
-  if (!copy_.allocate(pool, rows) || !tail_.allocate(pool, tail) || !inverse_norm_.allocate(pool, most_classes))
-    return false;
+  const size_t rows = static_cast<size_t>(most_classes) * dim, tails = static_cast<size_t>(most_classes) * panel_;
+  if (!copy_.allocate(pool, rows) || !inverse_norm_.allocate(pool, most_classes)) return false;
+  if (has_tails() && !tails_.allocate(pool, tails)) return false;
   if (gathers && !gathered_.allocate(pool, (rows * byte_size(storage) + 3) / 4)) return false;
   if (storage != Precision::float32 && !wide_.allocate(pool, rows)) return false;
   if (operands == Precision::float32) return true;
-  if (!kernels.pairs) return rounded_.allocate(pool, rows) && rounded_tail_.allocate(pool, tail);
+  if (!kernels.pairs) return rounded_.allocate(pool, rows);
   const size_t width = (static_cast<size_t>(dim) + panel_ - 1) / panel_ * panel_;
   depth_ = operand_words(kernels, dim);
   return rounded_.allocate(pool, static_cast<size_t>(most_classes) * depth_) &&
@@ -69,8 +68,8 @@ int64_t ClassBlock::load(const void* weights, int64_t first, int32_t classes, bo
       if (!std::isfinite(true_inverse_norm_[c])) bad = first + c;
     if (paired()) kernels_->pair_classes(rows_, classes, dim_, rounded_.data(), pairs, nullptr);
   }
-  if (tail_width_) fill_tail(rows_, tail_);
   make_operands();
+  if (for_gradient && has_tails()) kernels_->copy_tails(gradient_operand_, classes, dim_, tails_.data());
   return bad;
 }
 
@@ -80,7 +79,6 @@ void ClassBlock::load_ordinary(const void* weights, int64_t first, int32_t class
   rows_ = static_cast<const float*>(weights);
   copied_ = false;
   std::memcpy(inverse_norm_.data(), inverse_norm, classes * sizeof(float));
-  if (tail_width_) fill_tail(rows_, tail_);
 }
 
 void ClassBlock::normalise(const float* weights) {
@@ -97,30 +95,18 @@ void ClassBlock::normalise(const float* weights) {
   rows_ = copy_.data();
 }
 
-// Zeros behind the columns.
-void ClassBlock::fill_tail(const float* rows, PooledBuffer& tail) const {
-  const float* from = rows + dim_ - tail_width_;
-  float* to = tail.data();
-  for (int32_t c = 0; c < classes_; c++, from += dim_, to += panel_)
-    for (int32_t l = 0; l < panel_; l++) to[l] = l < tail_width_ ? from[l] : 0.0f;
-}
-
 void ClassBlock::make_operands() {
   operand_ = gradient_operand_ = rows_;
   operand_stride_ = gradient_stride_ = dim_;
-  gradient_tail_ = tail(0);
   if (operands_ == Precision::float32) return;
   operand_ = gradient_operand_ = rounded_.data();
   if (paired()) {
     operand_stride_ = depth_;
     gradient_operand_ = interleaved_.data();
     gradient_stride_ = (int64_t{dim_} + panel_ - 1) / panel_ * panel_;
-    gradient_tail_ = nullptr;
     return;
   }
   kernels_->round(rows_, int64_t{classes_} * dim_, operands_ == Precision::float16, rounded_.data());
-  if (tail_width_) fill_tail(rounded_.data(), rounded_tail_);
-  gradient_tail_ = tail_width_ ? rounded_tail_.data() : nullptr;
 }
 
 void ClassBlock::tangent(int32_t c, float dot, float* beta, float* inverse) const {

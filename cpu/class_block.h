@@ -44,15 +44,13 @@ class ClassBlock {
 
   // The rows in float32, or unit rows of the copy, [classes, dim]: what gradients are projected with.
   const float* row(int32_t c) const { return rows_ + static_cast<int64_t>(c) * dim_; }
-  // [classes, panel], the columns behind the last full panel, zero padded; null if there are none.
-  const float* tail(int32_t c) const { return tail_width_ ? tail_.data() + int64_t{c} * panel_ : nullptr; }
 
   // What the products multiply: see NegativesTask and FeatureGradientTask.
   const float* product_operand() const { return operand_; }
   int64_t product_stride() const { return operand_stride_; }
   const float* gradient_operand() const { return gradient_operand_; }
   int64_t gradient_stride() const { return gradient_stride_; }
-  const float* gradient_tail() const { return gradient_tail_; }
+  const float* gradient_tail() const { return has_tails() ? tails_.data() : nullptr; }
   const float* inverse_norm() const { return inverse_norm_.data(); }
 
   // The tangent gradient of a class is (sum - beta * row(c)) * inverse, where `sum` runs over rows of E * kappa * xh,
@@ -68,8 +66,9 @@ class ClassBlock {
  private:
   // Whether operands are words of two bfloat16.
   bool paired() const { return operands_ == Precision::bfloat16 && kernels_->pairs; }
+  // Whether the feature gradient's operand has columns behind its last full panel.
+  bool has_tails() const { return !paired() && dim_ % panel_ != 0; }
   void normalise(const float* weights);
-  void fill_tail(const float* rows, PooledBuffer& tail) const;
   void make_operands();
 
   const Kernels* kernels_ = nullptr;
@@ -77,7 +76,6 @@ class ClassBlock {
   Precision storage_ = Precision::float32;
   int32_t dim_ = 0;
   int panel_ = 0;
-  int32_t tail_width_ = 0;
   int64_t depth_ = 0;  // of paired operands, in words
   int64_t first_ = 0;
   int32_t classes_ = 0;
@@ -87,14 +85,12 @@ class ClassBlock {
   int64_t operand_stride_ = 0;
   const float* gradient_operand_ = nullptr;
   int64_t gradient_stride_ = 0;
-  const float* gradient_tail_ = nullptr;
   PooledBuffer gathered_;      // [most_classes, dim] of the storage type
   PooledBuffer wide_;          // [most_classes, dim]; rows of 16-bit storage in float32
   PooledBuffer copy_;          // [most_classes, dim]; unit rows
   PooledBuffer rounded_;       // 16-bit operands: [most_classes, dim] rounded, or the words of the first product
   PooledBuffer interleaved_;   // paired operands: the words of the feature gradient
-  PooledBuffer tail_;          // [most_classes, panel]
-  PooledBuffer rounded_tail_;  // [most_classes, panel]
+  PooledBuffer tails_;         // [most_classes, panel]
   PooledBuffer inverse_norm_;  // [most_classes]
   // Of a copy's rows:
   double true_inverse_norm_[kMostBlockClasses];

@@ -77,6 +77,15 @@ void masses(const float* exponentials, int64_t row_stride, int32_t classes, int3
   }
 }
 
+void copy_tails(const float* rows, int32_t classes, int32_t dim, float* tails) {
+  const int32_t width = dim % kPanel;
+  const float* from = rows + dim - width;
+  for (int32_t c = 0; c < classes; c++, from += dim, tails += kPanel) {
+    store(tails, load_first(from, width));
+    store(tails + kLanes, load_first(from + kLanes, width - kLanes));
+  }
+}
+
 void widen_add(const float* from, int64_t count, double* to) {
   for (int64_t i = 0; i < count; i++) to[i] += from[i];
 }
@@ -207,6 +216,7 @@ constexpr Kernels kTable = {
     exact_add,
     pair_classes,
     pair_exponentials,
+    copy_tails,
     masses,
     inverse_norms,
     negatives,

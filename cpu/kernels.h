@@ -131,7 +131,6 @@ struct WeightGradientTask {
   int32_t depth;          // rows of the batch, or pairs of them rounded up to a step
   const float* weights;   // float32 [classes, stride]
   int64_t stride;
-  const float* tail;  // [classes, panel]: columns of `weights` from the last full panel on, zero padded; nullable
   int32_t dim;
   int32_t classes;  // <= weight_classes of the table
   float* gradient;  // [classes, ceil(dim / panel) * panel] out: sum over rows of E * kappa * xh
@@ -193,6 +192,8 @@ struct Kernels {
   // With pairs: NegativesTask's `paired` from its `exponentials`; row_stride in elements.
   void (*pair_exponentials)(const float* exponentials, int64_t row_stride, int32_t classes, int32_t rows,
                             float* paired);
+  // tails [classes, panel]: the columns of `rows` [classes, dim] behind their last full panel, then zeros.
+  void (*copy_tails)(const float* rows, int32_t classes, int32_t dim, float* tails);
   // masses[c] = sum over rows of kappa[i] * |E[c, i]|; E as NegativesTask leaves it, row_stride in elements.
   void (*masses)(const float* exponentials, int64_t row_stride, int32_t classes, int32_t rows, const float* kappa,
                  float* masses);

@@ -1,6 +1,6 @@
 // Norms of class rows. Included by cpu/kernels.cc only, inside its anonymous namespace.
 
-// Lane sums of x * x over one row's whole vectors, in four parts; what is left of the row is added to lane 0.
+// Lane sums of x * x over one row, in four parts.
 MARGINFC_INLINE Vector squares(const float* row, int32_t dim) {
   Vector part[4] = {};
   int32_t d = 0;
@@ -14,12 +14,11 @@ MARGINFC_INLINE Vector squares(const float* row, int32_t dim) {
     const Vector x = load(row + d);
     part[0] += x * x;
   }
-  Vector total = (part[0] + part[1]) + (part[2] + part[3]);
-  if (d == dim) return total;
-  float rest = 0;
-  for (; d < dim; d++) rest += row[d] * row[d];
-  total[0] += rest;
-  return total;
+  if (d < dim) {
+    const Vector x = load_first(row + d, dim - d);
+    part[1] += x * x;
+  }
+  return (part[0] + part[1]) + (part[2] + part[3]);
 }
 
 // 1 / |w| of the first `count` of four class rows, of which lane sums of squares are known. False as inverse_norms().

@@ -249,23 +249,33 @@ struct FeatureGradientTile {
   }
 };
 
+// What a panel of columns of dW fetches, a line for each step: the panels of a tile fetch what its results go to, then the next
+// classes' E, then their rows.
+MARGINFC_INLINE Ahead fetched_beside(const WeightGradientTask& task, int32_t first, int32_t height, int32_t panel) {
+  int64_t at = static_cast<int64_t>(panel) * task.depth * 64;
+  const auto fetch = [&](const void* from, int64_t row_bytes, Ahead* ahead) {
+    if (!from) return false;
+    if (at < height * row_bytes) {
+      *ahead = fetch_ahead(static_cast<const char*>(from) + first * row_bytes, at);
+      return true;
+    }
+    at -= height * row_bytes;
+    return false;
+  };
+  Ahead ahead = nothing_ahead(task.exponentials);
+  fetch(task.destination, static_cast<int64_t>(task.dim) * 4, &ahead) ||
+      fetch(task.next_exponentials, task.row_stride * 4, &ahead) ||
+      fetch(task.next_weights, task.next_row_bytes, &ahead);
+  return ahead;
+}
+
 // One panel of columns of H classes from `first` on, summed over all rows of the batch. Columns of `gradient` behind a half
 // panel are left as they are, and finite.
 template <int H, int V>
 struct WeightGradientTile {
   static void run(const WeightGradientTask& task, int32_t first, int32_t panel) {
-    // The first panels fetch the destination; then even ones fetch the next classes' E, odd ones their rows.
-    const int64_t lines = static_cast<int64_t>(task.depth) * 64;
-    const bool early = task.destination && panel * lines < static_cast<int64_t>(H) * task.dim * 4;
-    const int64_t fetched = (early ? panel : panel / 2) * lines;
     const float* exponentials = task.exponentials + first * task.row_stride;
-    Ahead ahead = nothing_ahead(exponentials);
-    if (early)
-      ahead = fetch_ahead(task.destination + static_cast<int64_t>(first) * task.dim, fetched);
-    else if (panel % 2 == 0 && task.next_exponentials)
-      ahead = fetch_ahead(task.next_exponentials + first * task.row_stride, fetched);
-    else if (panel % 2 == 1 && task.next_weights)
-      ahead = fetch_ahead(static_cast<const char*>(task.next_weights) + first * task.next_row_bytes, fetched);
+    const Ahead ahead = fetched_beside(task, first, H, panel);
     Vector acc[H][V];
     multiply<H, V, Layout::rows>(exponentials, task.row_stride,
                                  task.features + static_cast<int64_t>(panel) * task.depth * kPanel, kPanel, task.depth,
@@ -284,28 +294,25 @@ struct WeightGradientTile {
 template <int H, int>
 struct ClassDots {
   static void run(const WeightGradientTask& task, int32_t first, int32_t) {
-    const int32_t panels = (task.dim + kPanel - 1) / kPanel;
-    const int64_t width = static_cast<int64_t>(panels) * kPanel;
+    const int64_t width = static_cast<int64_t>(task.dim + kPanel - 1) / kPanel * kPanel;
     for (int32_t h = first; h < first + H; h += 4) {
       // Behind the last row that one again: its dots have a place.
-      const float *rows[4], *weights[4], *tails[4];
+      const float *rows[4], *weights[4];
       for (int32_t n = 0; n < 4; n++) {
         const int32_t row = h + n < first + H ? h + n : first + H - 1;
         rows[n] = task.gradient + row * width;
         weights[n] = task.weights + row * task.stride;
-        tails[n] = task.tail ? task.tail + row * kPanel : nullptr;
       }
       Vector dots[4] = {}, second[4] = {};
-      for (int32_t panel = 0; panel < panels; panel++) {
-        const int64_t start = static_cast<int64_t>(panel) * kPanel;
-        const bool tail = start + kPanel > task.dim;
+      int32_t start = 0;
+      for (; start + kPanel <= task.dim; start += kPanel)
 #pragma GCC unroll 4
         for (int n = 0; n < 4; n++) {
-          const float* w = tail ? tails[n] : weights[n] + start;
-          dots[n] += load(rows[n] + start) * load(w);
-          second[n] += load(rows[n] + start + kLanes) * load(w + kLanes);
+          dots[n] += load(rows[n] + start) * load(weights[n] + start);
+          second[n] += load(rows[n] + start + kLanes) * load(weights[n] + start + kLanes);
         }
-      }
+      for (int32_t left = task.dim - start; left > 0; start += kLanes, left -= kLanes)
+        for (int n = 0; n < 4; n++) dots[n] += load(rows[n] + start) * load_first(weights[n] + start, left);
       for (int n = 0; n < 4; n++) dots[n] += second[n];
       four_sums(dots, task.dots + h);
     }
@@ -376,9 +383,7 @@ void pair_exponentials(const float* exponentials, int64_t row_stride, int32_t cl
 #if defined(__AVX512BF16__)
 // Columns d .. of a class row, zeros behind the last; of no row too.
 MARGINFC_INLINE Vector columns_from(const float* row, int32_t d, int32_t dim) {
-  if (!row || d >= dim) return Vector{};
-  if (d + kLanes <= dim) return load(row + d);
-  return reinterpret_cast<Vector>(_mm512_maskz_loadu_ps((1u << (dim - d)) - 1, row + d));
+  return row ? load_first(row + d, dim - d) : Vector{};
 }
 
 // Words [classes, ceil(dim / 2)], and where they are wanted [ceil(classes / 2), width] with zero columns behind dim.

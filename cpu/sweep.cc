@@ -247,7 +247,6 @@ void CpuPass::weight_tiles(const Sweep& sweep, Scratch& scratch, const float* ex
     task.depth = static_cast<int32_t>(weight_depth_);
     task.weights = block.row(c);
     task.stride = dim_;
-    task.tail = block.tail(c);
     task.dim = dim_;
     task.classes = count;
     task.gradient = scratch.gradient.data();

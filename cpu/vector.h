@@ -9,6 +9,20 @@ typedef int32_t UnalignedIntegers __attribute__((vector_size(kLanes * 4), aligne
 
 MARGINFC_INLINE Vector load(const float* p) { return *reinterpret_cast<const UnalignedVector*>(p); }
 MARGINFC_INLINE void store(float* p, Vector v) { *reinterpret_cast<UnalignedVector*>(p) = v; }
+// The first `count` lanes, at most all, and zeros behind; reads nothing behind them.
+MARGINFC_INLINE Vector load_first(const float* p, int32_t count) {
+#if defined(__AVX512F__)
+  const auto mask = static_cast<__mmask16>(count < kLanes ? (1u << (count < 0 ? 0 : count)) - 1 : 0xffff);
+  return reinterpret_cast<Vector>(_mm512_maskz_loadu_ps(mask, p));
+#elif defined(__AVX2__)
+  const __m256i lanes = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
+  return reinterpret_cast<Vector>(_mm256_maskload_ps(p, _mm256_cmpgt_epi32(_mm256_set1_epi32(count), lanes)));
+#else
+  Vector some{};
+  for (int l = 0; l < kLanes && l < count; l++) some[l] = p[l];
+  return some;
+#endif
+}
 MARGINFC_INLINE Integers load(const int32_t* p) { return *reinterpret_cast<const UnalignedIntegers*>(p); }
 MARGINFC_INLINE Vector splat(float x) { return x - Vector{}; }
 MARGINFC_INLINE Integers splat(int32_t x) { return x - Integers{}; }
