@@ -35,8 +35,9 @@ export function formulaNamed(name: string, classes: number): Formula {
 
 /** The name of a loss that can be timed; others have no reference. */
 export function timedLoss(name: string): string {
-  const { terms, margin } = lossNamed(name).options;
-  if (terms || (margin && isBinary(margin))) throw new Error(`the benchmarks have no reference for ${name}`);
+  const { terms, margin, subCenters } = lossNamed(name).options;
+  if (terms || subCenters || (margin && isBinary(margin)))
+    throw new Error(`the benchmarks have no reference for ${name}`);
   return name;
 }
 
@@ -58,7 +59,7 @@ export function formulaOnHead({ margin, ...formula }: Formula): Formula | undefi
 /** A loss for people, but for its scale. */
 export function describeLoss({ name, title, options }: NamedLoss): string {
   const { margin = { kind: name }, gradient = 'exact', onOverflow = 'none' } = options;
-  const { rowFunction = 'none', terms = [] } = options;
+  const { rowFunction = 'none', terms = [], subCenters } = options;
   const { kind, ...parameters } = margin;
   const listed = (values: object) =>
     Object.entries(values).map(([parameter, value]) => `${parameter} ${value}`);
@@ -67,6 +68,7 @@ export function describeLoss({ name, title, options }: NamedLoss): string {
     ...(kind === name ? [] : [kind]),
     ...listed(parameters),
     ...[...(rowFunction === 'none' ? [] : [rowFunction]), ...terms].flatMap(listed),
+    ...(subCenters === undefined ? [] : [`subCenters ${subCenters}`]),
     ...(gradient === 'exact' ? [] : [gradient]),
     ...(onOverflow === 'none' ? [] : [`onOverflow ${onOverflow}`]),
   ].join(', ');

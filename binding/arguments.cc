@@ -104,6 +104,14 @@ void require_size(Napi::Env env, int64_t size, int64_t expected, const char* nam
          std::string(name) + " must have length " + std::to_string(expected) + ", received " + std::to_string(size));
 }
 
+int32_t read_sub_centers(const Napi::Value& value, int64_t classes) {
+  if (!present(value)) return 1;
+  const int64_t sub_centers = value.IsNumber() ? value.As<Napi::Number>().Int64Value() : 0;
+  if (sub_centers < 1 || sub_centers > INT32_MAX / classes)
+    fail(value.Env(), Code::shape, "classes * subCenters must be in [1, 2^31 - 1]");
+  return static_cast<int32_t>(sub_centers);
+}
+
 Margin read_margin(const Napi::Value& value, int64_t rows, int64_t classes) {
   const Napi::Env env = value.Env();
   if (!value.IsObject()) fail(env, Code::type, "margin must be an object");

@@ -49,6 +49,9 @@ Floats result_array(const Napi::Value& value, const char* name);
 
 void require_size(Napi::Env env, int64_t size, int64_t expected, const char* name);
 
+// Rows of each of so many classes, as many as native code can count; 1 where `value` is absent.
+int32_t read_sub_centers(const Napi::Value& value, int64_t classes);
+
 // engine/evaluation.h's Margin; arrays stay borrowed. `rows` and `classes` are the lengths its arrays must have.
 Margin read_margin(const Napi::Value& value, int64_t rows, int64_t classes);
 // Whether that is a NativeBinary, and what it says.

@@ -60,19 +60,24 @@ EvaluationObject::EvaluationObject(const Napi::CallbackInfo& info) : ObjectWrap(
   if (!(dim >= 1 && dim <= INT32_MAX)) throw make_error(env, Status::failure(Code::shape, "dim must be positive"));
   batch.dim = static_cast<int32_t>(dim);
   const Napi::Value weights = problem.Get("weights");
+  ClassShape& shape = state->shape;
+  shape.dim = batch.dim;
   Rows borrowed;
   if (HeadObject::is(weights)) {
     state->head = HeadObject::Unwrap(weights.As<Napi::Object>())->head(env);
     state->classes = state->head->classes();
-    require_size(env, batch.dim, state->head->dim(), "dim");
+    shape = state->head->shape();
+    require_size(env, batch.dim, shape.dim, "dim");
   } else {
     borrowed = row_array(weights, problem.Get("weightsType"), "weights");
-    state->classes = borrowed.size / batch.dim;
-    require_size(env, borrowed.size, state->classes * batch.dim, "weights");
+    shape.sub_centers = read_sub_centers(problem.Get("subCenters"), 1);
+    state->classes = borrowed.size / shape.size();
+    require_size(env, borrowed.size, state->classes * shape.size(), "weights");
   }
   state->options.classes = state->classes;
   if (state->classes < 1 || state->classes > INT32_MAX)
     throw make_error(env, Status::failure(Code::shape, "weights must hold between 1 and 2^31 - 1 classes"));
+  if (!state->head) read_sub_centers(problem.Get("subCenters"), state->classes);
   if (state->head && boolean(problem, "sampled")) batch.sampling = state->head->sampling();
 
   read_labels(*state, problem.Get("labels"));
@@ -136,9 +141,9 @@ EvaluationObject::EvaluationObject(const Napi::CallbackInfo& info) : ObjectWrap(
       if (range.size() == 0) break;
       std::unique_ptr<ClassShard> shard;
       const auto* start = static_cast<const char*>(borrowed.data) +
-                          range.start * batch.dim * static_cast<int64_t>(byte_size(borrowed.storage));
+                          range.start * shape.size() * static_cast<int64_t>(byte_size(borrowed.storage));
       Engine& engine = *state->engines[r % state->engines.size()];
-      const Status status = engine.borrow(range, batch.dim, {start, borrowed.storage, borrowed.place}, &shard);
+      const Status status = engine.borrow(range, shape, {start, borrowed.storage, borrowed.place}, &shard);
       if (!status.ok()) throw make_error(env, status);
       shards.push_back(shard.get());
       state->borrowed.push_back(std::move(shard));

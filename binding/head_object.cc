@@ -50,8 +50,9 @@ class NearestJob final : public Job {
     const auto result = info[3].As<Napi::Object>();
     const Span<int32_t> classes = int_array(result.Get("classes"), "classes");
     const Span<float> cosines = float_array(result.Get("cosines"), "cosines");
-    batch_.rows = features.size / head_->dim();
-    require_size(env, features.size, batch_.rows * head_->dim(), "features");
+    batch_.dim = head_->shape().dim;
+    batch_.rows = features.size / batch_.dim;
+    require_size(env, features.size, batch_.rows * batch_.dim, "features");
     const int64_t most = head_->range().size();
     if (k_ < 1 || k_ > most)
       throw make_error(env, Status::failure(Code::shape, "k must be in [1, " + std::to_string(most) + "], received " +
@@ -61,7 +62,6 @@ class NearestJob final : public Job {
     labels_.assign(batch_.rows, -1);
     batch_.features = features.data;
     batch_.labels = labels_.data();
-    batch_.dim = head_->dim();
     batch_.scale = 1;
     if (present(info[4])) {
       const Span<int32_t> cancel = int_array(info[4], "cancel");
@@ -187,18 +187,19 @@ HeadObject::HeadObject(const Napi::CallbackInfo& info) : ObjectWrap(info), held_
   if (dim < 1 || dim > INT32_MAX || classes < 1 || classes > INT32_MAX || shards < 1)
     throw make_error(env, Status::failure(Code::shape, "dim, classes and shards must be positive"));
   require_range(env, range.start, range.size(), {0, classes});
+  const ClassShape shape{static_cast<int32_t>(dim), read_sub_centers(options.Get("subCenters"), classes)};
   std::unique_ptr<Head> head;
   const std::vector<std::shared_ptr<Engine>> engines = Environment::of(env).engines(options.Get("engines"));
   std::vector<Engine*> places;
   for (const std::shared_ptr<Engine>& engine : engines) places.push_back(engine.get());
   const Optimizer optimizer = read_optimizer(options.Get("optimizer"));
-  require(env, Head::create(places, classes, range, static_cast<int32_t>(dim), shards, optimizer, &head));
+  require(env, Head::create(places, classes, range, shape, shards, optimizer, &head));
   head->sample(read_sampling(options.Get("sampling")));
   // The engines go after the last holder of the head.
   head_ = std::shared_ptr<Head>(head.release(), [engines](Head* last) { delete last; });
   const int floats = optimizer.kind == Optimizer::Kind::adamw ? 2 : optimizer.momentum != 0 ? 1 : 0;
   const size_t bytes = byte_size(optimizer.storage) + floats * sizeof(float);
-  held_.set(range.size() * dim * static_cast<int64_t>(bytes));
+  held_.set(range.size() * shape.size() * static_cast<int64_t>(bytes));
 }
 
 std::shared_ptr<Head> HeadObject::head(Napi::Env env) const {
@@ -216,8 +217,8 @@ void HeadObject::write(const Napi::CallbackInfo& info) {
   const ClassArray array = read_array(info[0], *head);
   const int64_t start = info[1].As<Napi::Number>().Int64Value();
   const Span<float> values = float_array(info[2], "values");
-  const int64_t count = values.size / head->dim();
-  require_size(env, values.size, count * head->dim(), "values");
+  const int64_t count = values.size / head->shape().size();
+  require_size(env, values.size, count * head->shape().size(), "values");
   require_range(env, start, count, head->range());
   require(env, head->write(start, count, values.data, array));
 }
@@ -230,7 +231,7 @@ void HeadObject::read(const Napi::CallbackInfo& info) {
   const int64_t end = info[2].As<Napi::Number>().Int64Value();
   const Span<float> values = float_array(info[3], "values");
   require_range(env, start, end - start, head->range());
-  require_size(env, values.size, (end - start) * head->dim(), "values");
+  require_size(env, values.size, (end - start) * head->shape().size(), "values");
   require(env, head->read(start, end - start, values.data, array));
 }
 

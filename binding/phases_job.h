@@ -214,7 +214,7 @@ class PhasesJob final : public Job {
 
   // Of all weights that this process has.
   int64_t own_elements() const {
-    return (state_->head ? state_->head->range().size() : state_->classes) * state_->batch.dim;
+    return (state_->head ? state_->head->range().size() : state_->classes) * state_->shape.size();
   }
 
   float* row_array(const Napi::Object& object, const char* name, int64_t count) {

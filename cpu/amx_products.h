@@ -265,17 +265,38 @@ MARGINFC_INLINE void negatives_tile(const NegativesTask& task, int32_t first, in
   store_tiles<kTall>(epilogue.sums(), kPanel);
 }
 
-template <typename Exponents>
-MARGINFC_INLINE void any_negatives(const NegativesTask& task) {
+// The product of 32 classes and 32 rows times 1 / |w|, in float32.
+class ProductsEpilogue {
+ public:
+  explicit ProductsEpilogue(const NegativesTask& task) : task_(task) {}
+
+  float* sums() { return sums_[0]; }
+  MARGINFC_INLINE void begin(int32_t first, int32_t count, int64_t row) {
+    float* to = task_.exponentials + first * task_.row_stride + row;
+    for (int32_t h = 0; h < count; h++, to += task_.row_stride)
+      for (int v = 0; v < 2; v++)
+        store(to + v * kLanes, load(sums_[h] + v * kLanes) * splat(task_.inverse_norm[first + h]));
+  }
+  MARGINFC_INLINE void some(int32_t) {}
+  MARGINFC_INLINE void finish() {}
+
+  static constexpr int32_t kMostParts = 1;
+
+ private:
+  const NegativesTask& task_;
+  alignas(64) float sums_[kPanel][kPanel];
+};
+
+template <typename Epilogue>
+MARGINFC_INLINE void over_tiles(const NegativesTask& task) {
   const TileRegisters registers;
   publish_stores();
-  Exponents::clear(task);
   const int64_t steps = task.depth / kTile;
   const int64_t lines = task.next_weights ? (task.classes * task.next_row_bytes + 63) / 64 : 0;
   const int64_t all_steps = steps * task.panels * ((task.classes + kPanel - 1) / kPanel);
   const auto lines_per_step = static_cast<int32_t>((lines + all_steps - 1) / all_steps);
   int64_t fetched = 0;
-  NegativesEpilogue<Exponents> epilogue(task);
+  Epilogue epilogue(task);
   for (int32_t first = 0; first < task.classes; first += kPanel)
     for (int32_t panel = 0; panel < task.panels; panel++, fetched += lines_per_step * steps) {
       const int32_t count = task.classes - first < kPanel ? task.classes - first : kPanel;
@@ -290,11 +311,22 @@ MARGINFC_INLINE void any_negatives(const NegativesTask& task) {
   epilogue.finish();
 }
 
-void negatives(const NegativesTask& task) { any_negatives<SameExponents>(task); }
+void negatives(const NegativesTask& task) {
+  SameExponents::clear(task);
+  over_tiles<NegativesEpilogue<SameExponents>>(task);
+}
 
-void transformed_negatives(const NegativesTask& task) { any_negatives<TransformedExponents>(task); }
+void transformed_negatives(const NegativesTask& task) {
+  TransformedExponents::clear(task);
+  over_tiles<NegativesEpilogue<TransformedExponents>>(task);
+}
 
-void binary_negatives(const NegativesTask& task) { any_negatives<BinaryExponents>(task); }
+void products(const NegativesTask& task) { over_tiles<ProductsEpilogue>(task); }
+
+void binary_negatives(const NegativesTask& task) {
+  BinaryExponents::clear(task);
+  over_tiles<NegativesEpilogue<BinaryExponents>>(task);
+}
 
 template <bool kTall>
 MARGINFC_INLINE void feature_gradient_tile(const FeatureGradientTask& task, int32_t row, int64_t panel) {
@@ -363,9 +395,6 @@ void weight_gradient(const WeightGradientTask& task) {
   else
     weight_gradient_tiles<false>(task);
 }
-
-// Not asked for with pairs.
-constexpr void (*products)(const NegativesTask&) = nullptr;
 
 bool pair_classes(const float* weights, int32_t classes, int32_t dim, float* product, float* gradient,
                   float* inverse_norm) {

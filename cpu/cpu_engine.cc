@@ -7,19 +7,19 @@
 
 namespace marginfc {
 
-Status CpuEngine::borrow(ClassRange range, int32_t dim, const ClassRows& weights,
+Status CpuEngine::borrow(ClassRange range, ClassShape shape, const ClassRows& weights,
                          std::unique_ptr<ClassShard>* shard) try {
-  *shard = std::make_unique<CpuShard>(*this, range, dim, weights.values, weights.storage);
+  *shard = std::make_unique<CpuShard>(*this, range, shape, weights.values, weights.storage);
   return {};
 } catch (const std::bad_alloc&) {
   return Status::no_weights();
 }
 
-Status CpuEngine::own(ClassRange range, int32_t dim, const Optimizer& optimizer,
+Status CpuEngine::own(ClassRange range, ClassShape shape, const Optimizer& optimizer,
                       std::unique_ptr<ClassShard>* shard) try {
   if (optimizer.storage == Precision::float16)
     return Status::failure(Code::type, "weights of a head must be stored as float32 or bfloat16");
-  auto owned = std::make_unique<CpuShard>(*this, range, dim, nullptr, optimizer.storage);
+  auto owned = std::make_unique<CpuShard>(*this, range, shape, nullptr, optimizer.storage);
   MARGINFC_TRY(owned->allocate(optimizer));
   *shard = std::move(owned);
   return {};

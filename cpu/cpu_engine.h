@@ -22,8 +22,10 @@ class CpuEngine final : public Engine {
   // `choice` from choose_kernels(), with kernels. Threads start on first use.
   CpuEngine(const KernelChoice& choice, int threads) : choice_(choice), pool_(threads) {}
 
-  Status borrow(ClassRange range, int32_t dim, const ClassRows& weights, std::unique_ptr<ClassShard>* shard) override;
-  Status own(ClassRange range, int32_t dim, const Optimizer& optimizer, std::unique_ptr<ClassShard>* shard) override;
+  Status borrow(ClassRange range, ClassShape shape, const ClassRows& weights,
+                std::unique_ptr<ClassShard>* shard) override;
+  Status own(ClassRange range, ClassShape shape, const Optimizer& optimizer,
+             std::unique_ptr<ClassShard>* shard) override;
   Status triplets(const Batch& batch, const TripletRule& rule, const std::vector<double>& weight, bool mean,
                   Triplets* triplets) override;
 

@@ -128,3 +128,20 @@ void masked_exponentials(const NegativesTask& task, int32_t first, int32_t count
 MARGINFC_INLINE bool needs_mask(const NegativesTask& task, int32_t first, int32_t count, int64_t lane) {
   return __builtin_expect(task.offset || any_within(load(task.labels + lane), task.first_class + first, count), 0);
 }
+
+// Classes that are stored together.
+constexpr int kStored = kPairs ? 2 : 1;
+
+// E of one class, or of a pair of which there may be but the first, and one vector of rows.
+MARGINFC_INLINE void store_exponentials(const NegativesTask& task, int32_t c, bool odd_end, int64_t lane,
+                                        Vector (&e)[kStored]) {
+  if constexpr (kPairs) {
+    auto* plain = reinterpret_cast<uint16_t*>(task.exponentials) + c * task.row_stride + lane;
+    const Halves both = to_halves(e[0], odd_end ? Vector{} : e[kStored - 1]);
+    store_low(plain, both);
+    if (!odd_end) store_high(plain + task.row_stride, both);
+    if (task.paired) store(task.paired + c / 2 * kRowBlock + lane, interleave(both));
+  } else {
+    store(task.exponentials + c * task.row_stride + lane, task.round ? round_bfloat16(e[0]) : e[0]);
+  }
+}

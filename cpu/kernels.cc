@@ -32,10 +32,12 @@ constexpr bool kPairs = false;
 #endif
 #if defined(__AMX_BF16__)
 constexpr int kStep = 16, kBlockClasses = 256, kWeightTiles = 1;
+constexpr bool kTransposesPairs = true;  // E for the feature gradient is made of whole tiles
 #else
 // 112 rows of 512 floats and the features of a row block share a second-level cache of 1 MiB; so do half as many rows of E
 // and dW, and a panel of the weighted features of 1024 rows.
 constexpr int kStep = 1, kBlockClasses = 112 / kHeight * kHeight, kWeightTiles = 56 / kHeight;
+constexpr bool kTransposesPairs = false;
 #endif
 
 #define MARGINFC_INLINE inline __attribute__((always_inline))
@@ -54,6 +56,7 @@ constexpr int kStep = 1, kBlockClasses = 112 / kHeight * kHeight, kWeightTiles =
 #else
 #include "cpu/products.h"
 #endif
+#include "cpu/sub_centers.h"
 
 void masses(const float* exponentials, int64_t row_stride, int32_t classes, int32_t rows, const float* kappa,
             float* masses) {
@@ -219,9 +222,9 @@ constexpr Kernels kTable = {
     copy_tails,
     masses,
     inverse_norms,
-    negatives,
-    transformed_negatives,
-    binary_negatives,
+    of_any_rows<SameExponents, negatives>,
+    of_any_rows<TransformedExponents, transformed_negatives>,
+    of_any_rows<BinaryExponents, binary_negatives>,
     products,
     angles,
     feature_gradient,

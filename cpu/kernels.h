@@ -105,6 +105,13 @@ struct NegativesTask {
   float* above;
   ExponentTransform transform;  // of transformed_negatives only
   BinaryElements binary;        // of binary_negatives only
+  // Rows of a class. Where there are several, `classes` counts rows, `labels` and `first_class` count classes, the exponent of a
+  // class is the largest of its rows' (of equal ones the first row's), that row's E has what a class's would, and E of the others
+  // is 0.
+  int32_t sub_centers;
+  // Room for the exponents of several, [classes, product_stride].
+  float* products;
+  int64_t product_stride;
 };
 
 struct FeatureGradientTask {
@@ -206,8 +213,8 @@ struct Kernels {
   // The same with `binary`: E = sigmoid(z) * dz/dx * inverse_norm, `sums` the product over negatives of 1 + 2^-|z|, less 1, and
   // without the powers of 2 that `excess` has. No offset.
   void (*binary_negatives)(const NegativesTask& task);
-  // The same loop without exp: cosines of all classes times the features' scale go to `exponentials`, own class
-  // included; sums and labels are not used. May be null with pairs.
+  // The same loop without exp: cosines of all classes times the features' scale go to `exponentials`, in float32 always, own
+  // class included; sums and labels are not used.
   void (*products)(const NegativesTask& task);
   // After `products` of unscaled features: E becomes inverse_norm / sin(theta) instead of the cosine, 0 for a row's own class, and
   // `sums` the block's sums of theta over the others.

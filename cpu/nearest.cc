@@ -34,7 +34,7 @@ void offer(std::vector<Candidate>& list, int64_t k, const Candidate& candidate) 
 Status CpuPass::nearest(int64_t k, int32_t* classes, float* cosines) try {
   const int64_t lanes = panels_ * kernels_.panel;
   std::vector<std::vector<Candidate>> lists(chunks_ * rows_);
-  for (auto& list : lists) list.reserve(std::min(k, classes_));
+  for (auto& list : lists) list.reserve(k);
   bad_class_ = INT64_MAX;
   Sweep products_alone;
   products_alone.recompute = true;
@@ -48,9 +48,12 @@ Status CpuPass::nearest(int64_t k, int32_t* classes, float* cosines) try {
         const int64_t stride = std::min(kRowBlock, lanes);
         const float* products = scratch.exponentials.data();
         kernels_.products(product_task(scratch.block, row, rows, scratch.exponentials.data(), stride));
-        for (int32_t c = 0; c < count; c++)
-          for (int64_t i = 0; i < rows; i++)
-            offer(lists[chunk * rows_ + row + i], k, {products[c * stride + i], static_cast<int32_t>(start + c)});
+        for (int32_t c = 0; c < count; c += sub_centers_)
+          for (int64_t i = 0; i < rows; i++) {
+            float cosine = products[c * stride + i];
+            for (int32_t n = c + 1; n < c + sub_centers_; n++) cosine = std::max(cosine, products[n * stride + i]);
+            offer(lists[chunk * rows_ + row + i], k, {cosine, static_cast<int32_t>((start + c) / sub_centers_)});
+          }
       }
     }
   });

@@ -24,9 +24,16 @@ constexpr int64_t kChunks = 16;
 // ends of float32 for every sum that exp(+-64) over 10M classes can give.
 constexpr int kWeightExponent = 20;
 
+// Rows of the classes that take part.
 std::vector<int32_t> sample(CpuShard& shard, const Batch& batch) {
   if (!batch.sampling.draws()) return {};
-  return sample_classes(batch, shard.range(), run_blocks(shard.engine().pool()));
+  const std::vector<int32_t> classes = sample_classes(batch, shard.range(), run_blocks(shard.engine().pool()));
+  const int32_t centers = shard.sub_centers();
+  std::vector<int32_t> rows;
+  rows.reserve(classes.size() * centers);
+  for (const int32_t index : classes)
+    for (int32_t k = 0; k < centers; k++) rows.push_back(index * centers + k);
+  return rows;
 }
 
 }  // namespace
@@ -43,8 +50,9 @@ CpuPass::CpuPass(CpuShard& shard, const Batch& batch)
       batch_(batch),
       rows_(batch.rows),
       dim_(batch.dim),
+      sub_centers_(shard.sub_centers()),
       sampled_(sample(shard, batch)),
-      classes_(samples() ? static_cast<int64_t>(sampled_.size()) : shard.range().size()),
+      classes_(samples() ? static_cast<int64_t>(sampled_.size()) : shard.rows()),
       panels_((batch.rows + kernels_.panel - 1) / kernels_.panel),
       width_(round_up(batch.dim, kernels_.panel)),
       depth_(operand_words(kernels_, batch.dim)),
@@ -55,7 +63,9 @@ CpuPass::CpuPass(CpuShard& shard, const Batch& batch)
   int64_t most = std::max(kLeastBlockClasses, classes_ / (kChunks * kBlocksPerChunk));
   most = std::min<int64_t>(most, kernels_.block_classes);
   if (stride_ > 0) most = std::min(most, kMostBlockFloats / stride_);
+  // Classes are whole in their block.
   block_classes_ = static_cast<int32_t>(std::max<int64_t>(most / tile, 1)) * tile;
+  block_classes_ = std::max(block_classes_ / sub_centers_, 1) * sub_centers_;
   blocks_ = (classes_ + block_classes_ - 1) / block_classes_;
   chunks_ = std::min(kChunks, blocks_);
 }
@@ -66,21 +76,26 @@ Status CpuPass::prepare() {
   owners_ = find_owners(batch_, shard_.range());
   if (samples())
     for (Owner& owner : owners_)
-      owner.index = static_cast<int32_t>(std::lower_bound(sampled_.begin(), sampled_.end(), owner.index) -
-                                         sampled_.begin());
+      owner.index = static_cast<int32_t>(
+          (std::lower_bound(sampled_.begin(), sampled_.end(), owner.index * sub_centers_) - sampled_.begin()) /
+          sub_centers_);
   for (const Owner& owner : owners_) labels_[owner.row] = owner.index;
 
   scratch_.resize(engine_.pool().threads());
-  const int64_t block_rows = batch_.workspace == Workspace::keep ? 0 : std::min(kRowBlock, panels_ * kernels_.panel);
+  const int64_t row_block = std::min(kRowBlock, panels_ * kernels_.panel);
+  const int64_t block_rows = batch_.workspace == Workspace::keep ? 0 : row_block;
+  // Kernels read whole tiles.
+  const auto block_classes = static_cast<int32_t>(round_up(block_classes_, kernels_.tile_classes));
   for (Scratch& scratch : scratch_) {
     // Tasks of the pool must not throw, so they find their memory here.
     scratch.operand_row.resize(dim_);
-    if (!scratch.block.allocate(engine_.buffers(), kernels_, batch_.operands, shard_.storage(), block_classes_, dim_,
+    if (!scratch.block.allocate(engine_.buffers(), kernels_, batch_.operands, shard_.storage(), block_classes, dim_,
                                 samples()) ||
-        !scratch.exponentials.allocate(engine_.buffers(), floats_of(block_classes_ * block_rows)) ||
+        !scratch.exponentials.allocate(engine_.buffers(), floats_of(block_classes * block_rows)) ||
+        (sub_centers_ > 1 && !scratch.products.allocate(engine_.buffers(), block_classes * row_block)) ||
         !scratch.sums.allocate(engine_.buffers(), kRowBlock) ||
         !scratch.more.allocate(engine_.buffers(), 2 * kRowBlock) ||
-        (kernels_.pairs && !scratch.paired.allocate(engine_.buffers(), block_classes_ / 2 * kRowBlock)))
+        (kernels_.pairs && !scratch.paired.allocate(engine_.buffers(), block_classes / 2 * kRowBlock)))
       return Status::no_workspace();
   }
 
@@ -123,25 +138,43 @@ void CpuPass::pack_feature_row(int64_t i, std::vector<float>& row) {
 
 Status CpuPass::check_weights() const {
   if (!batch_.check_finite || bad_class_ == INT64_MAX) return {};
-  return Status::not_finite("weights", shard_.range().start + index_of(bad_class_));
+  return Status::not_finite("weights", shard_.row_id(index_of(bad_class_)));
 }
 
 Status CpuPass::targets(Target* targets) {
   if (!target_rows_.allocate(engine_.buffers(), owners_.size() * dim_)) return Status::no_workspace();
   targets_.resize(owners_.size());
   target_inverse_.resize(owners_.size());
-  const auto owners = static_cast<int64_t>(owners_.size());
-  engine_.pool().run((owners + kBatchRowsPerTask - 1) / kBatchRowsPerTask, [&](int64_t task, int) {
-    for (int64_t o = task * kBatchRowsPerTask; o < std::min(owners, (task + 1) * kBatchRowsPerTask); o++)
-      find_target(o);
-  });
+  if (sub_centers_ > 1) choose_sub_centers();
+  for_owners([&](int64_t o) { find_target(o); });
   for (int64_t i = 0; i < rows_; i++) targets[i].feature_norm = norms_[i].norm;
   for (size_t o = 0; o < owners_.size(); o++) {
     if (batch_.check_finite && !std::isfinite(target_inverse_[o]))
-      return Status::not_finite("weights", shard_.range().start + index_of(owners_[o].index));
+      return Status::not_finite("weights", shard_.row_id(index_of(owners_[o].index)));
     targets[owners_[o].row] = targets_[o];
   }
   return {};
+}
+
+void CpuPass::choose_sub_centers() {
+  for_owners([&](int64_t o) {
+    Owner& owner = owners_[o];
+    const float* x = batch_.features + static_cast<int64_t>(owner.row) * dim_;
+    float* w = target_rows_.data() + o * dim_;
+    const int32_t first = owner.index * sub_centers_;
+    double best = -std::numeric_limits<double>::infinity();
+    owner.index = first;
+    for (int32_t place = first; place < first + sub_centers_; place++) {
+      shard_.copy_row(index_of(place), w);
+      const double norm = std::sqrt(kernels_.exact_dot(w, w, dim_));
+      const double along = kernels_.exact_dot(x, w, dim_) / std::max(norm, kNormFloor);
+      if (!(along > best)) continue;
+      best = along;
+      owner.index = place;
+    }
+  });
+  std::stable_sort(owners_.begin(), owners_.end(),
+                   [](Owner a, Owner b) { return a.index != b.index ? a.index < b.index : a.row < b.row; });
 }
 
 // Cosine and sine of the angle between a row and its own class.
@@ -186,7 +219,7 @@ Status CpuPass::reserve(const FeatureSink& features, const WeightSink& sink) try
     scratch.rows.resize(features.gradient ? width_ * kBatchRowsPerTask : 0);
   }
   const bool updates_others = sink.kind == WeightSink::Kind::update && samples() && batch_.sampling.updates_all;
-  others_ = updates_others ? unsampled_classes(sampled_, shard_.range().size()) : std::vector<int32_t>();
+  others_ = updates_others ? unsampled_classes(sampled_, shard_.rows()) : std::vector<int32_t>();
   absolute_kappa_.resize(sink.skipped_mass_per_class > 0 ? rows_ : 0);
   skipped_.assign(sink.skipped_mass_per_class > 0 ? blocks_ : 0, 0.0);
   squares_.assign(sink.kind == WeightSink::Kind::measure ? blocks_ : 0, 0.0);
@@ -200,7 +233,8 @@ Status CpuPass::reserve(const FeatureSink& features, const WeightSink& sink) try
   weight_classes_ = by_tile ? kernels_.tile_classes : kernels_.weight_classes;
   const bool keep = batch_.workspace == Workspace::keep;
   for (Scratch& scratch : scratch_)
-    if ((!keep && !scratch.exponentials.allocate(engine_.buffers(), floats_of(block_classes_ * stride_))) ||
+    if ((!keep && !scratch.exponentials.allocate(
+                      engine_.buffers(), floats_of(round_up(block_classes_, kernels_.tile_classes) * stride_))) ||
         !scratch.gradient.allocate(engine_.buffers(), (weight_classes_ + 1) * width_) ||
         !scratch.dots.allocate(engine_.buffers(), weight_classes_ + 3))
       return Status::no_workspace();

@@ -5,7 +5,8 @@
 // the number of threads or on who ran what.
 //
 // Where classes are sampled, those that take part are numbered from 0 without gaps: a class's place. All that a pass
-// holds of a class is by its place, which is its index in the shard where all take part.
+// holds of a class is by its place, which is its index in the shard where all take part. Where a class has several rows,
+// each has a place, and of the target's only the one nearest to the batch's row counts.
 #pragma once
 
 #include <algorithm>
@@ -39,7 +40,7 @@ class CpuPass final : public ShardPass {
 
   // Phase 0.
   Status prepare();
-  int64_t classes() const override { return classes_; }
+  int64_t classes() const override { return classes_ / sub_centers_; }
   Status targets(Target* targets) override;
   Status negatives(const GradientPlan& plan, const Negatives& result) override;
   Status reserve(const FeatureSink& features, const WeightSink& sink) override;
@@ -72,6 +73,7 @@ class CpuPass final : public ShardPass {
   struct Scratch {
     ClassBlock block;
     PooledBuffer paired;             // E of one block and row block in pairs of classes, where operands are pairs
+    PooledBuffer products;           // of one block and row block, in float32, where a class has several rows
     PooledBuffer exponentials;       // E of one block: [classes, stride], or of one block and row block
     PooledBuffer sums;               // [row block]
     PooledBuffer more;               // [2, row block]: as of more_sums_, of one block
@@ -95,9 +97,19 @@ class CpuPass final : public ShardPass {
         body(i, thread);
     });
   }
+  // Calls body(owner) for every one of owners_, on all threads.
+  template <typename Body>
+  void for_owners(const Body& body) {
+    const auto owners = static_cast<int64_t>(owners_.size());
+    engine_.pool().run((owners + kBatchRowsPerTask - 1) / kBatchRowsPerTask, [&](int64_t task, int) {
+      for (int64_t o = task * kBatchRowsPerTask; o < std::min(owners, (task + 1) * kBatchRowsPerTask); o++) body(o);
+    });
+  }
   // Writes the operands of row `i`, factor * x, as lane or k `i` of what they are packed in.
   void pack_feature_row(int64_t i, std::vector<float>& row);
   void find_target(size_t owner);
+  // The nearest of the rows of each row's own class becomes its owner.
+  void choose_sub_centers();
   // The class at this place, counted from the shard's first.
   int64_t index_of(int64_t place) const { return samples() ? sampled_[place] : place; }
   bool samples() const { return batch_.sampling.draws(); }
@@ -162,8 +174,9 @@ class CpuPass final : public ShardPass {
   const Batch batch_;
   const int64_t rows_;
   const int32_t dim_;
+  const int32_t sub_centers_;
   const std::vector<int32_t> sampled_;  // by place, counted from the shard's first; empty where all classes take part
-  const int64_t classes_;               // that take part
+  const int64_t classes_;               // that take part; where a class has several rows, all these
   const int64_t panels_;                // of rows
   const int64_t width_;                 // dim rounded up to a panel
   const int64_t depth_;                 // words of a row: dim, or pairs of it, rounded up to a step
@@ -175,10 +188,10 @@ class CpuPass final : public ShardPass {
   int32_t weight_classes_ = 0;  // of a product of dW
   int64_t chunks_ = 0;
 
-  std::vector<RowNorm> norms_;          // [rows]
-  std::vector<int32_t> labels_;         // [panels * panel], place of the class or -1
-  std::vector<Owner> owners_;           // by class, then row; index: the class's place
-  std::vector<Target> targets_;         // [owners]
+  std::vector<RowNorm> norms_;   // [rows]
+  std::vector<int32_t> labels_;  // [panels * panel], place of the class or -1; classes of several rows count once
+  std::vector<Owner> owners_;    // by class, then row; index: the class's place
+  std::vector<Target> targets_;  // [owners]
   std::vector<double> target_inverse_;  // [owners], 1 / max(|w_y|, 1e-12)
   PooledBuffer target_rows_;        // [owners, dim], as they were in phase 1: an update may move W before dX is done
   PooledBuffer features_;           // packed s * log2(e) * xh

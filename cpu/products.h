@@ -95,23 +95,6 @@ MARGINFC_INLINE auto tile_function(int32_t height) {
 // How many vectors the items from `start` on fill, of a panel's two.
 MARGINFC_INLINE bool half_full(int64_t items, int64_t start) { return items - start <= kLanes; }
 
-// Classes that are stored together.
-constexpr int kStored = kPairs ? 2 : 1;
-
-// E of one class, or of a pair of which there may be but the first, and one vector of rows.
-MARGINFC_INLINE void store_exponentials(const NegativesTask& task, int32_t c, bool odd_end, int64_t lane,
-                                        Vector (&e)[kStored]) {
-  if constexpr (kPairs) {
-    auto* plain = reinterpret_cast<uint16_t*>(task.exponentials) + c * task.row_stride + lane;
-    const Halves both = to_halves(e[0], odd_end ? Vector{} : e[kStored - 1]);
-    store_low(plain, both);
-    if (!odd_end) store_high(plain + task.row_stride, both);
-    if (task.paired) store(task.paired + c / 2 * kRowBlock + lane, interleave(both));
-  } else {
-    store(task.exponentials + c * task.row_stride + lane, task.round ? round_bfloat16(e[0]) : e[0]);
-  }
-}
-
 // Classes first .. first + H - 1 against one panel of rows.
 template <int H, int V>
 MARGINFC_INLINE void negatives_product(const NegativesTask& task, int32_t first, int32_t panel, Vector (&acc)[H][V]) {
@@ -215,9 +198,7 @@ template <int H, int V>
 struct ProductsTile {
   static void run(const NegativesTask& task, int32_t first, int32_t panel) {
     Vector acc[H][V];
-    const float* features = task.features + static_cast<int64_t>(panel) * task.depth * kPanel;
-    multiply<H, V, Layout::rows>(task.weights + first * task.stride, task.stride, features, kPanel, task.depth,
-                                 nothing_ahead(features), acc);
+    negatives_product(task, first, panel, acc);
     float* products = task.exponentials + first * task.row_stride + static_cast<int64_t>(panel) * kPanel;
 #pragma GCC unroll 16
     for (int h = 0; h < H; h++) {

@@ -27,7 +27,7 @@ RunBlocks run_blocks(ThreadPool& pool) {
 
 Status CpuShard::allocate(const Optimizer& optimizer) {
   optimizer_ = optimizer;
-  const size_t size = static_cast<size_t>(range_.size()) * dim_;
+  const size_t size = static_cast<size_t>(rows()) * dim_;
   const size_t floats = (size * byte_size(storage_) + sizeof(float) - 1) / sizeof(float);
   if (!owned_.allocate(floats)) return Status::no_weights();
   const bool adamw = optimizer.kind == Optimizer::Kind::adamw;
@@ -41,7 +41,7 @@ Status CpuShard::allocate(const Optimizer& optimizer) {
 size_t CpuShard::keep_bytes(const Batch& batch) const {
   const Kernels& kernels = engine_.kernels(batch.operands);
   const size_t elements = static_cast<size_t>(exponential_stride(batch.rows, kernels)) * most_sampled(batch, range_);
-  return elements * (kernels.pairs ? 2 : 4);
+  return elements * sub_centers_ * (kernels.pairs ? 2 : 4);
 }
 
 Status CpuShard::begin(const Batch& batch, std::unique_ptr<ShardPass>* pass) try {
@@ -61,12 +61,13 @@ Status CpuShard::nearest(const Batch& batch, int64_t k, int32_t* classes, float*
   return Status::no_workspace();
 }
 
-// Element (class, column) is a function of seed, class and column alone: Philox blocks of four columns.
+// Element (row, column) is a function of seed, row and column alone: Philox blocks of four columns.
 Status CpuShard::initialize(double std, uint64_t seed, ClassRange classes) {
-  engine_.pool().run((classes.size() + kRowsPerTask - 1) / kRowsPerTask, [&](int64_t task, int) {
-    const int64_t first = classes.start + task * kRowsPerTask, last = std::min(classes.end, first + kRowsPerTask);
-    for (int64_t id = first; id < last; id++) {
-      const int64_t index = id - range_.start;
+  const int64_t start = (classes.start - range_.start) * sub_centers_, count = classes.size() * sub_centers_;
+  engine_.pool().run((count + kRowsPerTask - 1) / kRowsPerTask, [&](int64_t task, int) {
+    const int64_t first = task * kRowsPerTask, last = std::min(count, first + kRowsPerTask);
+    for (int64_t index = start + first; index < start + last; index++) {
+      const int64_t id = row_id(index);
       for (int32_t d = 0; d < dim_; d += 4) {
         const Random4 random = philox(seed, id, d / 4);
         double normal[4];
@@ -97,24 +98,25 @@ FloatBuffer CpuShard::* CpuShard::member(ClassArray array) {
 
 Status CpuShard::write(ClassArray array, int64_t first, int64_t count, const float* values) {
   if (array == ClassArray::accumulated) MARGINFC_TRY(reserve_accumulated());
+  const int64_t start = (first - range_.start) * sub_centers_, size = count * sub_centers_ * dim_;
   if (array == ClassArray::weights && storage_ != Precision::float32) {
-    engine_.kernels().narrow(values, count * dim_, halves(first - range_.start));
+    engine_.kernels().narrow(values, size, halves(start));
     return {};
   }
-  float* rows = (this->*member(array)).data();
-  std::memcpy(rows + (first - range_.start) * dim_, values, count * dim_ * sizeof(float));
+  std::memcpy((this->*member(array)).data() + start * dim_, values, size * sizeof(float));
   return {};
 }
 
 Status CpuShard::read(ClassArray array, int64_t first, int64_t count, float* values) const {
+  const int64_t start = (first - range_.start) * sub_centers_, rows = count * sub_centers_;
   if (array == ClassArray::weights && storage_ != Precision::float32) {
-    for (int64_t c = 0; c < count; c++) copy_row(first - range_.start + c, values + c * dim_);
+    for (int64_t r = 0; r < rows; r++) copy_row(start + r, values + r * dim_);
     return {};
   }
-  const float* rows = (this->*member(array)).data();
-  const size_t bytes = count * dim_ * sizeof(float);
-  if (rows)
-    std::memcpy(values, rows + (first - range_.start) * dim_, bytes);
+  const float* from = (this->*member(array)).data();
+  const size_t bytes = rows * dim_ * sizeof(float);
+  if (from)
+    std::memcpy(values, from + start * dim_, bytes);
   else
     std::memset(values, 0, bytes);
   return {};
@@ -129,7 +131,7 @@ void CpuShard::copy_row(int64_t index, float* to) const {
 
 Status CpuShard::reserve_accumulated() {
   if (accumulated_) return {};
-  return accumulated_.allocate(static_cast<size_t>(range_.size()) * dim_) ? Status{} : Status::no_weights();
+  return accumulated_.allocate(static_cast<size_t>(rows()) * dim_) ? Status{} : Status::no_weights();
 }
 
 void CpuShard::accumulate(int64_t index, const GradientRow& gradient) {
@@ -152,8 +154,7 @@ void CpuShard::update(int64_t index, const GradientRow& gradient, const Step& st
     return;
   }
   const Kernels& kernels = engine_.kernels();
-  const RoundingDraw draw{optimizer_.seed, static_cast<uint32_t>(step.number),
-                          static_cast<uint32_t>(range_.start + index)};
+  const RoundingDraw draw{optimizer_.seed, static_cast<uint32_t>(step.number), static_cast<uint32_t>(row_id(index))};
   for (int32_t d = 0; d < dim_; d += kPiece) {
     GradientRow part = gradient;
     part.raw += d;
@@ -187,6 +188,8 @@ void CpuShard::update_others(const std::vector<int32_t>& indexes, const Step& st
 Status CpuShard::apply(const WeightSink& sink, const Sampling& sampling) try {
   MARGINFC_TRY(reserve_accumulated());
   const int64_t classes = range_.size(), tasks = (classes + kRowsPerTask - 1) / kRowsPerTask;
+  const auto first_of = [&](int64_t task) { return task * kRowsPerTask * sub_centers_; };
+  const auto end_of = [&](int64_t task) { return std::min(classes, (task + 1) * kRowsPerTask) * sub_centers_; };
   const auto gradient = [&](int64_t index) {
     const float* raw = accumulated_.data() + index * dim_;
     return GradientRow{raw, raw, 0, 1, 1, nullptr, dim_};
@@ -195,8 +198,7 @@ Status CpuShard::apply(const WeightSink& sink, const Sampling& sampling) try {
   if (sink.kind == WeightSink::Kind::measure) {
     std::vector<double> squares(tasks);
     engine_.pool().run(tasks, [&](int64_t task, int) {
-      const int64_t last = std::min(classes, (task + 1) * kRowsPerTask);
-      for (int64_t index = task * kRowsPerTask; index < last; index++) squares[task] += square(index);
+      for (int64_t index = first_of(task); index < end_of(task); index++) squares[task] += square(index);
     });
     for (const double part : squares) *sink.square += part;
     return {};
@@ -206,10 +208,14 @@ Status CpuShard::apply(const WeightSink& sink, const Sampling& sampling) try {
                                           : std::vector<uint8_t>();
   const Step step = this->step(sink);
   engine_.pool().run(tasks, [&](int64_t task, int) {
-    const int64_t last = std::min(classes, (task + 1) * kRowsPerTask);
-    for (int64_t index = task * kRowsPerTask; index < last; index++) {
+    for (int64_t index = first_of(task); index < end_of(task); index++) {
       float* raw = accumulated_.data() + index * dim_;
-      if (some && !drawn[index] && std::all_of(raw, raw + dim_, [](float g) { return g == 0; })) continue;
+      // All rows of a class take part, or none.
+      if (some && index % sub_centers_ == 0 && !drawn[index / sub_centers_] &&
+          std::all_of(raw, raw + sub_centers_ * dim_, [](float g) { return g == 0; })) {
+        index += sub_centers_ - 1;
+        continue;
+      }
       GradientRow row = gradient(index);
       if (!sink.clip.none()) row.inverse = static_cast<float>(sink.clip.factor(square(index)));
       update(index, row, step);

@@ -15,12 +15,18 @@ RunBlocks run_blocks(ThreadPool& pool);
 class CpuShard final : public ClassShard {
  public:
   // `weights` null: call allocate() before anything else.
-  CpuShard(CpuEngine& engine, ClassRange range, int32_t dim, const void* weights, Precision storage)
-      : engine_(engine), range_(range), dim_(dim), storage_(storage), weights_(weights) {}
+  CpuShard(CpuEngine& engine, ClassRange range, ClassShape shape, const void* weights, Precision storage)
+      : engine_(engine),
+        range_(range),
+        dim_(shape.dim),
+        sub_centers_(shape.sub_centers),
+        storage_(storage),
+        weights_(weights) {}
 
   Status allocate(const Optimizer& optimizer);
 
   ClassRange range() const override { return range_; }
+  int32_t sub_centers() const override { return sub_centers_; }
   size_t keep_bytes(const Batch& batch) const override;
   Status begin(const Batch& batch, std::unique_ptr<ShardPass>* pass) override;
   Status nearest(const Batch& batch, int64_t k, int32_t* classes, float* cosines) override;
@@ -31,7 +37,11 @@ class CpuShard final : public ClassShard {
 
   CpuEngine& engine() { return engine_; }
   Precision storage() const { return storage_; }
-  // Class rows of this shard as they are stored; `index` counts from range().start.
+  // Class rows, sub_centers() of each class one behind the other. An index counts them from the first of range().start.
+  int64_t rows() const { return range_.size() * sub_centers_; }
+  // Of the whole head.
+  int64_t row_id(int64_t index) const { return range_.start * sub_centers_ + index; }
+  // As they are stored.
   const void* row(int64_t index) const {
     return static_cast<const char*>(weights_) + index * dim_ * static_cast<int64_t>(byte_size(storage_));
   }
@@ -46,7 +56,7 @@ class CpuShard final : public ClassShard {
 
   // Memory for accumulate(); zero at first.
   Status reserve_accumulated();
-  // Adds one class's finished gradient to the sum.
+  // Adds one class row's finished gradient to the sum.
   void accumulate(int64_t index, const GradientRow& gradient);
   // The constants of an update, once for all classes.
   struct Step {
@@ -55,7 +65,7 @@ class CpuShard final : public ClassShard {
     int64_t number = 0;
   };
   Step step(const WeightSink& sink) const;
-  // Moves one class by its finished gradient.
+  // Moves one class row by its finished gradient.
   void update(int64_t index, const GradientRow& gradient, const Step& step);
   // Moves these by a gradient of zero.
   void update_others(const std::vector<int32_t>& indexes, const Step& step);
@@ -66,19 +76,20 @@ class CpuShard final : public ClassShard {
   uint16_t* halves(int64_t index, int32_t first = 0) {
     return reinterpret_cast<uint16_t*>(owned_.data()) + index * dim_ + first;
   }
-  // Moves columns `first` on of a class, which are `weights`.
+  // Moves columns `first` on of a class row, which are `weights`.
   void move(int64_t index, int32_t first, const GradientRow& gradient, const Step& step, float* weights);
 
   CpuEngine& engine_;
   const ClassRange range_;
   const int32_t dim_;
+  const int32_t sub_centers_;
   const Precision storage_;
   const void* weights_;
   Optimizer optimizer_;
-  FloatBuffer owned_;         // [classes, dim] of the storage type
-  FloatBuffer momentum_;      // [classes, dim]; sgd with momentum: velocity, adamw: mean
-  FloatBuffer variance_;      // [classes, dim]; adamw
-  FloatBuffer accumulated_;   // [classes, dim]; on first use
+  FloatBuffer owned_;         // [rows, dim] of the storage type
+  FloatBuffer momentum_;      // [rows, dim]; sgd with momentum: velocity, adamw: mean
+  FloatBuffer variance_;      // [rows, dim]; adamw
+  FloatBuffer accumulated_;   // [rows, dim]; on first use
   std::vector<float> zeros_;  // [dim]
 };
 

@@ -86,7 +86,7 @@ NegativesTask CpuPass::product_task(const ClassBlock& block, int64_t row, int64_
   task.panels = static_cast<int32_t>(groups(rows, kernels_.panel));
   task.inverse_norm = block.inverse_norm();
   task.labels = labels_.data() + row;
-  task.first_class = static_cast<int32_t>(block.first());
+  task.first_class = static_cast<int32_t>(block.first() / sub_centers_);
   task.offset = offsets_ ? offsets_.data() + row : nullptr;
   task.exponentials = exponentials;
   task.row_stride = stride;
@@ -101,6 +101,9 @@ NegativesTask CpuPass::product_task(const ClassBlock& block, int64_t row, int64_
   task.transform = transform_;
   task.transform.threshold = transforms_ ? transform_thresholds_.data() + row : nullptr;
   task.binary = elements_;
+  task.sub_centers = sub_centers_;
+  task.products = nullptr;
+  task.product_stride = std::min(kRowBlock, panels_ * kernels_.panel);
   return task;
 }
 
@@ -132,6 +135,7 @@ void CpuPass::sweep_blocks(const Sweep& sweep, int64_t first, int64_t last, int6
           task.next_row_bytes = dim_ * static_cast<int64_t>(byte_size(shard_.storage()));
         }
         task.sums = scratch.sums.data();
+        task.products = scratch.products.data();
         task.hardest = sweep.hardest ? hardest_.data() + chunk * lanes + row : nullptr;
         if (sweep.above) {
           task.threshold = thresholds_.data() + chunk * lanes + row;
@@ -163,7 +167,7 @@ void CpuPass::sweep_blocks(const Sweep& sweep, int64_t first, int64_t last, int6
       }
       if (sweep.features) {
         if (kernels_.pairs && !sweep.recompute)
-          kernels_.pair_exponentials(e, stride_, count, static_cast<int32_t>(rows), scratch.paired.data());
+          kernels_.pair_exponentials(e, stride, count, static_cast<int32_t>(rows), scratch.paired.data());
         FeatureGradientTask task;
         task.exponentials = kernels_.pairs ? scratch.paired.data() : e;
         task.row_stride = kernels_.pairs ? kRowBlock : stride;
@@ -321,7 +325,7 @@ bool CpuPass::skip_tile(const Sweep& sweep, Scratch& scratch, const float* expon
   kernels_.masses(exponentials, stride, count, static_cast<int32_t>(rows_), absolute_kappa_.data(), masses);
   double mass = 0;
   for (int32_t h = 0; h < count; h++) mass += masses[h] * scratch.block.mass_scale(c + h);
-  if (!(mass <= sweep.sink.skipped_mass_per_class * count)) return false;
+  if (!(mass * sub_centers_ <= sweep.sink.skipped_mass_per_class * count)) return false;
   skipped_[scratch.block.first() / block_classes_] += mass;
   return true;
 }

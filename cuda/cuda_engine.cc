@@ -22,6 +22,8 @@ EngineRow device_row(int32_t index) {
   return row;
 }
 
+Status no_sub_centers() { return Status::failure(Code::unavailable, "the GPU engine has no sub-centres"); }
+
 }  // namespace
 
 Status CudaEngine::create(int32_t index, std::shared_ptr<CudaEngine>* engine) try {
@@ -33,19 +35,21 @@ Status CudaEngine::create(int32_t index, std::shared_ptr<CudaEngine>* engine) tr
   return Status::no_workspace();
 }
 
-Status CudaEngine::borrow(ClassRange range, int32_t dim, const ClassRows& weights,
+Status CudaEngine::borrow(ClassRange range, ClassShape shape, const ClassRows& weights,
                           std::unique_ptr<ClassShard>* shard) try {
-  *shard = std::make_unique<CudaShard>(*this, range, dim, weights);
+  if (shape.sub_centers > 1) return no_sub_centers();
+  *shard = std::make_unique<CudaShard>(*this, range, shape.dim, weights);
   return {};
 } catch (const std::bad_alloc&) {
   return Status::no_weights();
 }
 
-Status CudaEngine::own(ClassRange range, int32_t dim, const Optimizer& optimizer,
+Status CudaEngine::own(ClassRange range, ClassShape shape, const Optimizer& optimizer,
                        std::unique_ptr<ClassShard>* shard) try {
+  if (shape.sub_centers > 1) return no_sub_centers();
   if (optimizer.storage != Precision::float32)
     return Status::failure(Code::type, "weights of a head on a GPU must be stored as float32");
-  auto owned = std::make_unique<CudaShard>(*this, range, dim, ClassRows{});
+  auto owned = std::make_unique<CudaShard>(*this, range, shape.dim, ClassRows{});
   MARGINFC_TRY(owned->allocate(optimizer));
   *shard = std::move(owned);
   return {};

@@ -15,8 +15,10 @@ class CudaEngine final : public Engine {
   // GPU `index` as the driver counts. Code::unavailable with the reason when it cannot be used.
   static Status create(int32_t index, std::shared_ptr<CudaEngine>* engine);
 
-  Status borrow(ClassRange range, int32_t dim, const ClassRows& weights, std::unique_ptr<ClassShard>* shard) override;
-  Status own(ClassRange range, int32_t dim, const Optimizer& optimizer, std::unique_ptr<ClassShard>* shard) override;
+  Status borrow(ClassRange range, ClassShape shape, const ClassRows& weights,
+                std::unique_ptr<ClassShard>* shard) override;
+  Status own(ClassRange range, ClassShape shape, const Optimizer& optimizer,
+             std::unique_ptr<ClassShard>* shard) override;
 
   const std::string& name() const { return device_->name(); }  // "cuda:0"
   // bfloat16 needs compute capability 8.0.

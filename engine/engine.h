@@ -57,6 +57,16 @@ inline size_t byte_size(Precision precision) { return precision == Precision::fl
 // only; any of them reads and writes the memory of any other.
 enum class Place { host, device };
 
+// The rows of one class: one, or sub_centers of them, whose largest cosine is the class's (Deng et al., ECCV 2020). What is
+// [classes, dim] in this file is [classes, sub_centers, dim] where a class has several.
+struct ClassShape {
+  ClassShape(int32_t dim, int32_t sub_centers = 1) : dim(dim), sub_centers(sub_centers) {}
+  int64_t size() const { return int64_t{dim} * sub_centers; }
+
+  int32_t dim;
+  int32_t sub_centers;
+};
+
 // Class rows of the caller's.
 struct ClassRows {
   const void* values = nullptr;  // [classes, dim] of type `storage`
@@ -129,13 +139,15 @@ struct BinaryReduction {
   bool straight_through = false;  // g' is taken as 1
 };
 
-// Results of phase 2, one entry a row, for the classes of one shard without the row's own class.
+// Results of phase 2, one entry a row, for the classes of one shard without the row's own class. The cosine to a class is the
+// largest to its rows.
 struct Negatives {
   double* sum = nullptr;  // [rows], sum over negatives of exp(s * G(cos) - offset), or of angles
   // [rows], 0 while s <= 64 and G is the cosine, else such that nothing overflows or underflows
   double* offset = nullptr;
   float* hardest = nullptr;  // [rows], largest negative cosine (-2 if there is none); nullable
-  // [rows], sum of the cosines to all classes of the shard, the row's own included, by the rows as they are; nullable.
+  // [rows], sum of the cosines to all classes of the shard, the row's own included, by the rows as they are; nullable, and null
+  // with sub-centres.
   double* cosine_sum = nullptr;
   // [rows], number of negatives with a cosine above `target_cosine`; from kMostAbove on it may be any that is not smaller.
   // Nullable; only with `hardest`.
@@ -266,6 +278,8 @@ class ClassShard {
 
   virtual ClassRange range() const = 0;
 
+  virtual int32_t sub_centers() const { return 1; }
+
   // The thread of its engine on which this shard and its passes are best used while other engines' are; null if its
   // engine has none.
   virtual Worker* worker() { return nullptr; }
@@ -286,7 +300,7 @@ class ClassShard {
 
   // Owned weights only. `first` and `count` are class ids of the whole head inside range(); `array` is one that the
   // optimiser keeps.
-  // Normal deviates that depend on seed, class and column alone, as the weights of `classes`, which lie in range().
+  // Normal deviates that depend on seed, class row and column alone, as the weights of `classes`, which lie in range().
   virtual Status initialize(double std, uint64_t seed, ClassRange classes) = 0;
   virtual Status write(ClassArray array, int64_t first, int64_t count, const float* values) = 0;
   virtual Status read(ClassArray array, int64_t first, int64_t count, float* values) const = 0;
@@ -300,10 +314,11 @@ class Engine {
   virtual ~Engine() = default;
 
   // `weights`: the range's own rows, borrowed for the shard's life.
-  virtual Status borrow(ClassRange range, int32_t dim, const ClassRows& weights,
+  virtual Status borrow(ClassRange range, ClassShape shape, const ClassRows& weights,
                         std::unique_ptr<ClassShard>* shard) = 0;
   // Weights and optimiser state in the engine's own memory, zero at first.
-  virtual Status own(ClassRange range, int32_t dim, const Optimizer& optimizer, std::unique_ptr<ClassShard>* shard) = 0;
+  virtual Status own(ClassRange range, ClassShape shape, const Optimizer& optimizer,
+                     std::unique_ptr<ClassShard>* shard) = 0;
 
   // The triplet loss of the batch's rows and its gradient; `weight` [rows], `mean`: see engine/triplets.h. For engines that have
   // none it fails.

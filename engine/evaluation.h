@@ -182,7 +182,7 @@ class Evaluation {
   FeatureSink part_of(size_t r, const FeatureSink& features);
   // Where rows of shard r begin in an array of all this process's classes.
   int64_t elements_before(size_t r) const {
-    return (shards_[r]->range().start - shards_[0]->range().start) * batch_.dim;
+    return (shards_[r]->range().start - shards_[0]->range().start) * batch_.dim * shards_[r]->sub_centers();
   }
   // How the weights' gradient is asked for of every shard; sets weight_ and loss_gradient_.
   WeightSink weight_sink(const Gradients& gradients);

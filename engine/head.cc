@@ -7,15 +7,15 @@
 
 namespace marginfc {
 
-Status Head::create(const std::vector<Engine*>& engines, int64_t classes, ClassRange range, int32_t dim, int64_t shards,
-                    const Optimizer& optimizer, std::unique_ptr<Head>* head) try {
-  std::unique_ptr<Head> created(new Head(classes, range, dim, optimizer));
+Status Head::create(const std::vector<Engine*>& engines, int64_t classes, ClassRange range, ClassShape shape,
+                    int64_t shards, const Optimizer& optimizer, std::unique_ptr<Head>* head) try {
+  std::unique_ptr<Head> created(new Head(classes, range, shape, optimizer));
   created->shards_.resize(shards);
   for (int64_t r = 0; r < shards; r++) {
     Engine& engine = *engines[r % engines.size()];
     const ClassRange part = shard_range(range.size(), shards, r);
     const ClassRange own{range.start + part.start, range.start + part.end};
-    MARGINFC_TRY(engine.own(own, dim, optimizer, &created->shards_[r]));
+    MARGINFC_TRY(engine.own(own, shape, optimizer, &created->shards_[r]));
     created->workers_.push_back(created->shards_[r]->worker());
   }
   *head = std::move(created);
@@ -41,7 +41,7 @@ Status Head::initialize(double std, uint64_t seed, ClassRange classes) {
 Status Head::write(int64_t first, int64_t count, const float* values, ClassArray array) {
   for (const auto& shard : shards_) {
     const int64_t start = std::max(first, shard->range().start), end = std::min(first + count, shard->range().end);
-    if (start < end) MARGINFC_TRY(shard->write(array, start, end - start, values + (start - first) * dim_));
+    if (start < end) MARGINFC_TRY(shard->write(array, start, end - start, values + (start - first) * shape_.size()));
   }
   return {};
 }
@@ -49,7 +49,7 @@ Status Head::write(int64_t first, int64_t count, const float* values, ClassArray
 Status Head::read(int64_t first, int64_t count, float* values, ClassArray array) const {
   for (const auto& shard : shards_) {
     const int64_t start = std::max(first, shard->range().start), end = std::min(first + count, shard->range().end);
-    if (start < end) MARGINFC_TRY(shard->read(array, start, end - start, values + (start - first) * dim_));
+    if (start < end) MARGINFC_TRY(shard->read(array, start, end - start, values + (start - first) * shape_.size()));
   }
   return {};
 }

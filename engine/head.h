@@ -14,14 +14,14 @@ class Head {
  public:
   // `range`, out of `classes` that all processes have, is split into shards, which go round the engines; these outlive the
   // head.
-  static Status create(const std::vector<Engine*>& engines, int64_t classes, ClassRange range, int32_t dim,
+  static Status create(const std::vector<Engine*>& engines, int64_t classes, ClassRange range, ClassShape shape,
                        int64_t shards, const Optimizer& optimizer, std::unique_ptr<Head>* head);
 
   // Of all processes.
   int64_t classes() const { return classes_; }
   // Of this one.
   ClassRange range() const { return range_; }
-  int32_t dim() const { return dim_; }
+  ClassShape shape() const { return shape_; }
   std::vector<ClassShard*> shards() const;
 
   // Optimiser updates made. A step reads it, and counts itself when it is done.
@@ -47,7 +47,7 @@ class Head {
 
   Status initialize(double std, uint64_t seed, ClassRange classes);
   bool keeps(ClassArray array) const { return optimizer_.keeps(array); }
-  // [count, dim], classes first .. first + count - 1, of an array that the optimiser keeps.
+  // [count, sub_centers, dim], classes first .. first + count - 1, of an array that the optimiser keeps.
   Status write(int64_t first, int64_t count, const float* values, ClassArray array = ClassArray::weights);
   Status read(int64_t first, int64_t count, float* values, ClassArray array = ClassArray::weights) const;
   // As ClassShard::nearest, over all shards; k <= range().size().
@@ -57,12 +57,12 @@ class Head {
   Status apply(double learning_rate, Clip clip = {});
 
  private:
-  Head(int64_t classes, ClassRange range, int32_t dim, const Optimizer& optimizer)
-      : classes_(classes), range_(range), dim_(dim), optimizer_(optimizer) {}
+  Head(int64_t classes, ClassRange range, ClassShape shape, const Optimizer& optimizer)
+      : classes_(classes), range_(range), shape_(shape), optimizer_(optimizer) {}
 
   const int64_t classes_;
   const ClassRange range_;
-  const int32_t dim_;
+  const ClassShape shape_;
   const Optimizer optimizer_;
   std::vector<std::unique_ptr<ClassShard>> shards_;
   std::vector<Worker*> workers_;  // [shards]

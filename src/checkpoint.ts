@@ -30,7 +30,7 @@ import { type ClassRange, overlap, partsOf } from './class_ranges.js';
 import { MarginFcError, publicError } from './errors.js';
 import { fileError, fileMust, type OpenFile, syncFolder, withFile, writeWhole } from './files.js';
 import { shareOf } from './group_batch.js';
-import { type HeadArrays, readClasses, writeClasses } from './head_arrays.js';
+import { arrayWidth, type HeadArray, type HeadArrays, readClasses, writeClasses } from './head_arrays.js';
 import type { HeadSettings } from './head_options.js';
 import type { LossMemory } from './loss_memory.js';
 import type { NativeHead } from './native.js';
@@ -67,7 +67,7 @@ export function* saveCheckpoint(
   const leads = !group || group.rank === 0;
   const { stepCount, accumulated } = native;
   const steps = { stepCount, accumulated, memory, ...(centers && { centers: true as const }) };
-  const from = { native, centers, range, dim: settings.dim };
+  const from = { native, centers, range, dim: settings.dim, subCenters: settings.subCenters };
   const claimed = yield* attemptTwin(settled(leads ? claim(folder) : undefined));
   const real = yield* agree(group, claimed, release);
   try {
@@ -168,17 +168,20 @@ function* shardPieces(
   { start, end }: ClassRange,
   signal: AbortSignal | undefined,
 ): Generator<Uint8Array> {
-  const { dim } = index;
   const arrays = shardArrays(index);
-  const shape = [end - start, dim];
-  const tensors = arrays.map(({ array, tensor }) => ({ name: tensor, dtype: dtypeOf(array, index), shape }));
+  const tensors = arrays.map(({ array, tensor }) => ({
+    name: tensor,
+    dtype: dtypeOf(array, index),
+    shape: shapeOf(array, index, end - start),
+  }));
   yield safetensorsStart(shardMetadata(index, { start, end }), tensors);
-  const block = new Float32Array(blockRows(dim, end - start) * dim);
+  const block = new Float32Array(blockFloats(index, end - start));
   const halves = new Uint16Array(index.storage === 'bfloat16' ? block.length : 0);
-  for (const { array } of arrays)
-    for (const [first, last] of blocks(start, end, dim)) {
+  for (const { array } of arrays) {
+    const width = arrayWidth(index, array);
+    for (const [first, last] of blocks(start, end, width)) {
       throwIfAborted(signal);
-      const values = block.subarray(0, (last - first) * dim);
+      const values = block.subarray(0, (last - first) * width);
       readClasses(from, array, first, last, values);
       if (dtypeOf(array, index) === 'F32') {
         yield bytesOf(values);
@@ -187,6 +190,7 @@ function* shardPieces(
         yield bytesOf(halves.subarray(0, values.length));
       }
     }
+  }
 }
 
 /** Removes what older saves and those that were interrupted have left. */
@@ -232,21 +236,22 @@ export async function readShardFiles(
       const hash = createHash('sha256');
       const dataStart = tensors[0]?.offset ?? file.bytes;
       hash.update(await file.read(0, dataStart));
-      const { dim } = index;
-      const block = new Float32Array(blockRows(dim, shard.end - shard.start) * dim);
+      const block = new Float32Array(blockFloats(index, shard.end - shard.start));
       const halves = new Uint16Array(index.storage === 'bfloat16' ? block.length : 0);
-      for (const [i, { array }] of shardArrays(index).entries())
-        for (const [first, last] of blocks(shard.start, shard.end, dim)) {
+      for (const [i, { array }] of shardArrays(index).entries()) {
+        const width = arrayWidth(index, array);
+        for (const [first, last] of blocks(shard.start, shard.end, width)) {
           throwIfAborted(signal);
-          const values = block.subarray(0, (last - first) * dim);
+          const values = block.subarray(0, (last - first) * width);
           const stored = dtypeOf(array, index) === 'F32' ? values : halves.subarray(0, values.length);
-          const offset = (tensors[i]?.offset ?? 0) + (first - shard.start) * dim * stored.BYTES_PER_ELEMENT;
+          const offset = (tensors[i]?.offset ?? 0) + (first - shard.start) * width * stored.BYTES_PER_ELEMENT;
           hash.update(await file.read(offset, stored.byteLength, bytesOf(stored)));
           if (stored instanceof Uint16Array) widenBfloat16(stored, values);
           const { start, end } = overlap(wanted, { start: first, end: last });
-          const own = values.subarray((start - first) * dim, (end - first) * dim);
+          const own = values.subarray((start - first) * width, (end - first) * width);
           if (start < end) writeClasses(to, array, start, own);
         }
+      }
       if (hash.digest('hex') !== shard.sha256)
         throw fileMust(file.path, `as it was written, with the checksum of ${indexName}`, 'changed contents');
     });
@@ -264,7 +269,7 @@ async function shardTensors(
   const describe = (name: string, dtype: string, shape: readonly number[]) =>
     `${name} ${dtype} [${shape.join(', ')}]`;
   const expected = shardArrays(index).map(({ array, tensor }) =>
-    describe(tensor, dtypeOf(array, index), [end - start, index.dim]),
+    describe(tensor, dtypeOf(array, index), shapeOf(array, index, end - start)),
   );
   const found = tensors.map(({ name, dtype, shape }) => describe(name, dtype, shape));
   if (found.join() !== expected.join())
@@ -272,13 +277,29 @@ async function shardTensors(
   return tensors;
 }
 
-function blockRows(dim: number, most: number): number {
-  return Math.min(Math.max(1, Math.floor(blockBytes / (4 * dim))), most);
+/** Of a tensor: rows of `dim` numbers, as PyTorch's modules have them with sub-centres too. */
+function shapeOf(array: HeadArray, index: CheckpointIndex, classes: number): [number, number] {
+  return [(classes * arrayWidth(index, array)) / index.dim, index.dim];
 }
 
-/** Ranges of as many classes as a block of memory has room for. */
-export function* blocks(start: number, end: number, dim: number): Generator<[number, number]> {
-  const rows = blockRows(dim, end - start);
+/** Classes of so many floats that a block of memory has room for. */
+function blockClasses(width: number, most: number): number {
+  return Math.min(Math.max(1, Math.floor(blockBytes / (4 * width))), most);
+}
+
+/** Floats of a block of any array. */
+function blockFloats(index: CheckpointIndex, classes: number): number {
+  return Math.max(
+    ...shardArrays(index).map(({ array }) => {
+      const width = arrayWidth(index, array);
+      return blockClasses(width, classes) * width;
+    }),
+  );
+}
+
+/** Ranges of as many classes, of `width` floats, as a block of memory has room for. */
+export function* blocks(start: number, end: number, width: number): Generator<[number, number]> {
+  const rows = blockClasses(width, end - start);
   for (let first = start; first < end; first += rows) yield [first, Math.min(first + rows, end)];
 }
 

@@ -19,6 +19,7 @@ import {
 } from './options.js';
 import { isRecord } from './safetensors.js';
 import { checkSampling, checkSeed, type SamplingOptions, samplingNames } from './sampling.js';
+import { checkSubCenters } from './sub_centers.js';
 import {
   checkBoolean,
   checkCount,
@@ -54,6 +55,8 @@ export interface CheckpointIndex {
   readonly version: typeof version;
   readonly dim: number;
   readonly classes: number;
+  /** Where it is not 1. */
+  readonly subCenters?: number;
   readonly stepCount: number;
   /** Whether there is an accumulated gradient. */
   readonly accumulated: boolean;
@@ -84,7 +87,8 @@ export function makeIndex(
   files: readonly ShardFile[],
   classArrays: WrittenFile | null = null,
 ): CheckpointIndex {
-  const { dim, classes, loss, compute, optimizer, clipWeightGradient, storage, sampling, normal } = settings;
+  const { dim, classes, subCenters, loss, compute, optimizer, clipWeightGradient } = settings;
+  const { storage, sampling, normal } = settings;
   const { margin, ...formula } = loss;
   const { devices: _, shards: __, ...numerics } = compute;
   const { memory, ...counts } = steps;
@@ -93,6 +97,7 @@ export function makeIndex(
     version,
     dim,
     classes,
+    ...(subCenters > 1 && { subCenters }),
     ...counts,
     memory: memoryNumbers(memory),
     classArrays,
@@ -113,7 +118,7 @@ export function shardMetadata(
   settings: CheckpointIndex,
   range: { readonly start: number; readonly end: number },
 ): Record<string, string> {
-  const { stepCount, classes, dim, margin, loss, optimizer, sampling } = settings;
+  const { stepCount, classes, dim, subCenters, margin, loss, optimizer, sampling } = settings;
   return {
     format,
     version: String(version),
@@ -121,6 +126,7 @@ export function shardMetadata(
     class_end: String(range.end),
     classes: String(classes),
     dim: String(dim),
+    ...(subCenters && { sub_centers: String(subCenters) }),
     step: String(stepCount),
     margin: JSON.stringify(margin),
     scale: JSON.stringify(loss.scale),
@@ -216,6 +222,7 @@ function checkIndex(index: CheckpointIndex): CheckpointIndex {
   checkOneOf(index.storage, ['float32', 'bfloat16'], 'storage');
   checkCount(dim, 'dim');
   checkCount(classes, 'classes');
+  if (index.subCenters !== undefined) checkSubCenters(index.subCenters);
   checkInteger(stepCount, 'stepCount', { least: 0, most: Number.MAX_SAFE_INTEGER });
   checkBoolean(accumulated, 'accumulated');
   checkMemory(index.memory, 'memory');

@@ -10,7 +10,7 @@ import { blocks } from './checkpoint.js';
 import { shardArrays } from './checkpoint_index.js';
 import { overlap, rangeOf } from './class_ranges.js';
 import { publicError } from './errors.js';
-import { type HeadArrays, readClasses, writeClasses } from './head_arrays.js';
+import { arrayWidth, type HeadArrays, readClasses, writeClasses } from './head_arrays.js';
 import type { HeadCall } from './head_calls.js';
 import {
   checkInit,
@@ -28,6 +28,7 @@ import { isPerClass, type Margin, marginOfClasses } from './margins.js';
 import type { NativeMode } from './native.js';
 import { checkLoss } from './options.js';
 import { checkDraw } from './sampling.js';
+import { checkSubCentersOf, classSize, classSizeName } from './sub_centers.js';
 import { giveWay, settled, type Twin } from './twin.js';
 import {
   checkFloat32Array,
@@ -66,8 +67,9 @@ export function addClassesCall(
   const { init, margin, signal: given } = checkOptions(options, { init: true, margin: true, signal: true });
   const signal = checkSignal(given);
   const { settings } = state;
-  const { dim, classes, loss, normal } = settings;
+  const { dim, subCenters, classes, loss, normal } = settings;
   const count = countAdded(added, settings);
+  checkSubCentersOf({ subCenters, classes: classes + count }, loss, []);
   if (typeof added !== 'number' && init !== undefined)
     throw mustBe('ERR_OPTION', 'init', 'undefined where the weights are given', show(init));
   if (margin === undefined && isPerClass(loss.margin))
@@ -82,7 +84,7 @@ export function addClassesCall(
   checkInteger(draw.additions, 'number of additions', { least: 1, most: mostAdditions });
   const first =
     typeof added === 'number'
-      ? checkInit(init ?? {}, { classes: count, dim, std: draw.std, seed: draw.seed })
+      ? checkInit(init ?? {}, { classes: count, dim, subCenters, std: draw.std, seed: draw.seed })
       : added;
   const weights = 'std' in first ? { std: first.std, seed: drawSeed({ ...draw, seed: first.seed }) } : first;
   return {
@@ -97,7 +99,9 @@ export function addClassesCall(
         yield* copyClasses(mode, { from, settings }, to, undefined, signal);
         yield* agree(
           settings.group,
-          yield* attemptTwin(fillWeights(mode, to.native, weights, { dim, range, first: classes, count })),
+          yield* attemptTwin(
+            fillWeights(mode, to.native, weights, { dim, subCenters, range, first: classes, count }),
+          ),
         );
       });
       return Int32Array.from({ length: count }, (_, i) => classes + i);
@@ -105,13 +109,14 @@ export function addClassesCall(
   };
 }
 
-function countAdded(added: number | Float32Array, { classes, dim }: HeadSettings): number {
-  const most = maxCount - classes;
+function countAdded(added: number | Float32Array, settings: HeadSettings): number {
+  const most = maxCount - settings.classes;
+  const [size, name] = [classSize(settings), classSizeName(settings)];
   if (typeof added === 'number') return checkInteger(added, 'added', { least: 1, most, code: 'ERR_SHAPE' });
   const { length } = checkFloat32Array(added, 'added');
-  if (length === 0 || length % dim !== 0)
-    throw mustBe('ERR_SHAPE', 'added.length', `a multiple of dim ${dim}, not 0`, String(length));
-  return checkInteger(length / dim, 'added.length / dim', { least: 1, most, code: 'ERR_SHAPE' });
+  if (length === 0 || length % size !== 0)
+    throw mustBe('ERR_SHAPE', 'added.length', `a multiple of ${name} ${size}, not 0`, String(length));
+  return checkInteger(length / size, `added.length / (${name})`, { least: 1, most, code: 'ERR_SHAPE' });
 }
 
 export function removeClassesCall(
@@ -171,13 +176,13 @@ function* reshape(
 ): Twin<void> {
   const from = headArrays(state);
   const { native } = from;
-  const { range, dim } = settings;
+  const { range, dim, subCenters } = settings;
   let next: HeadArrays | undefined;
   try {
     const made = attempt(() => {
       throwIfAborted(signal);
       const centers = from.centers && new Float32Array((range.end - range.start) * dim);
-      return { native: newNativeHead(settings), centers, range, dim };
+      return { native: newNativeHead(settings), centers, range, dim, subCenters };
     });
     next = yield* agree(settings.group, made, (unwanted) => unwanted.native.dispose());
     yield* fill(from, next);
@@ -203,41 +208,44 @@ function* copyClasses(
   map: Int32Array | undefined,
   signal: AbortSignal | undefined,
 ): Twin<void> {
-  const { classes, dim, optimizer, group } = settings;
+  const { classes, optimizer, group } = settings;
   let memory = new Float32Array(0);
   const { accumulated } = from.native;
-  for (const { array } of shardArrays({ optimizer, accumulated, ...(from.centers && { centers: true }) }))
+  for (const { array } of shardArrays({ optimizer, accumulated, ...(from.centers && { centers: true }) })) {
+    const width = arrayWidth(settings, array);
     for (let owner = 0; owner < (group?.size ?? 1); owner++) {
       const range = rangeOf(classes, group, owner);
-      for (const [start, end] of blocks(range.start, range.end, dim)) {
+      for (const [start, end] of blocks(range.start, range.end, width)) {
         yield* giveWay(mode);
         const read = attempt(() => {
           throwIfAborted(signal);
-          if (memory.length < (end - start) * dim) memory = new Float32Array((end - start) * dim);
-          const rows = memory.subarray(0, (end - start) * dim);
+          if (memory.length < (end - start) * width) memory = new Float32Array((end - start) * width);
+          const rows = memory.subarray(0, (end - start) * width);
           if (!group || owner === group.rank) readClasses(from, array, start, end, rows);
           return rows;
         });
         const rows = yield* agree(group, read);
         if (group) yield* settled(group.broadcast(rows, owner));
-        const moved = map ? closeUp(rows, map, start, end, dim) : { first: start, count: end - start };
+        const moved = map ? closeUp(rows, map, start, end, width) : { first: start, count: end - start };
         const own = overlap(to.range, { start: moved.first, end: moved.first + moved.count });
         const [first, last] = [own.start - moved.first, own.end - moved.first];
-        if (own.start < own.end) writeClasses(to, array, own.start, rows.subarray(first * dim, last * dim));
+        if (own.start < own.end)
+          writeClasses(to, array, own.start, rows.subarray(first * width, last * width));
       }
     }
+  }
 }
 
 /** Moves the rows of classes that stay to the front. */
-function closeUp(rows: Float32Array, map: Int32Array, start: number, end: number, dim: number) {
+function closeUp(rows: Float32Array, map: Int32Array, start: number, end: number, width: number) {
   let first = 0;
   let count = 0;
   for (let id = start; id < end; id++) {
     const next = map[id] as number;
     if (next < 0) continue;
     if (count === 0) first = next;
-    const at = (id - start) * dim;
-    if (next - first !== id - start) rows.copyWithin((next - first) * dim, at, at + dim);
+    const at = (id - start) * width;
+    if (next - first !== id - start) rows.copyWithin((next - first) * width, at, at + width);
     count++;
   }
   return { first, count };

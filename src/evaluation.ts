@@ -25,6 +25,7 @@ import { type Compute, checkLossOn, type PlainLoss, type Reduction } from './opt
 import { newRows } from './row_arrays.js';
 import { nativeRowFunction } from './row_functions.js';
 import { type CheckedRows, checkRowsOf, type Rows } from './rows.js';
+import { checkSubCentersOf } from './sub_centers.js';
 import { type BatchResult, type TermPlan, withNativeTerms, withTerms } from './term_state.js';
 import { refuseCenters, termOf } from './terms.js';
 import { settled, type Twin } from './twin.js';
@@ -92,6 +93,7 @@ export interface PlanInput {
   readonly labels: Int32Array;
   readonly dim: number;
   readonly classes: number;
+  readonly subCenters: number;
   readonly weights: CheckedRows | NativeHead;
   readonly loss: PlainLoss;
   readonly compute: Compute;
@@ -113,11 +115,13 @@ export interface PlanInput {
 
 /** Checks what depends on the batch: lengths, labels, and arrays with one entry per row or class. */
 export function planEvaluation(input: PlanInput): Plan {
-  const { dim, classes, loss, compute, reduction, rowWeights, diagnostics, sampled, weights } = input;
+  const { dim, classes, subCenters, loss, compute, reduction, rowWeights, diagnostics, sampled, weights } =
+    input;
   const labels = checkInt32Array(input.labels, 'labels');
   const rows = labels.length;
   const { devices } = compute;
   checkLossOn(loss, devices);
+  checkSubCentersOf({ subCenters, classes }, loss, devices);
   const features = checkRowsOf(
     input.features,
     'features',
@@ -150,6 +154,7 @@ export function planEvaluation(input: PlanInput): Plan {
       featuresType: features.type,
       labels,
       dim,
+      subCenters,
       weights: 'array' in weights ? weights.array : weights,
       weightsType: 'array' in weights ? weights.type : 'float32',
       precision: compute.precision,

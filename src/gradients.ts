@@ -27,7 +27,7 @@ export type GradientChoice = 'both' | 'features' | 'weights';
 export interface GradientOutputs {
   /** [B, dim] */
   readonly dFeatures?: Float32Array | DeviceArray | undefined;
-  /** [C, dim] */
+  /** As weights. */
   readonly dWeights?: Float32Array | DeviceArray | undefined;
 }
 
@@ -46,7 +46,7 @@ export type OutputArray<O, Name extends keyof GradientOutputs> =
 export interface GradientArrays<G extends GradientChoice, O extends GradientOutputs = HostOutputs> {
   /** [B, dim] */
   readonly dFeatures: G extends 'weights' ? undefined : OutputArray<O, 'dFeatures'>;
-  /** [C, dim] */
+  /** As weights. */
   readonly dWeights: G extends 'features' ? undefined : OutputArray<O, 'dWeights'>;
 }
 

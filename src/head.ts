@@ -14,7 +14,7 @@ import { publicError } from './errors.js';
 import { forwardPass } from './evaluation.js';
 import type { HostOutputs } from './gradients.js';
 import { callTogether } from './group_call.js';
-import { readClasses } from './head_arrays.js';
+import { arrayWidth, readClasses } from './head_arrays.js';
 import {
   type AccumulateOptions,
   type ApplyOptions,
@@ -63,7 +63,7 @@ import { runAsync, runSync } from './twin.js';
 import { checkInteger, checkOptions, checkSignal, mustBe } from './validate.js';
 
 /**
- * Class weights W [classes, dim] with their optimiser, split into shards. Calls on one head happen one after
+ * Class weights W [classes, dim], or [classes, subCenters, dim], with their optimiser, split into shards. Calls on one head happen one after
  * the other in the order they are made; a call that changes weights does so wholly or not at all, also when it
  * fails or is aborted. Sync calls block, and throw ERR_BUSY while others are pending.
  *
@@ -128,6 +128,11 @@ export class MarginHead {
   /** Number of classes, C. */
   get classes(): number {
     return this.#state.settings.classes;
+  }
+
+  /** Rows of each class, K. */
+  get subCenters(): number {
+    return this.#state.settings.subCenters;
   }
 
   /** The classes of this process, start .. end-1: all of them without a group. */
@@ -349,8 +354,8 @@ export class MarginHead {
   }
 
   /**
-   * A copy of the weights of classes start .. end-1 of this process, [end - start, dim], in float32 whatever they are stored in.
-   * Blocking, and ERR_BUSY as a Sync call.
+   * A copy of the weights of classes start .. end-1 of this process, [end - start, dim], or [end - start, subCenters, dim], in
+   * float32 whatever they are stored in. Blocking, and ERR_BUSY as a Sync call.
    *
    * @param start In {@link range}. Default its start.
    * @param end From `start` to the range's end. Default that end.
@@ -360,7 +365,7 @@ export class MarginHead {
   }
 
   /**
-   * A copy of the centres of a {@link centerLoss}, as {@link weights}: 0 for classes that no batch has had.
+   * A copy of the centres of a {@link centerLoss}, as {@link weights} but one a class: 0 for classes that no batch has had.
    *
    * @param start In {@link range}. Default its start.
    * @param end From `start` to the range's end. Default that end.
@@ -375,7 +380,8 @@ export class MarginHead {
     checkInteger(end, 'end', { least: start, most: this.range.end });
     return this.#state.queue.runSync(() => {
       try {
-        const values = addon().allocate((end - start) * this.dim);
+        const width = arrayWidth(this.#state.settings, array);
+        const values = addon().allocate((end - start) * width);
         if (end > start) readClasses(headArrays(this.#state), array, start, end, values);
         return values;
       } catch (error) {
@@ -389,7 +395,7 @@ export class MarginHead {
    * state. Calls made before it still see the classes of then, and those made afterwards the new ones. Needs memory for the
    * head of before and after at once. The ids are those of the head: `classes`, `classes + 1`, ...
    *
-   * @param added How many, or their weights [n, dim], borrowed.
+   * @param added How many, or their weights [n, dim], or [n, subCenters, dim], borrowed.
    * @returns [n], the ids of the new classes.
    */
   async addClasses(added: number | Float32Array, options?: AddClassesOptions): Promise<Int32Array> {

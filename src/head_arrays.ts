@@ -2,18 +2,23 @@
 
 import type { ClassRange } from './class_ranges.js';
 import type { NativeClassArray, NativeHead } from './native.js';
+import { type ClassShape, classSize } from './sub_centers.js';
 
 export type HeadArray = NativeClassArray | 'centers';
 
-/** Of one process's classes, a row of `dim` floats each. */
-export interface HeadArrays {
+/** Floats that an array has of each class: a row of `dim`, of which centres have one and the others `subCenters`. */
+export function arrayWidth(shape: ClassShape, array: HeadArray): number {
+  return array === 'centers' ? shape.dim : classSize(shape);
+}
+
+/** Of one process's classes. */
+export interface HeadArrays extends ClassShape {
   readonly native: NativeHead;
   readonly centers: Float32Array | undefined;
   readonly range: ClassRange;
-  readonly dim: number;
 }
 
-/** Copies classes start .. end-1 out, [end - start, dim]; centres are 0 while there are none. */
+/** Copies classes start .. end-1 out, {@link arrayWidth} floats each; centres are 0 while there are none. */
 export function readClasses(
   { native, centers, range, dim }: HeadArrays,
   array: HeadArray,
@@ -26,7 +31,7 @@ export function readClasses(
   else values.fill(0);
 }
 
-/** Copies values [count, dim] into classes start, start + 1, ... of an array that there is. */
+/** Copies values of as many classes as they fill into start, start + 1, ... of an array that there is. */
 export function writeClasses(
   { native, centers, range, dim }: HeadArrays,
   array: HeadArray,

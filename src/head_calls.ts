@@ -169,6 +169,7 @@ export function planEvaluationOn(
         labels: batch.labels,
         dim: settings.dim,
         classes: settings.classes,
+        subCenters: settings.subCenters,
         weights: native,
         loss: at,
         compute: settings.compute,

@@ -36,11 +36,11 @@ export function* createHead(options: MarginHeadOptions): Twin<MadeHead> {
 }
 
 function* makeNative(settings: HeadSettings, init: FirstWeights): Twin<NativeHead> {
-  const { dim, range, classes: count } = settings;
+  const { dim, subCenters, range, classes: count } = settings;
   let native: NativeHead | undefined;
   try {
     native = newNativeHead(settings);
-    yield* fillWeights('async', native, init, { dim, range, first: 0, count });
+    yield* fillWeights('async', native, init, { dim, subCenters, range, first: 0, count });
     return native;
   } catch (error) {
     native?.dispose();

@@ -116,9 +116,9 @@ function* readHead(
     yield* settled(checkShardFiles(folder, index, signal));
     const arrays = yield* settled(readClassArrays(folder, index));
     native = newNativeHead(settings);
-    const { range, dim } = settings;
+    const { range, dim, subCenters } = settings;
     const centers = index.centers && new Float32Array((range.end - range.start) * dim);
-    const to = { native, centers, range, dim };
+    const to = { native, centers, range, dim, subCenters };
     yield* settled(readShardFiles(to, folder, index, signal));
     return { ...to, arrays };
   } catch (error) {
@@ -128,8 +128,8 @@ function* readHead(
 }
 
 function settingsOf(index: CheckpointIndex, given: Omit<LoadOptions, 'signal'>): HeadSettings {
-  const { dim, classes, margin, loss, compute, optimizer, clipWeightGradient, storage, sampling, normal } =
-    index;
+  const { dim, classes, subCenters, margin, loss, compute, optimizer, clipWeightGradient } = index;
+  const { storage, sampling, normal } = index;
   if (margin === null && given.margin === undefined)
     throw mustBe(
       'ERR_OPTION',
@@ -148,6 +148,7 @@ function settingsOf(index: CheckpointIndex, given: Omit<LoadOptions, 'signal'>):
     ...Object.fromEntries(Object.entries(given).filter(([, value]) => value !== undefined)),
     dim,
     classes,
+    subCenters,
   };
   const { settings } = checkHeadOptions(options);
   const kept = (of: Optimizer) => shardArrays({ optimizer: of, accumulated: false }).length;

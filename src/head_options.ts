@@ -36,6 +36,13 @@ import {
   type SamplingOptions,
   samplingNames,
 } from './sampling.js';
+import {
+  type ClassShape,
+  checkSubCenters,
+  checkSubCentersOf,
+  classSize,
+  classSizeName,
+} from './sub_centers.js';
 import { refuseCenters } from './terms.js';
 import { settled, type Twin } from './twin.js';
 import { checkCount, checkFloats, checkNumber, checkOneOf, checkOptions, mustBe, show } from './validate.js';
@@ -48,7 +55,10 @@ export interface NormalInit {
   readonly seed?: number | undefined;
 }
 
-/** Gives the weights of classes start .. end-1, [end - start, dim]; {@link weightsFrom} makes one that reads files. */
+/**
+ * Gives the weights of classes start .. end-1, [end - start, dim], or [end - start, subCenters, dim]; {@link weightsFrom} makes one
+ * that reads files.
+ */
 export type WeightSource = (start: number, end: number) => Float32Array | Promise<Float32Array>;
 
 export type FeatureGradientScale = 'mean' | 'worldSize';
@@ -62,12 +72,20 @@ export interface MarginHeadOptions extends LossOptions, ComputeOptions, Sampling
   readonly dim: number;
   /** Number of classes, C. */
   readonly classes: number;
+  /**
+   * Rows K that each class has: the cosine to a class is the largest to its rows, and gradients go to that row alone (of equal ones
+   * the first). Sub-center ArcFace (Deng et al., ECCV 2020): rows that noise or hard examples pull away find a centre of their own.
+   * Weights and optimiser state are [C, K, dim] then, memory and time about K times those of one row a class; Partial FC draws
+   * classes, whole. With every margin; not with `labelSmoothing` or an `interLoss`, and not on GPUs. {@link dominantSubCenters}
+   * goes back to one row. In [1, 1024]. Default 1.
+   */
+  readonly subCenters?: number | undefined;
   /** Default `sgd()`. */
   readonly optimizer?: Optimizer | undefined;
   /** Scales gradients of the weights that are too long before the optimiser has them. Default: as they are. */
   readonly clipWeightGradient?: GradientClip | undefined;
   /**
-   * The first weights: normal deviates; an array [C, dim], which is copied; or a function that is called with
+   * The first weights: normal deviates; an array [C, dim], or [C, K, dim] with `subCenters`, which is copied; or a function that is called with
    * one range of at most 65536 classes after the other, for weights that do not fit in one array. Default
    * `{ std: 0.01 }`.
    */
@@ -102,6 +120,7 @@ export interface MarginHeadOptions extends LossOptions, ComputeOptions, Sampling
 export interface HeadSettings {
   readonly dim: number;
   readonly classes: number;
+  readonly subCenters: number;
   readonly loss: Loss;
   readonly compute: Compute;
   readonly optimizer: Optimizer;
@@ -142,6 +161,7 @@ const names = {
   ...samplingNames,
   dim: true,
   classes: true,
+  subCenters: true,
   optimizer: true,
   clipWeightGradient: true,
   init: true,
@@ -162,6 +182,7 @@ export function checkHeadOptions(options: MarginHeadOptions): {
   const { optimizer = sgd(), init = {}, storage = 'float32' } = checked;
   const dim = checkCount(checked.dim, 'dim');
   const classes = checkCount(checked.classes, 'classes');
+  const subCenters = checkSubCenters(checked.subCenters ?? 1);
   const devices = checkDevices(checked.devices === undefined ? ['cpu'] : checked.devices, 'devices');
   const compute = checkCompute(checked, devices);
   if (compute.shards < devices.length)
@@ -177,12 +198,13 @@ export function checkHeadOptions(options: MarginHeadOptions): {
   if (isBatchMargin(loss.margin)) checkOnHead(loss.margin);
   lossAt(loss, { step: 0, memory: {}, classes });
   checkLossOn(loss, devices);
+  checkSubCentersOf({ subCenters, classes }, loss, devices);
   refuseCenters(loss.terms);
   checkWholeLoss(loss, sampling);
   checkStorage(storage, devices);
   const { seed } = sampling;
   const native = { ...nativeOptimizer(optimizer), storage, seed };
-  const first = checkInit(init, { classes, dim, std: 0.01, seed });
+  const first = checkInit(init, { classes, dim, subCenters, std: 0.01, seed });
   const { std, seed: drawn } = 'std' in first ? first : { std: 0.01, seed };
   const group = checkGroup(checked.group, 'group');
   const clipWeightGradient = checkClip(checked.clipWeightGradient);
@@ -191,6 +213,7 @@ export function checkHeadOptions(options: MarginHeadOptions): {
   const settings: HeadSettings = {
     dim,
     classes,
+    subCenters,
     loss,
     compute,
     optimizer,
@@ -208,23 +231,25 @@ export function checkHeadOptions(options: MarginHeadOptions): {
 
 /** What the processes of a group must have in common. */
 export function commonTerms(settings: HeadSettings): unknown {
-  const { dim, classes, loss, compute, optimizer, clipWeightGradient: clip } = settings;
+  const { dim, classes, subCenters, loss, compute, optimizer, clipWeightGradient: clip } = settings;
   const { storage, sampling, featureGradientScale, normal } = settings;
+  const shape = { dim, classes, subCenters };
   const { devices: _, shards: __, workspace: ___, workspaceBytes: ____, ...numerics } = compute;
-  return { dim, classes, loss, numerics, optimizer, clip, storage, sampling, featureGradientScale, normal };
+  return { shape, loss, numerics, optimizer, clip, storage, sampling, featureGradientScale, normal };
 }
 
 /** A head of these settings in native memory, its weights zero. */
 export function newNativeHead({
   dim,
   classes,
+  subCenters,
   range,
   compute,
   nativeOptimizer: optimizer,
   sampling,
 }: HeadSettings): NativeHead {
   const { shards, devices: engines } = compute;
-  return new (addon().Head)({ dim, classes, ...range, shards, engines, optimizer, sampling });
+  return new (addon().Head)({ dim, classes, subCenters, ...range, shards, engines, optimizer, sampling });
 }
 
 function checkStorage(storage: WeightStorage, devices: readonly DeviceName[]): void {
@@ -251,17 +276,19 @@ function checkStorage(storage: WeightStorage, devices: readonly DeviceName[]): v
 /** First weights of so many classes; `std` and `seed` are the defaults of normal deviates. */
 export function checkInit(
   init: NormalInit | Float32Array | WeightSource,
-  { classes, dim, ...normal }: { classes: number; dim: number; std: number; seed: number },
+  shape: Required<ClassShape> & { readonly classes: number; readonly std: number; readonly seed: number },
 ): FirstWeights {
+  const { classes, dim, subCenters, ...normal } = shape;
   if (typeof init === 'function') {
-    for (const [name, value] of Object.entries({ classes, dim })) {
+    for (const [name, value] of Object.entries({ classes, dim, subCenters })) {
       const own: unknown = Reflect.get(init, name);
       if (own !== undefined && own !== value)
         throw mustBe('ERR_SHAPE', `init.${name}`, String(value), show(own));
     }
     return init;
   }
-  if (ArrayBuffer.isView(init)) return checkFloats(init, 'init', classes * dim, 'classes * dim');
+  if (ArrayBuffer.isView(init))
+    return checkFloats(init, 'init', classes * classSize(shape), `classes * ${classSizeName(shape)}`);
   const { std = normal.std, seed = normal.seed } = checkOptions<NormalInit>(
     init,
     { std: true, seed: true },
@@ -275,13 +302,19 @@ export function* fillWeights(
   mode: NativeMode,
   head: NativeHead,
   init: FirstWeights,
-  { dim, range, first, count }: { dim: number; range: ClassRange; first: number; count: number },
+  {
+    range,
+    first,
+    count,
+    ...shape
+  }: ClassShape & { readonly range: ClassRange; readonly first: number; readonly count: number },
 ): Twin<void> {
+  const size = classSize(shape);
   const own = overlap(range, { start: first, end: first + count });
   if (own.start === own.end) return;
   if (typeof init !== 'function') {
     if (ArrayBuffer.isView(init))
-      head.write('weights', own.start, init.subarray((own.start - first) * dim, (own.end - first) * dim));
+      head.write('weights', own.start, init.subarray((own.start - first) * size, (own.end - first) * size));
     else yield* settled(head.initialize(mode, init.std, init.seed, own.start, own.end));
     return;
   }
@@ -289,7 +322,7 @@ export function* fillWeights(
     const [start, end] = [at - first, Math.min(at + rangeSize, own.end) - first];
     const values = yield* settled(init(start, end));
     const name = `init(${start}, ${end})`;
-    const meaning = `${end - start} * dim ${dim}`;
-    head.write('weights', at, checkFloats(values, name, (end - start) * dim, meaning));
+    const meaning = `${end - start} * ${classSizeName(shape)} ${size}`;
+    head.write('weights', at, checkFloats(values, name, (end - start) * size, meaning));
   }
 }

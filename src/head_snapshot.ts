@@ -6,11 +6,12 @@ import { agree, attemptTwin } from './agreement.js';
 import { blocks } from './checkpoint.js';
 import { shardArrays } from './checkpoint_index.js';
 import { publicError } from './errors.js';
-import { type HeadArray, readClasses, writeClasses } from './head_arrays.js';
+import { arrayWidth, type HeadArray, readClasses, writeClasses } from './head_arrays.js';
 import type { HeadCall } from './head_calls.js';
 import { type HeadState, headArrays } from './head_state.js';
 import { checkMemory, classArrays, type LossMemory, memoryNumbers } from './loss_memory.js';
 import { addon, type NativeMode } from './native.js';
+import { classSizeName } from './sub_centers.js';
 import { giveWay, type Twin } from './twin.js';
 import {
   checkFloats,
@@ -24,10 +25,12 @@ import {
 
 /**
  * Weights, optimiser state, accumulated gradient and step count of a head, or of a process's part of it: plain data, whose arrays
- * are [end - start, dim], in float32 whatever the head stores. Made by {@link MarginHead.snapshot}.
+ * are [end - start, dim], with sub-centres but for the centres [end - start, subCenters, dim], in float32 whatever the head stores. Made by {@link MarginHead.snapshot}.
  */
 export interface HeadSnapshot {
   readonly dim: number;
+  /** Default 1. */
+  readonly subCenters?: number | undefined;
   /** Classes start .. end-1. */
   readonly start: number;
   readonly end: number;
@@ -54,6 +57,7 @@ export interface SnapshotOptions {
 
 const snapshotNames = {
   dim: true,
+  subCenters: true,
   start: true,
   end: true,
   stepCount: true,
@@ -85,18 +89,19 @@ function* takeSnapshot(
   signal: AbortSignal | undefined,
 ): Twin<HeadSnapshot> {
   const { native, settings, memory, centers } = state;
-  const { dim, range, optimizer } = settings;
+  const { dim, subCenters, range, optimizer } = settings;
   const { start, end } = range;
   const { stepCount, accumulated } = native;
   const from = headArrays(state);
   const arrays: Partial<Record<HeadArray, Float32Array>> = {};
   try {
     for (const { array } of shardArrays({ optimizer, accumulated, ...(centers && { centers: true }) })) {
-      const values = addon().allocate((end - start) * dim);
-      for (const [first, last] of blocks(start, end, dim)) {
+      const width = arrayWidth(settings, array);
+      const values = addon().allocate((end - start) * width);
+      for (const [first, last] of blocks(start, end, width)) {
         yield* giveWay(mode);
         throwIfAborted(signal);
-        readClasses(from, array, first, last, rowsOf(values, first - start, last - start, dim));
+        readClasses(from, array, first, last, rowsOf(values, first - start, last - start, width));
       }
       arrays[array] = values;
     }
@@ -104,7 +109,8 @@ function* takeSnapshot(
     throw publicError(error, signal);
   }
   const { weights = new Float32Array(0), ...others } = arrays;
-  return { dim, start, end, stepCount, memory: structuredClone(memory), weights, ...others };
+  const shape = { dim, ...(subCenters > 1 && { subCenters }) };
+  return { ...shape, start, end, stepCount, memory: structuredClone(memory), weights, ...others };
 }
 
 export function restoreCall(
@@ -126,15 +132,16 @@ export function restoreCall(
 }
 
 function checkSnapshot({ settings }: HeadState, snapshot: HeadSnapshot): HeadSnapshot {
-  const { dim, classes, range, optimizer } = settings;
+  const { dim, subCenters, classes, range, optimizer } = settings;
   checkObject(snapshot, 'snapshot');
   checkOptions(snapshot, snapshotNames, 'snapshot');
   for (const [name, own] of [
     ['dim', dim],
+    ['subCenters', subCenters],
     ['start', range.start],
     ['end', range.end],
   ] as const)
-    if (snapshot[name] !== own)
+    if ((name === 'subCenters' ? (snapshot[name] ?? 1) : snapshot[name]) !== own)
       throw mustBe('ERR_SHAPE', `snapshot.${name}`, `the head's, ${own}`, String(snapshot[name]));
   checkInteger(snapshot.stepCount, 'snapshot.stepCount', { least: 0, most: Number.MAX_SAFE_INTEGER });
   checkClassNumbers(snapshot.memory, classes);
@@ -147,8 +154,8 @@ function checkSnapshot({ settings }: HeadState, snapshot: HeadSnapshot): HeadSna
     checkFloats(
       snapshot[array],
       `snapshot.${array}`,
-      (range.end - range.start) * dim,
-      'classes of this process * dim',
+      (range.end - range.start) * arrayWidth(settings, array),
+      `classes of this process * ${array === 'centers' ? 'dim' : classSizeName(settings)}`,
     );
   for (const array of ['momentum', 'variance'] as const)
     if (snapshot[array] !== undefined && !kept.some((own) => own.array === array))
@@ -179,7 +186,7 @@ function checkClassNumbers(memory: LossMemory, classes: number): void {
 /** What needs memory that the head may not have yet comes first: if there is none, nothing has changed. */
 function* writeSnapshot(state: HeadState, snapshot: HeadSnapshot, mode: NativeMode): Twin<void> {
   const { native, settings } = state;
-  const { dim, range, optimizer } = settings;
+  const { range, optimizer } = settings;
   const accumulated = snapshot.accumulated !== undefined;
   const arrays = shardArrays({ optimizer, accumulated: accumulated || native.accumulated });
   const to = headArrays(state);
@@ -187,16 +194,19 @@ function* writeSnapshot(state: HeadState, snapshot: HeadSnapshot, mode: NativeMo
   let centers: Float32Array | undefined;
   try {
     centers = snapshot.centers?.slice();
-    for (const { array } of arrays.reverse())
-      for (const [first, last] of blocks(range.start, range.end, dim)) {
+    for (const { array } of arrays.reverse()) {
+      const width = arrayWidth(settings, array);
+      for (const [first, last] of blocks(range.start, range.end, width)) {
         yield* giveWay(mode);
         const values = snapshot[array];
-        if (!values && zeros.length < (last - first) * dim) zeros = new Float32Array((last - first) * dim);
+        if (!values && zeros.length < (last - first) * width)
+          zeros = new Float32Array((last - first) * width);
         const rows = values
-          ? rowsOf(values, first - range.start, last - range.start, dim)
-          : rowsOf(zeros, 0, last - first, dim);
+          ? rowsOf(values, first - range.start, last - range.start, width)
+          : rowsOf(zeros, 0, last - first, width);
         writeClasses(to, array, first, rows);
       }
+    }
     native.resume(snapshot.stepCount, accumulated);
   } catch (error) {
     throw publicError(error);
@@ -206,6 +216,6 @@ function* writeSnapshot(state: HeadState, snapshot: HeadSnapshot, mode: NativeMo
   state.restores++;
 }
 
-function rowsOf(values: Float32Array, first: number, last: number, dim: number): Float32Array {
-  return values.subarray(first * dim, last * dim);
+function rowsOf(values: Float32Array, first: number, last: number, width: number): Float32Array {
+  return values.subarray(first * width, last * width);
 }

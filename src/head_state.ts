@@ -100,7 +100,8 @@ export function headResult(
 
 /** The rows that a head keeps of its classes. */
 export function headArrays({ native, settings, centers }: HeadState): HeadArrays {
-  return { native, centers, range: settings.range, dim: settings.dim };
+  const { range, dim, subCenters } = settings;
+  return { native, centers, range, dim, subCenters };
 }
 
 /** A batch checked against a head. */

@@ -18,6 +18,12 @@ export type { ClassRange } from './class_ranges.js';
 export type { GradientClip } from './clipping.js';
 export { type CurricularFaceMargin, curricularface } from './curricularface.js';
 export type { DeviceArray } from './device_array.js';
+export {
+  countSubCenters,
+  dominantSubCenters,
+  type LabelledRows,
+  type SubCenters,
+} from './dominant_sub_centers.js';
 export { type DynArcFaceMargin, dynArcFace } from './dynarcface.js';
 export {
   type DrawnMargin,

@@ -29,6 +29,7 @@ import {
   plainLoss,
 } from './options.js';
 import { checkRows, type Rows } from './rows.js';
+import { checkSubCenters, classSize, classSizeName } from './sub_centers.js';
 import type { BatchResult } from './term_state.js';
 import { runAsync, runSync, type Twin } from './twin.js';
 import { checkCount, checkObject, checkOneOf, checkOptions, checkSignal, mustBe } from './validate.js';
@@ -41,7 +42,7 @@ import { checkCount, checkObject, checkOneOf, checkOptions, checkSignal, mustBe 
 export interface Batch {
   /** [B, dim], one embedding a row, of any norm. B may be 0. */
   readonly features: Rows;
-  /** [C, dim], one class centre a row, of any norm. */
+  /** [C, dim], one class centre a row, of any norm; with `subCenters` K [C, K, dim], row j K + k the k-th of class j. */
   readonly weights: Rows;
   /** [B], class ids in [0, C), or -1: the row has no loss, no gradient and no part in the mean. */
   readonly labels: Int32Array;
@@ -67,6 +68,8 @@ export type ReductionOptions =
     };
 
 interface CallOptions extends LossOptions, ComputeOptions {
+  /** Rows of each class, as of {@link MarginHeadOptions}: gradients of the weights are 0 for rows that are nobody's nearest. Default 1. */
+  readonly subCenters?: number | undefined;
   /**
    * Default `auto`: the cpu engine, also where there is a GPU, because a call with weights in the host's memory pays for their
    * upload, and because the default precision differs. An engine that is missing is an error, never replaced by another.
@@ -122,6 +125,7 @@ const forwardNames = {
   ...computeNames,
   reduction: true,
   rowWeights: true,
+  subCenters: true,
   engine: true,
   signal: true,
 } as const;
@@ -240,15 +244,22 @@ function checkCall(batch: Batch, options: ForwardOptions): Call {
   const dim = checkCount(batch.dim, 'dim');
   const weights = checkRows(batch.weights, 'weights', devices);
   const { length } = weights.array;
-  if (length === 0 || length % dim !== 0)
-    throw mustBe('ERR_SHAPE', 'weights.length', `a positive multiple of dim ${dim}`, String(length));
-  const classes = checkCount(length / dim, 'weights.length / dim');
+  const subCenters = checkSubCenters(options.subCenters ?? 1);
+  const shape = { dim, subCenters };
+  const [size, name] = [classSize(shape), classSizeName(shape)];
+  if (length === 0 || length % size !== 0)
+    throw mustBe('ERR_SHAPE', 'weights.length', `a positive multiple of ${name} ${size}`, String(length));
+  const classes = checkCount(
+    length / size,
+    subCenters === 1 ? 'weights.length / dim' : `weights.length / (${name})`,
+  );
   if (isBatchMargin(loss.margin)) checkWithoutHead(loss.margin, classes);
   const plan = planEvaluation({
     features: batch.features,
     labels: batch.labels,
     dim,
     classes,
+    subCenters,
     weights,
     loss: plainLoss(loss, classes),
     compute,
@@ -257,10 +268,10 @@ function checkCall(batch: Batch, options: ForwardOptions): Call {
     diagnostics: undefined,
     sampled: false,
   });
-  const engine = engineName(devices, Math.min(compute.shards, length / dim));
+  const engine = engineName(devices, Math.min(compute.shards, classes));
   const features = { array: plan.problem.features, type: plan.problem.featuresType };
-  const shape = { features, weights, rows: plan.rows, reduction, devices };
-  return { plan, engine, precision: compute.precision, signal, shape };
+  const arrays = { features, weights, rows: plan.rows, reduction, devices };
+  return { plan, engine, precision: compute.precision, signal, shape: arrays };
 }
 
 function termResults({ terms, ring }: BatchResult): Pick<LossResult, 'terms' | 'ring'> {

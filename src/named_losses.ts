@@ -32,7 +32,7 @@ export interface NamedLoss {
   /** As its paper writes it; of presets their name. */
   readonly title: string;
   /** To be spread into the options of a call or a head. */
-  readonly options: LossOptions;
+  readonly options: LossOptions & { readonly subCenters?: number };
 }
 
 /** Every margin that is plain data, by the name of its function: what that returns without parameters, where it has defaults for all. */
@@ -91,7 +91,7 @@ const terms: {
   triplet: { name: 'tripletLoss', title: 'Triplet loss', term: tripletLoss() },
 };
 
-/** All losses that have a name: the functions that make margins, row functions, terms and scales, and then {@link presets}. */
+/** All losses that have a name: the functions that make margins, row functions, terms and scales, `subCenters`, and then {@link presets}. */
 export const namedLosses: readonly NamedLoss[] = [
   ...Object.entries(margins).map(([name, { title, margin }]) => ({ name, title, options: { margin } })),
   ...Object.entries(rowFunctions).map(([name, { title, rowFunction }]) => ({
@@ -103,6 +103,7 @@ export const namedLosses: readonly NamedLoss[] = [
     options: { margin: softmax(), terms: [term] },
   })),
   { name: 'adacos', title: 'AdaCos', options: { margin: softmax(), scale: adacos() } },
+  { name: 'subCenters', title: 'Sub-center ArcFace', options: { margin: arcface(), subCenters: 3 } },
   ...Object.entries(presets)
     .filter(([name]) => !Object.hasOwn(margins, name))
     .map(([name, options]) => ({ name, title: name, options })),

@@ -73,7 +73,9 @@ export interface NativeProblem {
   /** [B]; copied. */
   readonly labels: Int32Array;
   readonly dim: number;
-  /** [C, D], borrowed until dispose(), of weightsType; or a head that owns its weights, in float32. */
+  /** Rows of each class, default 1; those of a head where it owns the weights. */
+  readonly subCenters?: number;
+  /** [C, subCenters, D], borrowed until dispose(), of weightsType; or a head that owns its weights, in float32. */
   readonly weights: Float32Array | Uint16Array | NativeDeviceArray | NativeHead;
   readonly weightsType: NativePrecision;
   /** Part of the gradient's mass that may be left out of the weights' gradient; 0 for none. */
@@ -363,6 +365,8 @@ export interface NativeSampling {
 
 export interface NativeHeadOptions {
   readonly dim: number;
+  /** Default 1. */
+  readonly subCenters?: number;
   /** Of all processes. */
   readonly classes: number;
   /** Those of this process are start .. end-1. */

@@ -8,6 +8,7 @@ import { shareOf } from './group_batch.js';
 import { nearestInGroup } from './group_nearest.js';
 import type { HeadState } from './head_state.js';
 import { addon, type NativeMode } from './native.js';
+import { classSize } from './sub_centers.js';
 import { settled, type Twin } from './twin.js';
 
 /** Result of {@link MarginHead.nearest}. */
@@ -48,36 +49,44 @@ export function* findNearest(
   }
 }
 
-/** Rows that are looked up at a time. */
-const blockRows = 1024;
+/** Classes that are looked up at a time. */
+const blockClasses = 1024;
 
-/** [C], the angle between each class and the one nearest to it, on all processes; pi where there is no other. Costs C^2 dim. */
+/**
+ * [C], the angle between each class and the one nearest to it, on all processes; pi where there is no other. Of classes of several
+ * rows, between their nearest. Costs (C subCenters)^2 dim.
+ */
 export function* neighbourAngles(
   mode: NativeMode,
   head: Pick<HeadState, 'native' | 'settings'>,
   signal: AbortSignal | undefined,
 ): Twin<Float64Array> {
-  const { classes, dim, range, group } = head.settings;
+  const { classes, dim, subCenters, range, group } = head.settings;
   const k = Math.min(2, classes);
   const ranges = group
     ? Array.from({ length: group.size }, (_, rank) => rangeOf(classes, group, rank))
     : [range];
   const longest = ranges.reduce((most, { start, end }) => Math.max(most, end - start), 0);
-  const own = new Float64Array(range.end - range.start);
-  for (let first = 0; first < longest; first += blockRows) {
-    const counts = ranges.map(({ start, end }) => Math.min(Math.max(end - start - first, 0), blockRows));
+  const own = new Float64Array(range.end - range.start).fill(Math.PI);
+  for (let first = 0; first < longest; first += blockClasses) {
+    const counts = ranges.map(
+      ({ start, end }) => subCenters * Math.min(Math.max(end - start - first, 0), blockClasses),
+    );
     const read = attempt(() => {
       const start = Math.min(range.start + first, range.end);
-      const end = Math.min(start + blockRows, range.end);
-      const features = addon().allocate((end - start) * dim);
+      const end = Math.min(start + blockClasses, range.end);
+      const features = addon().allocate((end - start) * classSize(head.settings));
       if (end > start) head.native.read('weights', start, end, features);
       return { start, features };
     });
     const { start, features } = yield* agree(group, read);
     const found = yield* findNearest(mode, head, { features, k, signal }, group && counts);
     for (let i = 0; i < features.length / dim; i++) {
-      const other = found.classes.subarray(i * k, (i + 1) * k).findIndex((id) => id !== start + i);
-      own[first + i] = other === -1 ? Math.PI : Math.acos(found.cosines[i * k + other] as number);
+      const at = first + Math.floor(i / subCenters);
+      const id = start - first + at;
+      const other = found.classes.subarray(i * k, (i + 1) * k).findIndex((near) => near !== id);
+      if (other === -1) continue;
+      own[at] = Math.min(own[at] as number, Math.acos(found.cosines[i * k + other] as number));
     }
   }
   if (!group) return own;

@@ -25,6 +25,8 @@ const degrees = Math.PI / 180;
  * - `insightFaceArcFace`: InsightFace's arcface_torch with margins (1, 0.5, 0): the target logit is changed
  *   outside autograd, so `dF/dc` is 1, and angles beyond pi are left alone.
  * - `insightFaceCosFace`: the same with margins (1, 0, 0.4).
+ * - `insightFaceSubCenterArcFace`: InsightFace's subcenter_arcface: three rows a class, true derivative. Calls without a head take
+ *   weights of three rows for each class.
  * - `x2Softmax`: the X2-Softmax authors' code, which changes the target logit in the same way.
  * - `paddle`: Paddle's `margin_cross_entropy` with its defaults; true derivative.
  * - `metricLearningArcFace`: pytorch-metric-learning's `ArcFaceLoss` with its defaults (28.6 degrees); true
@@ -50,6 +52,13 @@ export const presets = {
     onOverflow: 'none',
   },
   insightFaceCosFace: { margin: cosface({ m: 0.4 }), scale: 64, gradient: 'exact', onOverflow: 'none' },
+  insightFaceSubCenterArcFace: {
+    margin: arcface({ m: 0.5 }),
+    scale: 64,
+    gradient: 'exact',
+    onOverflow: 'none',
+    subCenters: 3,
+  },
   x2Softmax: {
     margin: x2softmax({ a: -0.9, h: 0, k: 0.65 }),
     scale: 64,
@@ -109,4 +118,4 @@ export const presets = {
     onOverflow: 'none',
   },
   uniFace: { margin: uniface(), scale: 64, gradient: 'exact', onOverflow: 'none' },
-} as const satisfies Record<string, LossOptions>;
+} as const satisfies Record<string, LossOptions & { readonly subCenters?: number }>;

@@ -69,7 +69,8 @@ export interface HeadLossOptions extends LossOptions {
  *
  * @param features float32 [B, D].
  * @param labels int32 or float32, [B] or [B, 1]; -1 leaves a row out.
- * @param weights float32 [C, D], a row per class; not [D, C] as in a dense layer's kernel.
+ * @param weights float32 [C, D], a row per class; not [D, C] as in a dense layer's kernel. With `subCenters` K [C K, D], row j K + k
+ * the k-th of class j.
  * @param options Formula, reduction and the like; default ArcFace with scale 64.
  * @throws MarginFcError ERR_TFJS on a backend other than cpu, wasm and tensorflow, ERR_TYPE and ERR_SHAPE for
  * tensors of another kind, and as `valueAndGradSync`.

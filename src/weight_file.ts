@@ -4,6 +4,7 @@ import { widenBfloat16 } from './bfloat16.js';
 import { checkPath, fileMust, type OpenFile, withFile } from './files.js';
 import { isNpy, readNpy } from './npy.js';
 import { readSafetensors, type Tensor } from './safetensors.js';
+import { checkSubCenters } from './sub_centers.js';
 import { checkOptions, maxCount, mustBe, show } from './validate.js';
 
 /** Weights in files, for `init` of {@link MarginHead.create} and {@link MarginHead.addClasses}; knows how many there are. */
@@ -13,12 +14,16 @@ export interface WeightFile {
   readonly classes: number;
   /** Length of an embedding, D. */
   readonly dim: number;
+  /** Rows of each class. */
+  readonly subCenters: number;
 }
 
 /** Options of {@link weightsFrom}. */
 export interface WeightFileOptions {
   /** The tensor of a safetensors file. Default: `weight`, or else the only one of two dimensions. */
   readonly tensor?: string | undefined;
+  /** Rows of each class, one behind the other, as of {@link MarginHeadOptions}. Default 1. */
+  readonly subCenters?: number | undefined;
 }
 
 /**
@@ -48,13 +53,14 @@ export async function weightsFrom(
   files: string | URL | readonly (string | URL)[],
   options?: WeightFileOptions,
 ): Promise<WeightFile> {
-  const { tensor } = checkOptions(options, { tensor: true });
+  const { tensor, subCenters = 1 } = checkOptions(options, { tensor: true, subCenters: true });
+  checkSubCenters(subCenters);
   if (tensor !== undefined && typeof tensor !== 'string')
     throw mustBe('ERR_TYPE', 'tensor', 'a string', show(tensor));
   const given: readonly unknown[] = Array.isArray(files) ? files : [files];
   if (given.length === 0) throw mustBe('ERR_OPTION', 'files', 'at least one path', 'none');
   const parts: Part[] = [];
-  let classes = 0;
+  let allRows = 0;
   let dim = 0;
   for (const [i, file] of given.entries()) {
     const path = checkPath(file, Array.isArray(files) ? `files[${i}]` : 'files');
@@ -63,16 +69,20 @@ export async function weightsFrom(
     if (i > 0 && width !== dim)
       throw fileMust(path, `weights of width ${dim}, as of ${parts[0]?.path}`, String(width));
     dim = width;
-    parts.push({ path, tensor: found, start: classes, end: classes + rows });
-    classes += rows;
+    parts.push({ path, tensor: found, start: allRows, end: allRows + rows });
+    allRows += rows;
   }
+  const classes = allRows / subCenters;
+  if (!Number.isInteger(classes))
+    throw fileMust(parts[0]?.path ?? '', `weights with ${subCenters} rows for each class`, `${allRows} rows`);
   if (dim < 1 || classes < 1 || classes > maxCount || dim > maxCount)
     throw fileMust(
       parts[0]?.path ?? '',
       'weights [classes, dim] of at least one class',
       `[${classes}, ${dim}]`,
     );
-  const read = async (start: number, end: number) => {
+  const read = async (startClass: number, endClass: number) => {
+    const [start, end] = [startClass * subCenters, endClass * subCenters];
     const values = new Float32Array((end - start) * dim);
     for (const part of parts) {
       const [first, last] = [Math.max(start, part.start), Math.min(end, part.end)];
@@ -82,7 +92,7 @@ export async function weightsFrom(
     }
     return values;
   };
-  return Object.assign(read, { classes, dim });
+  return Object.assign(read, { classes, dim, subCenters });
 }
 
 interface Part {

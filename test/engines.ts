@@ -44,7 +44,7 @@ export type Request =
       readonly kind: 'evaluate';
       readonly problem: Problem;
       /** `margin` is absent where `customRows` holds its answers: functions do not cross processes. */
-      readonly options: Omit<ReferenceOptions, 'margin' | 'negative' | 'binary'> &
+      readonly options: Omit<ReferenceOptions, 'margin' | 'negative' | 'nearness' | 'binary'> &
         Partial<Omit<GivenLoss, 'margin'>> & { readonly margin?: ReferenceMargin | GivenLoss['margin'] };
       readonly customRows?: readonly (CustomAnswer | undefined)[];
       readonly execution: Execution;
@@ -237,7 +237,7 @@ export function evaluate(
   execution: Execution,
   loss?: GivenLoss,
 ): Promise<Evaluated> {
-  const { margin, negative: _, binary: __, ...rest } = options;
+  const { margin, negative: _, nearness: __, binary: ___, ...rest } = options;
   const answers = loss ? undefined : customRows(problem, options);
   const threads = { MARGINFC_THREADS: String(execution.threads) };
   return processFor(

@@ -421,8 +421,8 @@ export const presetFormulas = {
 
 const step = 1e-6;
 
-/** What the rows of a batch are. */
-export function rowsOf({ features, weights, labels, dim }: Problem, scale: number): Rows {
+/** What the rows of a batch are, with so many rows of each class. */
+export function rowsOf({ features, weights, labels, dim }: Problem, scale: number, subCenters = 1): Rows {
   const unit = (matrix: Float32Array) =>
     Array.from({ length: matrix.length / dim }, (_, i) => {
       const row = Float64Array.from(matrix.subarray(i * dim, (i + 1) * dim));
@@ -431,12 +431,15 @@ export function rowsOf({ features, weights, labels, dim }: Problem, scale: numbe
     });
   const classes = unit(weights);
   const rows = unit(features);
-  const cosines = rows.map(({ row }) =>
-    Float64Array.from(classes, (other) => {
+  const cosines = rows.map(({ row }) => {
+    const all = classes.map((other) => {
       const dot = row.reduce((sum, value, d) => sum + value * other.row[d]!, 0);
       return max(-1, min(1, dot));
-    }),
-  );
+    });
+    return Float64Array.from({ length: all.length / subCenters }, (_, j) =>
+      max(...all.slice(j * subCenters, (j + 1) * subCenters)),
+    );
+  });
   return {
     cosine: Float64Array.from(labels, (label, i) => (label === -1 ? 0 : cosines[i]![label]!)),
     norms: Float64Array.from(rows, ({ norm }) => norm),

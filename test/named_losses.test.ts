@@ -3,7 +3,7 @@
 import { readFileSync } from 'node:fs';
 import { expect, test } from 'vitest';
 import * as api from '../src/index.js';
-import { adacos, focal, lossNamed, namedLosses, presets, softmax } from '../src/index.js';
+import { adacos, arcface, focal, lossNamed, namedLosses, presets, softmax } from '../src/index.js';
 import { kinds } from '../src/margins.js';
 import { termKinds } from '../src/terms.js';
 import { expectFailure } from './failures.js';
@@ -30,6 +30,7 @@ test('functions of the probability, companion terms and scales have names', () =
     const make = Reflect.get(api, `${kind}Loss`) as () => object;
     expect(lossNamed(`${kind}Loss`).options).toEqual({ margin: softmax(), terms: [make()] });
   }
+  expect(lossNamed('subCenters').options).toEqual({ margin: arcface(), subCenters: 3 });
   expect(lossNamed('adacos').options).toEqual({ margin: softmax(), scale: adacos() });
 });
 

@@ -5,6 +5,7 @@
  *   z_ij = s c_ij,  z_iy = s F(theta_iy),  lse_i = log sum_j exp z_ij,  rowLoss_i = lse_i - z_iy
  *
  * with a transform z_ij = s G_i(c_ij), j another class;
+ * with K rows a class  c_ij is the largest cosine to them, and gradients go to that row (of equal ones the first);
  * with label smoothing eps  rowLoss_i = lse_i - sum_j q_ij z_ij,  q_ij = eps / C, and 1 - eps more for the own class;
  * with a row function  rowLoss_i = phi(p_iy);
  * with a binary cross-entropy of each logit, softplus(z) = log(1 + e^z), instead of a softmax
@@ -40,7 +41,7 @@ export type ReferenceRowFunction =
 export interface ReferenceProblem {
   /** [B, D] */
   readonly features: Float32Array | Float64Array;
-  /** [C, D] */
+  /** [C, D], or [C, K, D] */
   readonly weights: Float32Array | Float64Array;
   /** [B], -1 = ignored */
   readonly labels: Int32Array;
@@ -57,6 +58,10 @@ export interface ReferenceOptions {
   readonly labelSmoothing?: number;
   /** Default -log p. */
   readonly rowFunction?: ReferenceRowFunction;
+  /** K, rows of each class. Default 1. */
+  readonly subCenters?: number;
+  /** What of the rows of another class than its own the batch's row is nearest to. Default: the cosine. */
+  readonly nearness?: (row: number, classRow: number) => number;
   /** G of a row's cosine to another class, and its derivative. Default: the cosine. */
   readonly negative?: (cosine: number, row: number) => { readonly value: number; readonly slope: number };
   /** Instead of a softmax. */
@@ -81,7 +86,7 @@ export interface ReferenceResult {
   readonly targetCosine: Float64Array;
   /** [B, D] */
   readonly dFeatures: Float64Array;
-  /** [C, D] */
+  /** As weights. */
   readonly dWeights: Float64Array;
   /** Share of the counted rows whose own class has the largest cosine; NaN if none is counted. */
   readonly accuracy: number;
@@ -91,7 +96,7 @@ export interface ReferenceResult {
   readonly hardestCosine: Float64Array;
   /** [B], |x| */
   readonly featureNorm: Float64Array;
-  /** [C], |w| */
+  /** [C], or [C, K], |w| */
   readonly weightNorm: Float64Array;
   /** Of the loss by the bias of `binary`; else 0. */
   readonly dBias: number;
@@ -279,12 +284,12 @@ function logSumExp(logits: Float64Array): number {
 
 export function reference(problem: ReferenceProblem, options: ReferenceOptions): ReferenceResult {
   const { labels, dim } = problem;
-  const { scale, labelSmoothing = 0, binary } = options;
+  const { scale, labelSmoothing = 0, subCenters = 1, binary } = options;
   const { negative = (cosine: number) => ({ value: cosine, slope: 1 }) } = options;
   const features = rowsOf(problem.features, dim);
-  const weights = rowsOf(problem.weights, dim);
+  const classRows = rowsOf(problem.weights, dim);
   const rows = features.length;
-  const classes = weights.length;
+  const classes = classRows.length / subCenters;
   const factors = rowFactors(labels, options);
   // With mean and sum, dLoss is the gradient that reaches the finished loss.
   const upstream = options.reduction === 'none' ? 1 : ((options.dLoss ?? 1) as number);
@@ -295,11 +300,11 @@ export function reference(problem: ReferenceProblem, options: ReferenceOptions):
   const targetCosine = new Float64Array(rows);
   const hardestCosine = new Float64Array(rows).fill(-2);
   const dFeatures = new Float64Array(rows * dim);
-  const dWeights = new Float64Array(classes * dim);
+  const dWeights = new Float64Array(classRows.length * dim);
   // Gradients with respect to unit weight rows, from negatives; the target's own terms are added to
   // dWeights as tangents, so that a large F' never meets the vanishing direction it multiplies.
-  const dUnitWeights = Array.from({ length: classes }, () => new Float64Array(dim));
-  const weightUnprojected = new Float64Array(classes);
+  const dUnitWeights = Array.from(classRows, () => new Float64Array(dim));
+  const weightUnprojected = new Float64Array(classRows.length);
   let loss = 0;
   let lossMagnitude = 0;
   let dBias = 0;
@@ -310,7 +315,15 @@ export function reference(problem: ReferenceProblem, options: ReferenceOptions):
 
   features.forEach((x, i) => {
     const label = labels[i]!;
-    const cosines = Float64Array.from(weights, (w) => clamp(dot(x.unit, w.unit)));
+    const near = Float64Array.from(classRows, (w) => clamp(dot(x.unit, w.unit)));
+    const nearest = Int32Array.from({ length: classes }, (_, j) => {
+      const own = Array.from({ length: subCenters }, (_, k) => j * subCenters + k);
+      const { nearness } = options;
+      const by = nearness && j !== label ? (row: number) => nearness(i, row) : (row: number) => near[row]!;
+      return own.reduce((best, row) => (by(row) > by(best) ? row : best));
+    });
+    const cosines = Float64Array.from(nearest, (row) => near[row]!);
+    const weights = Array.from(nearest, (row) => classRows[row]!);
     const logits = cosines.map((cosine) => scale * negative(cosine, i).value);
     const losses = binary && logits.map((z) => binary.negative * softplus(z + binary.bias).value);
     const sumOf = (values: Float64Array) => values.reduce((sum, value) => sum + value, 0);
@@ -363,8 +376,9 @@ export function reference(problem: ReferenceProblem, options: ReferenceOptions):
       if (j === label) return;
       const bend = negative(cosines[j]!, i).slope;
       addScaled(dUnitFeature, reach * (p - each) * bend, weights[j]!.unit);
-      addScaled(dUnitWeights[j]!, reach * (p - each) * bend, x.unit);
-      weightUnprojected[j] = weightUnprojected[j]! + Math.abs(reach * (p + each) * bend);
+      const row = nearest[j]!;
+      addScaled(dUnitWeights[row]!, reach * (p - each) * bend, x.unit);
+      weightUnprojected[row] = weightUnprojected[row]! + Math.abs(reach * (p + each) * bend);
       unprojected += Math.abs(reach * (p + each) * bend);
     });
     // 1 - p_y, less what smoothing takes from the own class and gives to the others.
@@ -375,14 +389,15 @@ export function reference(problem: ReferenceProblem, options: ReferenceOptions):
     // d|x|/dx = x/|x|; a row without direction has none.
     if (x.norm >= NORM_FLOOR) addScaled(dRow, -reach * missing * own.normDerivative, x.unit);
     dFeatures.set(dRow, i * dim);
-    addScaled(dWeights.subarray(label * dim, (label + 1) * dim), gamma, throughNormalisation(x.unit, w));
+    const ownRow = nearest[label]!;
+    addScaled(dWeights.subarray(ownRow * dim, (ownRow + 1) * dim), gamma, throughNormalisation(x.unit, w));
     // A target's direction shrinks with its sine, so its unprojected size is not what rounding follows.
     const moved = Math.abs(reach) * (shortfall + labelSmoothing);
-    weightUnprojected[label] = weightUnprojected[label]! + moved;
+    weightUnprojected[ownRow] = weightUnprojected[ownRow]! + moved;
     dFeaturesUnprojected = Math.max(dFeaturesUnprojected, moved + unprojected);
   });
 
-  weights.forEach((w, j) => {
+  classRows.forEach((w, j) => {
     addScaled(dWeights.subarray(j * dim, (j + 1) * dim), 1, throughNormalisation(dUnitWeights[j]!, w));
   });
 
@@ -399,7 +414,7 @@ export function reference(problem: ReferenceProblem, options: ReferenceOptions):
     accuracyTop5: counted === 0 ? NaN : correctInFive / counted,
     hardestCosine,
     featureNorm: Float64Array.from(features, (x) => x.norm),
-    weightNorm: Float64Array.from(weights, (w) => w.norm),
+    weightNorm: Float64Array.from(classRows, (w) => w.norm),
     dBias,
     dFeaturesUnprojected,
     dWeightsUnprojected: weightUnprojected.reduce((a, b) => Math.max(a, b), 0),

@@ -41,4 +41,15 @@ describe.skipIf(gpus.length === 0)('on engine cuda', () => {
     const create = () => MarginHead.create({ dim, classes, terms: [tripletLoss()], devices: [first] });
     await expectFailure(create, 'ERR_ENGINE_UNAVAILABLE', message);
   });
+
+  test('classes of several rows are refused', async () => {
+    const message = /^subCenters must be 1 on cuda:\d+, as on all GPUs, received 3$/;
+    const { dim, classes } = size;
+    const create = () => MarginHead.create({ dim, classes, subCenters: 3, devices: [first] });
+    await expectFailure(create, 'ERR_ENGINE_UNAVAILABLE', message);
+    const labels = problem.labels.map((label) => Math.floor(label / 3));
+    const weights = problem.weights.slice(0, 3 * dim * Math.floor(classes / 3));
+    const call = () => valueAndGrad({ ...problem, labels, weights }, { subCenters: 3, engine: first });
+    await expectFailure(call, 'ERR_ENGINE_UNAVAILABLE', message);
+  });
 });

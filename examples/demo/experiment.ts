@@ -177,7 +177,7 @@ export function makeRecipe(split: Pick<Split, 'train'>, dim: number, epochs: num
     batchSize,
     learningRate: 1e-3,
     headLearningRate: 0.1,
-    init: { std: 0.01 },
+    init: () => ({ std: 0.01 }),
   };
 }
 
@@ -190,15 +190,18 @@ function makePictureRecipe(split: Split, epochs: number | undefined): Recipe {
   const wide = makeRecipe(split, 2, epochs);
   const classes = split.classOf.size;
   const turn = (label: number) => (2 * Math.PI * label) / classes;
-  const directions = Array.from({ length: classes }, (_, label) => [
-    Math.cos(turn(label)),
-    Math.sin(turn(label)),
-  ]);
   return {
     ...wide,
     hidden: [128, 64],
     epochs: epochs ?? 2 * wide.epochs,
     headLearningRate: 1e-4,
-    init: Float32Array.from(directions.flat()),
+    // A class's rows beside each other, nearer than those of another.
+    init: (subCenters) => {
+      const angles = Array.from({ length: classes * subCenters }, (_, row) => {
+        const beside = ((row % subCenters) - (subCenters - 1) / 2) / (2 * subCenters);
+        return turn(Math.floor(row / subCenters) + beside);
+      });
+      return Float32Array.from(angles.flatMap((angle) => [Math.cos(angle), Math.sin(angle)]));
+    },
   };
 }

@@ -8,7 +8,15 @@ import {
   tensor,
   tensor2d,
 } from '@tensorflow/tfjs-core';
-import { type HeadSnapshot, type LossOptions, MarginHead, type MarginHeadOptions, sgd } from 'marginfc';
+import {
+  countSubCenters,
+  dominantSubCenters,
+  type HeadSnapshot,
+  type LossOptions,
+  MarginHead,
+  type MarginHeadOptions,
+  sgd,
+} from 'marginfc';
 import { headLoss, labelTargets } from 'marginfc/tfjs';
 import type { LabelledImages, Split } from './data.js';
 import { createNetwork } from './network.js';
@@ -26,12 +34,12 @@ export interface Recipe {
   readonly learningRate: number;
   /** Of SGD with momentum 0.9, which trains the head. */
   readonly headLearningRate: number;
-  /** The first class weights. */
-  readonly init: NonNullable<MarginHeadOptions['init']>;
+  /** The first class weights, of so many rows for each class. */
+  readonly init: (subCenters: number) => NonNullable<MarginHeadOptions['init']>;
 }
 
 /** With the recipe's scale, unless there is one. */
-export type TrainedLoss = LossOptions;
+export type TrainedLoss = LossOptions & { readonly subCenters?: number };
 
 export interface Trained {
   /** Mean training loss of each epoch. */
@@ -39,7 +47,7 @@ export interface Trained {
   /** Embeddings of the split's images, [N, dim]. */
   readonly test: Float32Array;
   readonly heldOut: Float32Array;
-  /** The head's class weights, [classes, dim]. */
+  /** The head's class weights, [classes, dim]; of classes with several rows the dominant ones. */
   readonly centres: Float32Array;
 }
 
@@ -65,6 +73,7 @@ export async function createTrainer(
   { classOf, train }: Pick<Split, 'classOf' | 'train'>,
   recipe: Recipe,
   seed: number,
+  subCenters = 1,
 ) {
   const { dim, scale, batchSize } = recipe;
   const { width, height } = data.size;
@@ -73,9 +82,10 @@ export async function createTrainer(
   const head = await MarginHead.create({
     dim,
     classes: classOf.size,
+    subCenters,
     scale,
     optimizer: sgd({ learningRate: recipe.headLearningRate, momentum: 0.9 }),
-    init: recipe.init,
+    init: recipe.init(subCenters),
     seed,
   });
   let optimizer = optimizers.adam(recipe.learningRate);
@@ -87,7 +97,7 @@ export async function createTrainer(
     dim,
 
     /** So many passes over the training images; the mean training loss of each. */
-    async fit(loss: TrainedLoss, epochs: number, onEpoch: (loss: number) => void): Promise<number[]> {
+    async fit(loss: LossOptions, epochs: number, onEpoch: (loss: number) => void): Promise<number[]> {
       const losses: number[] = [];
       network.compile({ optimizer, loss: headLoss(head, loss) });
       // The images are in random order already; tfjs's own shuffle has no seed.
@@ -118,8 +128,13 @@ export async function createTrainer(
       return values;
     },
 
-    /** The head's class weights, [classes, dim]. */
-    centres: () => head.weights(),
+    /** The head's class weights, [classes, dim]; of classes with several rows the dominant ones. */
+    centres(): Float32Array {
+      const centers = { weights: head.weights(), dim, subCenters };
+      if (subCenters === 1) return centers.weights;
+      const images = { features: this.embed(train), labels: Int32Array.from(labels) };
+      return dominantSubCenters(centers, countSubCenters(centers, images));
+    },
 
     async snapshot(): Promise<TrainerState> {
       const kept = await optimizer.getWeights();
@@ -168,12 +183,12 @@ export type Trainer = Awaited<ReturnType<typeof createTrainer>>;
 export async function trainEmbedding(
   data: LabelledImages,
   split: Split,
-  loss: TrainedLoss,
+  { subCenters, ...loss }: TrainedLoss,
   recipe: Recipe,
   seed: number,
   onEpoch: (loss: number) => void,
 ): Promise<Trained> {
-  const trainer = await createTrainer(data, split, recipe, seed);
+  const trainer = await createTrainer(data, split, recipe, seed, subCenters);
   const losses = await trainer.fit(loss, recipe.epochs, onEpoch);
   const trained = {
     losses,

@@ -24,6 +24,9 @@ inline void check(bool ok, const char* what) {
 struct Size {
   int64_t rows, dim, classes, shards;
   double scale;
+  int64_t sub_centers = 1;
+
+  ClassShape shape() const { return {static_cast<int32_t>(dim), static_cast<int32_t>(sub_centers)}; }
 };
 
 // Inputs in blocks of exactly their size, so that one float too far is a report.
@@ -42,7 +45,7 @@ inline Problem make_problem(const Size& size, uint64_t seed) {
     return static_cast<float>(a);
   };
   for (int64_t i = 0; i < size.rows * size.dim; i++) problem.features.push_back(next());
-  for (int64_t i = 0; i < size.classes * size.dim; i++) problem.weights.push_back(next());
+  for (int64_t i = 0; i < size.classes * size.shape().size(); i++) problem.weights.push_back(next());
   // One class out of range for the plain kernels, one without direction.
   for (int64_t d = 0; d < size.dim && size.classes > 3; d++) {
     problem.weights[2 * size.dim + d] *= 1e20f;
@@ -71,24 +74,28 @@ inline Result reference(const Size& size, const Problem& problem, const BinaryRe
   };
   Result result;
   result.feature_gradient.assign(B * D, 0);
-  result.weight_gradient.assign(C * D, 0);
+  result.weight_gradient.assign(C * size.sub_centers * D, 0);
   int64_t counted = 0;
   for (int32_t label : problem.labels) counted += label >= 0;
-  std::vector<std::vector<double>> units(C);
-  std::vector<double> norms(C);
-  for (int64_t j = 0; j < C; j++) units[j] = unit(problem.weights, j, &norms[j]);
+  std::vector<std::vector<double>> units(C * size.sub_centers);
+  std::vector<double> norms(units.size());
+  for (size_t r = 0; r < units.size(); r++) units[r] = unit(problem.weights, r, &norms[r]);
   for (int64_t i = 0; i < B; i++) {
     const int32_t y = problem.labels[i];
     if (y < 0) continue;
     double norm;
     const std::vector<double> x = unit(problem.features, i, &norm);
-    std::vector<double> cosines(C), logits(C);
+    std::vector<double> cosines(C, -2), logits(C);
+    std::vector<int64_t> nearest(C);
     double largest = -1e300;
     double slope = 1;
     for (int64_t j = 0; j < C; j++) {
-      double c = 0;
-      for (int64_t d = 0; d < D; d++) c += x[d] * units[j][d];
-      cosines[j] = std::max(-1.0, std::min(1.0, c));
+      for (int64_t r = j * size.sub_centers; r < (j + 1) * size.sub_centers; r++) {
+        double c = 0;
+        for (int64_t d = 0; d < D; d++) c += x[d] * units[r][d];
+        if (c > cosines[j]) cosines[j] = c, nearest[j] = r;
+      }
+      cosines[j] = std::max(-1.0, std::min(1.0, cosines[j]));
       logits[j] = size.scale * cosines[j];
       if (j == y) {
         const double sine = std::sqrt(1 - cosines[j] * cosines[j]);
@@ -103,6 +110,7 @@ inline Result reference(const Size& size, const Problem& problem, const BinaryRe
     if (!binary) result.loss += (lse - logits[y]) / counted;
     for (int64_t j = 0; j < C; j++) {
       const double p = std::exp(logits[j] - lse);
+      const int64_t r = nearest[j];
       double g = size.scale / counted * (j == y ? (p - 1) * slope : p);
       if (binary) {
         const double half = (cosines[j] + 1) / 2, adjusted = 2 * std::pow(half, binary->power) - 1;
@@ -114,9 +122,9 @@ inline Result reference(const Size& size, const Problem& problem, const BinaryRe
             (j == y ? (sigmoid - 1) * slope : sigmoid * binary->power * std::pow(half, binary->power - 1));
       }
       for (int64_t d = 0; d < D; d++) {
-        result.feature_gradient[i * D + d] += g * (units[j][d] - cosines[j] * x[d]) / norm;
-        const double own = norms[j] > kNormFloor ? cosines[j] * units[j][d] : 0;
-        result.weight_gradient[j * D + d] += g * (x[d] - own) / norms[j];
+        result.feature_gradient[i * D + d] += g * (units[r][d] - cosines[j] * x[d]) / norm;
+        const double own = norms[r] > kNormFloor ? cosines[j] * units[r][d] : 0;
+        result.weight_gradient[r * D + d] += g * (x[d] - own) / norms[r];
       }
     }
   }
@@ -145,7 +153,7 @@ inline std::vector<std::unique_ptr<ClassShard>> borrow(const std::vector<Engine*
   for (int64_t r = 0; r < size.shards; r++) {
     const ClassRange range = shard_range(size.classes, size.shards, r);
     check(engines[r % engines.size()]
-              ->borrow(range, size.dim, {problem.weights.data() + range.start * size.dim}, &shards[r])
+              ->borrow(range, size.shape(), {problem.weights.data() + range.start * size.shape().size()}, &shards[r])
               .ok(),
           "borrow");
   }
@@ -203,7 +211,7 @@ inline void gradients_match(const std::vector<Engine*>& engines, const Size& siz
   options.diagnostics = true;
   Evaluation evaluation(pointers(shards), batch, options);
   std::vector<float> loss(size.rows), lse(size.rows), cosine(size.rows);
-  std::vector<float> dx(size.rows * size.dim), dw(size.classes * size.dim);
+  std::vector<float> dx(size.rows * size.dim), dw(size.classes * size.shape().size());
   ForwardResult result;
   Gradients gradients;
   gradients.features.gradient = dx.data();

@@ -29,9 +29,12 @@ int main() {
       for (const Size& size : {Size{1, 1, 1, 1, 64}, Size{2, 31, 33, 2, 30}, Size{33, 65, 131, 7, 64},
                                Size{131, 33, 300, 1, 64}, Size{5, 40, 1009, 3, 128}, Size{0, 8, 16, 1, 64},
                                // More features than dW's tiles read one by one.
-                               Size{1030, 129, 131, 1, 64}})
+                               Size{1030, 129, 131, 1, 64},
+                               // Classes of several rows.
+                               Size{33, 65, 131, 2, 64, 3}, Size{131, 33, 40, 3, 128, 17}})
         for (Workspace workspace : {Workspace::keep, Workspace::recompute}) {
           gradients_match({&engine}, size, workspace);
+          if (size.dim == 65) gradients_match({&engine}, size, workspace, Precision::bfloat16);
           // Of one column and class the gradient is 0, but for what a projection leaves of the target's.
           if (size.dim == 1) continue;
           for (const BinaryReduction& binary : {BinaryReduction{-6, 0.7, 0.3, 0.4, 3}, BinaryReduction{4, 1, 2}})

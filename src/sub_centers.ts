@@ -1,0 +1,51 @@
+/** Classes of several rows: Sub-center ArcFace (Deng et al., ECCV 2020), whose cosine to a class is the largest to its rows. */
+
+import type { DeviceName, Loss } from './options.js';
+import { termOf } from './terms.js';
+import { checkInteger, mustBe } from './validate.js';
+
+/** Rows of all classes that native code can count. */
+const mostRows = 2 ** 31 - 1;
+
+/** How the rows of a class lie. */
+export interface ClassShape {
+  readonly dim: number;
+  /** Default 1. */
+  readonly subCenters?: number | undefined;
+}
+
+/** Floats of a class's rows. */
+export function classSize({ dim, subCenters = 1 }: ClassShape): number {
+  return dim * subCenters;
+}
+
+/** What one array is measured in, for messages. */
+export function classSizeName({ subCenters = 1 }: ClassShape): string {
+  return subCenters === 1 ? 'dim' : 'subCenters * dim';
+}
+
+export function checkSubCenters(subCenters: number): number {
+  return checkInteger(subCenters, 'subCenters', { least: 1, most: 1024 });
+}
+
+/** Whether so many classes of so many rows can be counted, and whether the loss can be had of them. */
+export function checkSubCentersOf(
+  { subCenters, classes }: { readonly subCenters: number; readonly classes: number },
+  { labelSmoothing, terms }: Pick<Loss, 'labelSmoothing' | 'terms'>,
+  devices: readonly DeviceName[],
+): void {
+  if (subCenters === 1) return;
+  const refuse = (code: 'ERR_OPTION' | 'ERR_SHAPE' | 'ERR_ENGINE_UNAVAILABLE', instead: string) =>
+    mustBe(code, 'subCenters', instead, String(subCenters));
+  if (classes * subCenters > mostRows)
+    throw refuse('ERR_SHAPE', `at most ${Math.floor(mostRows / classes)} with ${classes} classes`);
+  const gpu = devices.find((name) => name !== 'cpu');
+  if (gpu !== undefined) throw refuse('ERR_ENGINE_UNAVAILABLE', `1 on ${gpu}, as on all GPUs`);
+  if (labelSmoothing > 0)
+    throw refuse(
+      'ERR_OPTION',
+      `1 with labelSmoothing ${labelSmoothing}, which adds up the cosines to all classes`,
+    );
+  if (termOf(terms, 'inter'))
+    throw refuse('ERR_OPTION', `1 with an interLoss, whose classes have one centre each`);
+}
