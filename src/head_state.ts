@@ -150,10 +150,8 @@ export function keepMemory(
   let memory = { ...state.memory, ...plan.memory.after };
   const { targetCosine, logNegatives, targetGradient, biasGradient } = whole.rows;
   if (logNegatives && targetGradient) {
-    const learned = {
-      ...{ labels: whole.labels, targetCosine, logNegatives, targetGradient, biasGradient },
-      ...{ dLoss, update },
-    };
+    const { labels } = whole;
+    const learned = { labels, targetCosine, logNegatives, targetGradient, biasGradient, dLoss, update };
     for (const learn of plan.learners)
       memory = { ...memory, ...learn(learned, memory, state.settings.classes) };
   }

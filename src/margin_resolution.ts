@@ -44,10 +44,8 @@ export function resolve(plan: Plan, angles: Angles): Resolved {
   const step = 'stepCount' in weights ? weights.stepCount : 0;
   const { seed, trainedClasses, memory: track } = plan;
   const { training } = track;
-  const rows = {
-    ...{ ...angles, labels, scale, onOverflow, seed, step, trainedClasses },
-    ...{ memory: track.before(), training },
-  };
+  const memoryBefore = { memory: track.before(), training };
+  const rows = { labels, scale, onOverflow, seed, step, trainedClasses, ...memoryBefore, ...angles };
   const { transform, binary, memory, ...targets } = resolution(margin, rows);
   const negatives = transform ?? binary;
   if (memory && training) track.after = memory;

@@ -236,6 +236,7 @@ export function checkLossOn(loss: Loss, devices: readonly DeviceName[]): void {
   const missing = missingOnGpus(loss.terms);
   if (missing)
     throw refuse('terms', 'intra and ring, which follow from what GPUs give of each row,', missing.kind);
+  if (isBinary(loss.margin)) throw refuse('margin', 'one with a softmax', loss.margin.kind);
   const transform = transformOf(loss);
   if (transform) throw refuse(transform.argument, transform.instead, transform.wanted);
 }

@@ -12,8 +12,7 @@ import { disturbance, figures, judge, type Repetition, spread } from '../bench/c
 import { targetOf, targets } from '../bench/cpu/targets.js';
 import { formulaNamed, lossText } from '../bench/formula.js';
 import { parseSize } from '../bench/size.js';
-import { isBinary } from '../src/batch_margins.js';
-import { type Margin, namedLosses, valueAndGradSync } from '../src/index.js';
+import { namedLosses, valueAndGradSync } from '../src/index.js';
 import { withNorms } from './loss_cases.js';
 import { makeProblem } from './problems.js';
 import { reference as fullReference, type ReferenceMargin, type ReferenceRowFunction } from './reference.js';
@@ -197,9 +196,7 @@ describe('the reference', () => {
   });
 
   const timed = namedLosses
-    .filter(
-      ({ options: { terms, subCenters, margin } }) => !terms && !subCenters && !isBinary(margin as Margin),
-    )
+    .filter(({ options: { terms, subCenters } }) => !terms && !subCenters)
     .map(({ name }) => name);
   test.each(timed)('is what the engine computes: %s', (name) => {
     const { dim } = problem;

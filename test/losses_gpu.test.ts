@@ -22,8 +22,9 @@ describe.skipIf(gpus.length === 0)('on engine cuda', () => {
   });
 
   test.each(cases.filter(({ negative }) => negative))('$name is refused', async (tested) => {
-    const message =
-      /^(margin must be one that leaves negatives alone|filterThreshold must be 0) on cuda:\d+, /;
+    const message = tested.binary
+      ? /^margin must be one with a softmax on cuda:\d+, as on all GPUs, received '(sphereface2|uniface)'$/
+      : /^(margin must be one that leaves negatives alone|filterThreshold must be 0) on cuda:\d+, /;
     const options = optionsOf(tested);
     const call = () => valueAndGrad(clustered, { ...options, engine: first });
     await expectFailure(call, 'ERR_ENGINE_UNAVAILABLE', message);

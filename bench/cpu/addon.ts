@@ -20,7 +20,7 @@ const batchMargins: BatchMargins = await beside('batch_margins.js');
 const { runSync }: Twins = await beside('twin.js');
 
 /** Margins that are computed over a whole batch. */
-export const { resolution, isBatchMargin, isBinary } = batchMargins;
+export const { resolution, isBatchMargin } = batchMargins;
 
 /** The margins of classes that a head with seed 0 begins with. */
 export function firstMargins(margin: AdaptiveFaceMargin, classes: number): Float32Array {

@@ -4,7 +4,7 @@
  */
 
 import type { Formula } from '../formula.js';
-import { negativeOf, type RowTargets, rowLossOf, rowTargets } from './row_targets.js';
+import { negativeOf, type RowTargets, rowLossOf, rowTargets, softplus } from './row_targets.js';
 
 export interface Problem {
   /** [B, D] */
@@ -59,6 +59,8 @@ function project(gradient: Float64Array, matrix: Float32Array, i: number, invers
     gradient[d] = ((gradient[d] as number) - along * (matrix[i * dim + d] as number)) * inverse;
 }
 
+type Binary = NonNullable<RowTargets['binary']>;
+
 interface Inverse {
   readonly features: Float64Array;
   readonly weights: Float64Array;
@@ -87,8 +89,8 @@ function targetsOf(problem: Problem, inverse: Inverse, formula: Formula): RowTar
     sine[row] = Math.sqrt(square);
   }
   const featureNorm = inverse.features.map((x) => 1 / x);
+  const classes = weights.length / dim;
   const meanHardCosine = (threshold: Float64Array) => {
-    const classes = weights.length / dim;
     if (labels.length * weights.length > mostProducts)
       throw new Error(
         `the reference of ${formula.margin.kind} needs all rows and classes, which are too many`,
@@ -105,41 +107,70 @@ function targetsOf(problem: Problem, inverse: Inverse, formula: Formula): RowTar
       return sum / Math.max(count, 1);
     });
   };
-  return rowTargets({ cosine, sine, featureNorm, labels, meanHardCosine }, formula);
+  return rowTargets({ cosine, sine, featureNorm, labels, classes, meanHardCosine }, formula);
+}
+
+/** A row's loss, what multiplies the factors of its negatives, and -dLoss/dlogit of its own class. */
+interface RowParts {
+  readonly loss: number;
+  /** Of a binary reduction the negatives' part of the loss. */
+  readonly logSumExp: number;
+  readonly each: number;
+  readonly shortfall: number;
+}
+
+/** `negatives`: the sum of exp(z - s). */
+function softmaxParts(formula: Formula, logit: number, negatives: number): RowParts {
+  const { scale } = formula;
+  const total = negatives + Math.exp(logit - scale);
+  const logSumExp = scale + Math.log(total);
+  const rest = negatives / total;
+  const { loss, factor } = rowLossOf(formula, logSumExp - logit, rest);
+  return { loss, logSumExp, each: factor / total, shortfall: factor * rest };
+}
+
+/** `negatives`: the sum of softplus(z). */
+function binaryParts(binary: Binary, logit: number, negatives: number): RowParts {
+  const [value, slope] = softplus(-(logit + binary.bias));
+  const logSumExp = binary.negative * negatives;
+  const loss = binary.positive * value + logSumExp;
+  return { loss, logSumExp, each: binary.negative, shortfall: binary.positive * slope };
 }
 
 /** Loss and dX of one row, over all classes. */
 function rowReference({ problem, inverse, formula, targets }: Given, row: number): RowReference {
   const { features, weights, labels, dim } = problem;
   const { scale } = formula;
+  const { binary } = targets;
   const classes = weights.length / dim;
   const label = labels[row] as number;
   const x = inverse.features[row] as number;
   const logit = scale * (targets.target[row] as number);
 
-  // Those of negatives, and times their slopes.
-  const exponentials = new Float64Array(classes);
+  // dLoss/dcos of negatives, over the scale, once they are multiplied with `each`.
+  const factors = new Float64Array(classes);
   let negatives = 0;
   for (let j = 0; j < classes; j++) {
     if (j === label) continue;
     const cosine = dot(features, row, weights, j, dim) * x * (inverse.weights[j] as number);
     const [value, slope] = negativeOf(targets, row, cosine);
     const exponential = Math.exp(scale * (value - 1));
-    negatives += exponential;
-    exponentials[j] = exponential * slope;
+    const [part, factor] = binary ? softplus(scale * value + binary.bias) : [exponential, exponential];
+    negatives += part;
+    factors[j] = factor * slope;
   }
-  const total = negatives + Math.exp(logit - scale);
-  const logSumExp = scale + Math.log(total);
-  const { loss, factor: rowFactor } = rowLossOf(formula, logSumExp - logit, negatives / total);
-  const reach = (rowFactor * scale) / labels.length;
+  const { loss, logSumExp, each, shortfall } = binary
+    ? binaryParts(binary, logit, negatives)
+    : softmaxParts(formula, logit, negatives);
+  const reach = scale / labels.length;
 
   const dFeatures = new Float64Array(dim);
   for (let j = 0; j < classes; j++) {
-    const factor = ((exponentials[j] as number) / total) * reach * (inverse.weights[j] as number);
+    const factor = (factors[j] as number) * each * reach * (inverse.weights[j] as number);
     for (let d = 0; d < dim; d++)
       dFeatures[d] = (dFeatures[d] as number) + factor * (weights[j * dim + d] as number);
   }
-  const dTarget = -reach * (negatives / total);
+  const dTarget = -reach * shortfall;
   const gamma = dTarget * (targets.dTarget[row] as number) * (inverse.weights[label] as number);
   for (let d = 0; d < dim; d++)
     dFeatures[d] = (dFeatures[d] as number) + gamma * (weights[label * dim + d] as number);
@@ -150,12 +181,32 @@ function rowReference({ problem, inverse, formula, targets }: Given, row: number
   return { row, norm: 1 / x, logSumExp, loss, dFeatures };
 }
 
-/** dW of one class, over all rows, whose logSumExp [B] is given. */
-function classReference(
-  { problem, inverse, formula, targets }: Given,
+/** dLoss/dcos of a row and a class, over the scale. */
+function classFactor(
+  { problem, formula, targets }: Given,
+  row: number,
   j: number,
-  logSumExp: ArrayLike<number>,
-): ClassReference {
+  cosine: number,
+  lse: number,
+) {
+  const { scale } = formula;
+  const { binary } = targets;
+  const own = problem.labels[row] === j;
+  const [value, slope] = own
+    ? [targets.target[row] as number, targets.dTarget[row] as number]
+    : negativeOf(targets, row, cosine);
+  if (binary) {
+    const z = scale * value + binary.bias;
+    return (own ? -binary.positive * softplus(-z)[1] : binary.negative * softplus(z)[1]) * slope;
+  }
+  const target = scale * (targets.target[row] as number) - lse;
+  const { factor } = rowLossOf(formula, -target, -Math.expm1(target));
+  return factor * (own ? Math.expm1(target) : Math.exp(scale * value - lse)) * slope;
+}
+
+/** dW of one class, over all rows, whose logSumExp [B] is given. */
+function classReference(given: Given, j: number, logSumExp: ArrayLike<number>): ClassReference {
+  const { problem, inverse, formula } = given;
   const { features, weights, labels, dim } = problem;
   const { scale } = formula;
   const w = inverse.weights[j] as number;
@@ -163,15 +214,9 @@ function classReference(
   const dWeights = new Float64Array(dim);
   for (let row = 0; row < labels.length; row++) {
     const x = inverse.features[row] as number;
-    const lse = logSumExp[row] as number;
-    const target = scale * (targets.target[row] as number) - lse;
-    const { factor: rowFactor } = rowLossOf(formula, -target, -Math.expm1(target));
-    const [value, slope] = negativeOf(targets, row, dot(features, row, weights, j, dim) * x * w);
-    const factor =
-      labels[row] === j
-        ? Math.expm1(target) * (targets.dTarget[row] as number)
-        : Math.exp(scale * value - lse) * slope;
-    const times = rowFactor * reach * factor * x;
+    const cosine = dot(features, row, weights, j, dim) * x * w;
+    const factor = classFactor(given, row, j, cosine, logSumExp[row] as number);
+    const times = reach * factor * x;
     for (let d = 0; d < dim; d++)
       dWeights[d] = (dWeights[d] as number) + times * (features[row * dim + d] as number);
   }

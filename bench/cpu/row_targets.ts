@@ -4,7 +4,7 @@
  * sees of them; test/losses.test.ts compares these with formulas.
  */
 
-import type { NativeTransform } from '../../dist/native.js';
+import type { NativeBinary, NativeTransform } from '../../dist/native.js';
 import type { Formula } from '../formula.js';
 import { isBatchMargin, resolution } from './addon.js';
 
@@ -15,6 +15,8 @@ export interface TargetRows {
   readonly sine: Float64Array;
   readonly featureNorm: Float64Array;
   readonly labels: Int32Array;
+  /** Their number. */
+  readonly classes: number;
   /** Of each row's negatives above its threshold; 0 without any. */
   readonly meanHardCosine: (threshold: Float64Array) => Float64Array;
 }
@@ -28,23 +30,35 @@ export interface RowTargets {
   readonly dFeatureNorm?: Float64Array;
   /** What negatives' cosines become; absent where they stay. */
   readonly transform?: NativeTransform;
+  /** Instead of a softmax; `straightThrough`: g' is taken as 1. */
+  readonly binary?: NativeBinary & { readonly straightThrough: boolean };
 }
 
 export function rowTargets(rows: TargetRows, formula: Formula): RowTargets {
   const exact = exactTargets(rows, formula);
-  return formula.gradient === 'exact' ? exact : { ...exact, dTarget: exact.dTarget.map(() => 1) };
+  if (formula.gradient === 'exact') return exact;
+  const { binary } = exact;
+  return {
+    ...exact,
+    dTarget: exact.dTarget.map(() => 1),
+    ...(binary && { binary: { ...binary, straightThrough: true } }),
+  };
 }
 
 function exactTargets(rows: TargetRows, { margin, scale, onOverflow }: Formula): RowTargets {
   const { cosine, sine } = rows;
   if (isBatchMargin(margin)) {
-    const { meanHardCosine, ...angles } = rows;
-    const state = { seed: 0, step: 0, trainedClasses: 1, memory: {}, training: true };
+    const { meanHardCosine, classes: _, ...angles } = rows;
+    const state = { seed: 0, step: 0, trainedClasses: rows.classes, memory: {}, training: true };
     const found = resolution(margin, { ...angles, scale, onOverflow, ...state });
-    const { transform } = found;
-    if (found.kind !== 'late') return found;
+    const { transform, binary, ...targets } = found;
+    const negatives = {
+      ...(transform && { transform }),
+      ...(binary && { binary: { ...binary, straightThrough: false } }),
+    };
+    if (targets.kind !== 'late') return { ...targets, ...negatives };
     const hard = meanHardCosine((transform as NativeTransform).threshold);
-    return { ...found.targets(hard), ...(transform && { transform }) };
+    return { ...targets.targets(hard), ...negatives };
   }
   const each = written(margin, onOverflow);
   const both = Array.from(cosine, (c, row) => each(c, sine[row] as number));
@@ -55,13 +69,28 @@ function exactTargets(rows: TargetRows, { margin, scale, onOverflow }: Formula):
 }
 
 /** A negative of a row: G(c), and what its gradient takes as G'(c). */
-export function negativeOf({ transform }: RowTargets, row: number, c: number): readonly [number, number] {
+export function negativeOf(
+  { transform, binary }: RowTargets,
+  row: number,
+  c: number,
+): readonly [number, number] {
+  if (binary) {
+    const { power, shift, straightThrough } = binary;
+    const half = (c + 1) / 2;
+    return [2 * half ** power - 1 + shift, straightThrough ? 1 : power * half ** (power - 1)];
+  }
   if (!transform) return [c, 1];
   const { below, above, threshold } = transform;
   const { value, slope } = c > (threshold[row] as number) ? above : below;
   const [constant, linear, square] = value as [number, number, number];
   const [first, second] = slope as [number, number];
   return [constant + (linear + square * c) * c, first + second * c];
+}
+
+/** log(1 + e^z), and its derivative. */
+export function softplus(z: number): readonly [value: number, slope: number] {
+  const small = Math.exp(-Math.abs(z));
+  return [Math.max(z, 0) + Math.log1p(small), (z > 0 ? 1 : small) / (1 + small)];
 }
 
 /** A row's loss phi(p), and what it multiplies the gradients of -log p with: -p phi'(p). */
