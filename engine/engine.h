@@ -7,7 +7,7 @@
 //
 //   0 prepare     ClassShard::begin          norms, operands packed for the engine
 //   1 target      ShardPass::targets         cosine and sine of the own class, float64
-//   2 negatives   ShardPass::negatives       sums of exp over all other classes of the shard
+//   2 negatives   ShardPass::negatives       sums of exp, or of softplus, over all other classes of the shard
 //   3 epilogue    engine/row_epilogue.h      margin, loss, row coefficients; engine/row_function.h: a function of p
 //   4 gradients   ShardPass::gradients       dX of the shard and dW, or the update of W
 //   5 finish      the same call              tangent projection, optimiser
