@@ -37,12 +37,18 @@ export function float32Limits(scale: number): Limits {
  * 16-bit operands: unit vectors rounded to 2^-9 (bfloat16) or 2^-12 (float16) move a cosine by about 1e-3 in the first, and
  * the exponent by s times that. float16 has ten times less. Target cosines are of the rows as given. `hostile` problems have
  * cosines far from 0 in every row: rounding moves all their logits by up to s 2^-9 one way, and a loss near 0 with them; a
- * quarter of that is added.
+ * quarter of that is added. Above s = 64 a gradient's error grows with s like the exponent's.
  */
 export function halfLimits(precision: 'bfloat16' | 'float16', hostile?: { readonly scale: number }): Limits {
   const unit = precision === 'bfloat16' ? 1 : 0.1;
   const moved = hostile === undefined ? 0 : (hostile.scale * 2 ** -9) / 4;
-  return { loss: (1e-2 + moved) * unit, logSumExp: 1e-2 * unit, gradient: 6e-2 * unit, cosine: 6e-8 };
+  const steeper = Math.max(1, (hostile?.scale ?? 64) / 64);
+  return {
+    loss: (1e-2 + moved) * unit,
+    logSumExp: 1e-2 * unit,
+    gradient: 6e-2 * unit * steeper,
+    cosine: 6e-8,
+  };
 }
 
 /** What an engine computed; absent parts are not compared. */
@@ -141,6 +147,10 @@ export function limitOf(name: keyof Measured, limits: Limits): number {
       return 0;
   }
 }
+
+/** The largest entry of a row-scaled gradient. */
+export const gradientSize = (gradient: ArrayLike<number>, rowNorms: ArrayLike<number>): number =>
+  gradientError(gradient, new Float64Array(gradient.length), rowNorms);
 
 /** Every error within its limit; the failure lists those that are not. */
 export function expectErrorsWithin(errors: Errors, limits: Limits): void {

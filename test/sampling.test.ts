@@ -26,7 +26,7 @@ import { untrained, update } from './optimizer_rules.js';
 import { pairwise } from './pairwise.js';
 import { makeProblem, type Size } from './problems.js';
 import { processGroup } from './process_group.js';
-import { reference } from './reference.js';
+import { NORM_FLOOR, reference } from './reference.js';
 
 afterAll(closeEngines);
 
@@ -216,9 +216,15 @@ async function expectStepsAsReference(
     const { loss, rowLoss, logSumExp, targetCosine, accuracy, dFeatures, sampledClasses } = result;
     expect(sampledClasses).toBe(ids.length);
     const measured = { loss, rowLoss, logSumExp, targetCosine, dFeatures };
-    // Rounded operands may put another class in front, as do rows so short that halves of 16 bits are 0.
-    const ranks = precision === 'float32' && (engine.choice === 'cpu' || arrangement === 'spread');
-    expectWithinLimits(ranks ? { ...measured, accuracy } : measured, expected, limits);
+    expectWithinLimits(measured, expected, limits);
+    // Rounded operands may put another class in front. On GPUs the cosines of rows so short that halves of 16 bits are 0 are
+    // 0 too, and any class may come first.
+    if (precision === 'float32') {
+      const counted = [...labels.keys()].filter((i) => labels[i]! >= 0);
+      const short = counted.filter((i) => expected.featureNorm[i]! < NORM_FLOOR);
+      const undecided = engine.choice === 'cpu' ? 0 : short.length / counted.length;
+      expect(Math.abs(accuracy! - expected.accuracy)).toBeLessThanOrEqual(undecided);
+    }
 
     const gradient = new Float64Array(classes * dim);
     for (const [id, n] of place) gradient.set(expected.dWeights.subarray(n * dim, (n + 1) * dim), id * dim);

@@ -1,0 +1,105 @@
+// The unit tests on the full product of cases, in parts (test/part_runner.ts): hours, so what is done is kept in build/matrix/
+// and left out when this runs again on the same commit. Ends by printing the sum of all parts that are done.
+//
+//   node scripts/matrix.mjs [--parts N] [--part I/N] [--fresh]
+
+import { execFileSync, spawnSync } from 'node:child_process';
+import fs from 'node:fs';
+import path from 'node:path';
+import { parseArgs } from 'node:util';
+
+const root = path.join(import.meta.dirname, '..');
+const usage = `npm run test:matrix -- [options]
+
+  --parts N    run all of N parts that are not done (default: 200)
+  --part I/N   run one of N parts
+  --fresh      forget what is done`;
+
+/** @typedef {{ passed: number, failed: string[], seconds: number }} Part */
+
+/** @param {string} part @param {string} file */
+function run(part, file) {
+  const report = `${file}.report`;
+  const start = Date.now();
+  const { status } = spawnSync(
+    path.join(root, 'node_modules', '.bin', 'vitest'),
+    [
+      'run',
+      '--project',
+      'unit',
+      '--silent',
+      '--reporter=dot',
+      '--reporter=json',
+      `--outputFile.json=${report}`,
+    ],
+    {
+      cwd: root,
+      stdio: ['ignore', 'ignore', 'inherit'],
+      env: { ...process.env, MARGINFC_TEST_CASES: 'all', MARGINFC_TEST_PART: part },
+    },
+  );
+  if (!fs.existsSync(report)) throw new Error(`part ${part} left no report: vitest ended with ${status}`);
+  /** @type {{ numPassedTests: number, testResults: { name: string, status: string, message: string, assertionResults: { status: string, fullName: string }[] }[] }} */
+  const { numPassedTests, testResults } = JSON.parse(fs.readFileSync(report, 'utf8'));
+  const failed = testResults.flatMap(({ name, status, message, assertionResults }) => {
+    const tests = assertionResults.filter((test) => test.status === 'failed').map((test) => test.fullName);
+    const titles = status === 'failed' && tests.length === 0 ? [message] : tests;
+    return titles.map((title) => `${path.relative(root, name)} > ${title}`);
+  });
+  const seconds = Math.round((Date.now() - start) / 1000);
+  fs.rmSync(report);
+  fs.writeFileSync(file, JSON.stringify({ passed: numPassedTests, failed, seconds }));
+}
+
+function main() {
+  const { values } = parseArgs({
+    options: {
+      parts: { type: 'string', default: '200' },
+      part: { type: 'string' },
+      fresh: { type: 'boolean', default: false },
+      help: { type: 'boolean', default: false },
+    },
+  });
+  if (values.help) {
+    console.log(usage);
+    return 0;
+  }
+  const [, index, of] = /^([1-9]\d*)\/([1-9]\d*)$/.exec(values.part ?? `1/${values.parts}`) ?? [];
+  const parts = Number(of);
+  if (index === undefined || Number(index) > parts) {
+    console.error(usage);
+    return 2;
+  }
+  const commit = execFileSync('git', ['rev-parse', '--short', 'HEAD'], {
+    cwd: root,
+    encoding: 'utf8',
+  }).trim();
+  const folder = path.join(root, 'build', 'matrix', `${commit}-${parts}`);
+  if (values.fresh) fs.rmSync(folder, { recursive: true, force: true });
+  fs.mkdirSync(folder, { recursive: true });
+  const fileOf = (/** @type {number} */ k) => path.join(folder, `${k}.json`);
+  // Spread evenly over the product however far a run comes.
+  const spread = (/** @type {number} */ k) => (0.618034 * k) % 1;
+  const all = Array.from({ length: parts }, (_, k) => k + 1).sort((a, b) => spread(a) - spread(b));
+  for (const k of values.part === undefined ? all : [Number(index)]) {
+    if (fs.existsSync(fileOf(k))) continue;
+    run(`${k}/${parts}`, fileOf(k));
+    const { passed, failed, seconds } = JSON.parse(fs.readFileSync(fileOf(k), 'utf8'));
+    console.log(`part ${k}/${parts}: ${passed} passed, ${failed.length} failed, ${seconds} s`);
+  }
+
+  const done = all.filter((k) => fs.existsSync(fileOf(k)));
+  /** @type {Part[]} */
+  const results = done.map((k) => JSON.parse(fs.readFileSync(fileOf(k), 'utf8')));
+  const sum = (/** @type {(part: Part) => number} */ of) =>
+    results.reduce((total, part) => total + of(part), 0);
+  for (const name of results.flatMap(({ failed }) => failed)) console.log(`failed: ${name}`);
+  console.log(
+    `${done.length} of ${parts} parts of ${commit}, ${(sum(({ seconds }) => seconds) / 3600).toFixed(1)} hours`,
+  );
+  const failed = sum((part) => part.failed.length);
+  console.log(`${sum(({ passed }) => passed)} passed, ${failed} failed`);
+  return failed === 0 ? 0 : 1;
+}
+
+process.exitCode = main();
