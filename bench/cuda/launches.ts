@@ -35,15 +35,6 @@ function tileGates(architecture: string): Gates {
   };
 }
 
-/** Two halves: three products for an element. */
-function splitGates(architecture: string): Gates {
-  if (architecture === '75') return turing;
-  return {
-    ...{ registers: 255, spillBytes: 0, blocksPerSm: 1, sharedBytes: 128 * KiB },
-    ...{ ptxPerMmaLoop: 2.6, ptxPerMma: 3.0, ...sectors, l2BytesPerMma: 68 },
-  };
-}
-
 const hopper: Gates = {
   ...{ registers: 168, spillBytes: 0, serialized: 0, blocksPerSm: 1, sharedBytes: 227 * KiB },
   ...{ ptxPerMmaLoop: 1.0, ptxPerMma: 1.7, sectorRatioStore: 1.05 },
@@ -57,12 +48,17 @@ export const gates = {
     architecture === '75' ? turing : { ...tileGates(architecture), ptxPerMma: 3.2 },
   // Each exponent and each slope by a threshold: some ten instructions more an element.
   transformed: (architecture: string): Gates =>
-    architecture === '75' ? turing : { ...tileGates(architecture), ptxPerMma: 5 },
-  splitTransformed: (architecture: string): Gates =>
-    architecture === '75' ? turing : { ...splitGates(architecture), ptxPerMma: 4 },
-  hopperTransformed: (): Gates => ({ ...hopper, ptxPerMma: 4, l2BytesPerMma: 40 }),
+    architecture === '75' ? turing : { ...tileGates(architecture), ptxPerMma: 4.4 },
+  hopperTransformed: (): Gates => ({ ...hopper, ptxPerMma: 3.4, l2BytesPerMma: 40 }),
   hopperCounting: (): Gates => ({ ...hopper, ptxPerMma: 1.85, l2BytesPerMma: 40 }),
-  split: splitGates,
+  // Two halves: three products for an element.
+  split: (architecture: string): Gates =>
+    architecture === '75'
+      ? turing
+      : {
+          ...{ registers: 255, spillBytes: 0, blocksPerSm: 1, sharedBytes: 128 * KiB },
+          ...{ ptxPerMmaLoop: 2.6, ptxPerMma: 3.0, ...sectors, l2BytesPerMma: 68 },
+        },
   update: (): Gates => ({
     ...{ registers: 255, spillBytes: 0, blocksPerSm: 1, sharedBytes: 160 * KiB },
     ...{ ptxPerMmaLoop: 2.3, sectorRatioStore: 1.25 },
@@ -121,7 +117,7 @@ function tileLaunches(type: 'float16' | 'bfloat16' | 'float32'): Launch[] {
   });
   const transformed = (kernel: string, otherBytes: number): Launch => ({
     ...tile(kernel, logits, otherBytes),
-    gates: halves === 2 ? 'splitTransformed' : 'transformed',
+    gates: halves === 2 ? 'split' : 'transformed',
   });
   const update = (width: number): Launch => {
     const sums = halves === 2 ? 16384 : 32768;
