@@ -128,6 +128,7 @@ function makeCall(
       diagnostics: false,
       sampled: false,
       topFive: false,
+      transforms: false,
     });
     // Hardly an update, so that cosines stay as they are.
     const weightGradient = update

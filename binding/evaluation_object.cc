@@ -100,6 +100,7 @@ EvaluationObject::EvaluationObject(const Napi::CallbackInfo& info) : ObjectWrap(
   batch.operands = precision(problem.Get("precision"), "precision");
   batch.scale = number(problem, "scale");
   batch.check_finite = boolean(problem, "checkFinite");
+  batch.transforms = boolean(problem, "transforms");
   batch.angles = present(problem.Get("angles")) && boolean(problem, "angles");
   if (const Napi::Value cancel = info[1]; present(cancel)) {
     const Span<int32_t> flag = int_array(cancel, "cancel");

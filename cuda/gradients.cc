@@ -1,6 +1,7 @@
 // Phases 4 and 5 of a pass, chunk by chunk of classes:
 //
-//   P  = exp2(X W^T factor - shift)        normalised by the row's sum over negatives, S = exp(offset) sum
+//   P  = exp2(X W^T factor - shift)        normalised by the row's sum over negatives, S = exp(offset) sum; with a
+//                                          transform of negatives exp2(G - shift) G'
 //   dX += P W                              in float64 over chunks and splits
 //   dW  = P^T V, V = f xh                  then projection, own rows, and the sink: written, added or used up
 //
@@ -147,7 +148,7 @@ Status CudaPass::upload_coefficients(const RowCoefficients& rows, double* unscal
     if (sums_[i] == 0 || rows.kappa[i] == 0) continue;
     const double offset = offsets_.empty() ? 0.0 : offsets_[i];
     // By the shift as it was rounded: 2^(shift - offset) P is exp(z - offset).
-    factor[i] = rows.kappa[i] * std::exp2(shifts_[i] - offset + kProbabilityExponent);
+    factor[i] = rows.kappa[i] * std::exp2(shifts_[i] - offset + kProbabilityExponent + slope_exponent_);
     scale[i] = std::ldexp(factor[i], -kProbabilityExponent) / weight_scale(kind_);
     largest = std::max(largest, std::fabs(factor[i]));
   }
@@ -237,8 +238,11 @@ Status CudaPass::launch_probabilities(const Chunk& chunk) {
   p.classes = chunk.classes;
   p.steps = steps();
   p.tiles_per_split = tiles_per_block(chunk.tiles, row_tiles(), slots(), 1, chunk.tiles);
-  return launch_product(products_.probabilities, {divide_up(chunk.tiles, p.tiles_per_split), row_tiles()},
-                        features_operand_, 0, class_operand(), chunk.first, p);
+  p.threshold = transform_thresholds_.as<float>();
+  p.transform = transform_;
+  const Kernel& kernel = transforms_ ? products_.probabilities_transformed : products_.probabilities;
+  return launch_product(kernel, {divide_up(chunk.tiles, p.tiles_per_split), row_tiles()}, features_operand_, 0,
+                        class_operand(), chunk.first, p);
 }
 
 Status CudaPass::launch_feature_product(const Chunk& chunk) {

@@ -33,7 +33,8 @@ constexpr int32_t kUpdateWidths[] = {128, 256, 512};
 // The products of a pass.
 struct ProductKernels {
   Kernel negatives, negatives_hardest, negatives_above, negatives_shifted;
-  Kernel probabilities, features_product, weights_product;
+  Kernel negatives_transformed, negatives_transformed_hard;
+  Kernel probabilities, probabilities_transformed, features_product, weights_product;
   int32_t blocks_per_multiprocessor = 1;
 
   bool available() const { return negatives.function != nullptr; }

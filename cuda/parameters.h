@@ -17,6 +17,7 @@
 
 #include <stdint.h>
 
+#include "engine/exponent_quadratic.h"
 #include "engine/margin.h"
 #include "engine/optimizer_step.h"
 
@@ -53,29 +54,39 @@ struct Operand {
 
 constexpr int32_t kMostCounted = 8;
 
-// negatives_T, negatives_hardest_T, negatives_above_T, negatives_shifted_T: sums over classes of exp2(exponent), without the row's own.
+// G of accumulators, by a row's threshold: exponent = the quadratic's value, and the gradient's factor its slope.
+struct AccumulatorTransform {
+  ExponentQuadratic below, above;  // where accumulator <= threshold, and elsewhere
+};
+
+// negatives_T, negatives_hardest_T, negatives_above_T, negatives_shifted_T, negatives_transformed_T, negatives_transformed_hard_T:
+// sums over classes of exp2(exponent), without the row's own.
 // Grid: x = splits (ceil(tiles / tiles_per_split)), y = padded rows / 128. Partial sums leave as [2 * splits, padded
 // rows]: two halves of every tile; each entry is written once.
 struct NegativesParameters {
   Operand features;       // [padded rows, padded depth], x / |x| * min(s, 64) * log2 e (/ 2^4 on the float32 path)
   Operand weights;        // [padded classes, padded depth], w / |w| (* 2^4 on the float32 path)
   const int32_t* labels;  // [padded rows], the row's own class counted from the shard's first, -1 for none
-  const float* offset;    // [padded rows], shifted: subtracted from the exponent, in log2 units
+  const float* offset;    // [padded rows], shifted and transformed: subtracted from the exponent, in log2 units
   float factor;           // shifted: exponent = accumulator * factor - offset, factor = s / min(s, 64)
   float* sums;            // [2 * splits, padded rows]
-  float* hardest;  // [2 * splits, padded rows], largest accumulator over negatives, -inf if none; hardest and above
-  const float* threshold;  // [padded rows]; above
-  // [2 * splits, padded rows], negatives whose accumulator is larger than the threshold; kMostCounted or more may be any
-  // such number; above
+  // [2 * splits, padded rows], largest accumulator over negatives, -inf if none; hardest, above and transformed
+  float* hardest;
+  const float* threshold;  // [padded rows]; above and transformed
+  // [2 * splits, padded rows], negatives whose accumulator is larger than the threshold; above and transformed_hard. Of
+  // above kMostCounted or more may be any such number.
   int32_t* above;
+  float* hard;  // [2 * splits, padded rows], sum of those negatives' accumulators; transformed_hard
   int32_t padded_rows;
   int32_t classes;          // C
   int32_t steps;            // padded depth / 32
   int32_t tiles_per_split;  // tiles of 128 classes
+  AccumulatorTransform transform;
 };
 
-// probabilities_T: P for a chunk of classes. Grid: x = splits over the chunk's tiles, y = padded rows / 128.
-// P[i, j] = exp2(accumulator * factor - shift[i]); 0 for the row's own class and for padding.
+// probabilities_T, probabilities_transformed_T: P for a chunk of classes. Grid: x = splits over the chunk's tiles, y =
+// padded rows / 128. P[i, j] = exp2(accumulator * factor - shift[i]), transformed: exp2(value - shift[i]) * slope of the
+// accumulator; 0 for the row's own class and for padding.
 struct ProbabilitiesParameters {
   Operand features;       // as above
   Operand weights;        // of the chunk's first class
@@ -89,6 +100,8 @@ struct ProbabilitiesParameters {
   int32_t classes;      // of this chunk
   int32_t steps;
   int32_t tiles_per_split;
+  const float* threshold;  // [padded rows]; transformed
+  AccumulatorTransform transform;
 };
 
 // features_product_T (dX): out[split] = P . W over the split's classes, [padded rows, width] float32.
@@ -201,11 +214,13 @@ struct ReduceNegativesParameters {
   const float* sums;     // [partials, padded rows]
   const float* hardest;  // as sums; nullable
   const int32_t* above;  // as sums; nullable
+  const float* hard;     // as sums; nullable
   const float* offset;   // [padded rows], log2 units; null: 0
   double* sum;           // [rows]
   float* shift;          // [padded rows], log2(sum) + offset - kProbabilityExponent; infinite where there is nothing
   float* largest;        // [rows], nullable
   int32_t* count;        // [rows], sum of above; nullable
+  double* hard_sum;      // [rows], sum of hard; nullable
   int32_t partials, rows, padded_rows;
 };
 

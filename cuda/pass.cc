@@ -161,7 +161,7 @@ Status CudaPass::targets(Target* targets) {
   }
   MARGINFC_TRY(device_.download(norms_.data(), norms_memory_, norms_.size() * sizeof(double)));
   // The device goes on with phase 2 while the host looks at these, unless it has to be told of all shards' targets first.
-  if (!far() && !batch_.above) MARGINFC_TRY(begin_negatives());
+  if (!far() && !batch_.above && !batch_.transforms) MARGINFC_TRY(begin_negatives());
   MARGINFC_TRY(device_.settle_downloads());
   MARGINFC_TRY(check_features());
   for (int64_t i = 0; i < batch_.rows; i++) targets[i].feature_norm = norms_[i];
@@ -177,9 +177,9 @@ const Kernel& CudaPass::negatives_kernel(Finds finds) const {
   return finds.above ? products_.negatives_above : finds.hardest ? products_.negatives_hardest : products_.negatives;
 }
 
-Status CudaPass::launch_negatives(const Kernel& kernel, const float* offset, Finds finds) {
+Status CudaPass::launch_negatives(const Kernel& kernel, const float* offset, const float* threshold, Finds finds) {
   // Rows in groups, so that the partial sums of a large batch stay small.
-  const int64_t arrays = 1 + finds.hardest + finds.above;
+  const int64_t arrays = 1 + finds.hardest + finds.above + finds.hard;
   const int64_t most = kMostSumBytes / (2 * arrays * sizeof(float) * kTileSide);
   const int64_t group_tiles = std::clamp<int64_t>(most / divide_up(class_tiles(), kMostTilesPerSum), 1, row_tiles());
   for (int64_t row_tile = 0; row_tile < row_tiles(); row_tile += group_tiles) {
@@ -191,6 +191,7 @@ Status CudaPass::launch_negatives(const Kernel& kernel, const float* offset, Fin
     MARGINFC_TRY(partial_sums_.allocate(device_, bytes));
     if (finds.hardest) MARGINFC_TRY(partial_hardest_.allocate(device_, bytes));
     if (finds.above) MARGINFC_TRY(partial_above_.allocate(device_, bytes));
+    if (finds.hard) MARGINFC_TRY(partial_hard_.allocate(device_, bytes));
     NegativesParameters p;
     p.features = features_operand_.from(row);
     p.weights = class_operand().from(0);
@@ -199,8 +200,10 @@ Status CudaPass::launch_negatives(const Kernel& kernel, const float* offset, Fin
     p.factor = factor_;
     p.sums = partial_sums_.as<float>();
     p.hardest = finds.hardest ? partial_hardest_.as<float>() : nullptr;
-    p.threshold = finds.above ? thresholds_.as<float>(row) : nullptr;
+    p.threshold = threshold ? threshold + row : nullptr;
     p.above = finds.above ? partial_above_.as<int32_t>() : nullptr;
+    p.hard = finds.hard ? partial_hard_.as<float>() : nullptr;
+    p.transform = transform_;
     p.padded_rows = static_cast<int32_t>(tiles * kTileSide);
     p.classes = static_cast<int32_t>(classes_);
     p.steps = steps();
@@ -211,11 +214,13 @@ Status CudaPass::launch_negatives(const Kernel& kernel, const float* offset, Fin
     reduce.sums = p.sums;
     reduce.hardest = p.hardest;
     reduce.above = p.above;
+    reduce.hard = p.hard;
     reduce.offset = p.offset;
     reduce.sum = sums_memory_.as<double>(row);
     reduce.shift = shifts_memory_.as<float>(row);
     reduce.largest = finds.hardest ? largest_.as<float>(row) : nullptr;
     reduce.count = finds.above ? above_.as<int32_t>(row) : nullptr;
+    reduce.hard_sum = finds.hard ? hard_sums_.as<double>(row) : nullptr;
     reduce.partials = static_cast<int32_t>(2 * splits);
     reduce.rows = static_cast<int32_t>(std::min<int64_t>(p.padded_rows, rows_ - row));
     reduce.padded_rows = p.padded_rows;
@@ -228,36 +233,40 @@ Status CudaPass::reserve_sums(Finds finds) {
   MARGINFC_TRY(sums_memory_.allocate(device_, rows_ * sizeof(double)));
   MARGINFC_TRY(shifts_memory_.allocate(device_, padded_rows_ * sizeof(float)));
   if (finds.above) MARGINFC_TRY(above_.allocate(device_, rows_ * sizeof(int32_t)));
+  if (finds.hard) MARGINFC_TRY(hard_sums_.allocate(device_, rows_ * sizeof(double)));
   return finds.hardest ? largest_.allocate(device_, rows_ * sizeof(float)) : Status{};
 }
 
-// In the units of accumulators; padding repeats row 0.
-Status CudaPass::upload_thresholds(const double* target_cosine) {
+Status CudaPass::upload_thresholds(const double* cosine, DeviceBuffer* to) {
   std::vector<float> thresholds(padded_rows_);
   for (int64_t i = 0; i < padded_rows_; i++)
-    thresholds[i] = static_cast<float>((batch_.rows == 0 ? 2 : target_cosine[i < rows_ ? i : 0]) * operand_scale_);
+    thresholds[i] = static_cast<float>((batch_.rows == 0 ? 2 : cosine[i < rows_ ? i : 0]) * operand_scale_);
   const size_t bytes = thresholds.size() * sizeof(float);
-  MARGINFC_TRY(thresholds_.allocate(device_, bytes));
-  return device_.upload(thresholds_, thresholds.data(), bytes);
+  MARGINFC_TRY(to->allocate(device_, bytes));
+  return device_.upload(*to, thresholds.data(), bytes);
 }
 
 Status CudaPass::begin_negatives() {
   if (classes_ == 0 || negatives_begun_) return {};
   negatives_begun_ = true;
   MARGINFC_TRY(reserve_sums(wanted()));
-  return launch_negatives(negatives_kernel(wanted()), nullptr, wanted());
+  return launch_negatives(negatives_kernel(wanted()), nullptr, thresholds_.as<float>(), wanted());
 }
 
 // s > 64: the largest exponent of each row becomes its offset. Its own product, so this path costs 2 BCD more.
 Status CudaPass::find_offsets() {
-  const Finds finds{true, batch_.above};
+  const Finds finds{true, batch_.above, false};
   MARGINFC_TRY(reserve_sums(finds));
-  MARGINFC_TRY(launch_negatives(negatives_kernel(finds), nullptr, finds));
+  MARGINFC_TRY(launch_negatives(negatives_kernel(finds), nullptr, thresholds_.as<float>(), finds));
   MARGINFC_TRY(device_.download(largest_host_.data(), largest_, rows_ * sizeof(float)));
   MARGINFC_TRY(device_.settle());
   offsets_.assign(padded_rows_, 0.0f);
   for (int64_t i = 0; i < rows_; i++)
     if (std::isfinite(largest_host_[i])) offsets_[i] = largest_host_[i] * factor_;
+  return upload_offsets();
+}
+
+Status CudaPass::upload_offsets() {
   // Padding repeats row 0.
   std::fill(offsets_.begin() + rows_, offsets_.end(), offsets_[0]);
   const size_t bytes = offsets_.size() * sizeof(float);
@@ -301,9 +310,21 @@ Status CudaPass::sum_unit_rows(const DeviceBuffer& rows, Precision storage, int6
   return device_.launch(device_.kernels().add_unit_sums, {divide_up(width_, 256)}, add);
 }
 
+Status CudaPass::plain_negatives() {
+  if (far()) {
+    MARGINFC_TRY(find_offsets());
+    if (cancelled()) return Status::aborted();
+    MARGINFC_TRY(launch_negatives(products_.negatives_shifted, offsets_memory_.as<float>(), nullptr, {}));
+  } else {
+    MARGINFC_TRY(begin_negatives());
+    if (batch_.hardest)
+      MARGINFC_TRY(device_.download(largest_host_.data(), largest_, largest_host_.size() * sizeof(float)));
+  }
+  return batch_.above ? device_.download(above_host_.data(), above_, rows_ * sizeof(int32_t)) : Status{};
+}
+
 Status CudaPass::negatives(const GradientPlan& plan, const Negatives& result) try {
   if (result.binary) return Status::failure(Code::unavailable, "binary cross-entropies are not there on GPUs");
-  if (result.transform) return Status::failure(Code::unavailable, "losses that change negatives are not there on GPUs");
   const Device::Turn turn(device_);
   MARGINFC_TRY(turn.status());
   if (cancelled()) return Status::aborted();
@@ -311,22 +332,16 @@ Status CudaPass::negatives(const GradientPlan& plan, const Negatives& result) tr
   shifts_.assign(rows_, std::numeric_limits<float>::infinity());
   largest_host_.assign(rows_, -std::numeric_limits<float>::infinity());
   above_host_.assign(rows_, 0);
+  hard_sums_host_.assign(rows_, 0.0);
+  hard_counts_host_.assign(rows_, 0);
+  transforms_ = result.transform;
   smooth_ = result.cosine_sum;
   std::vector<double> cosine_sums(smooth_ ? rows_ : 0);
   int32_t bad_class = INT32_MAX;
   if (classes_ > 0) {
-    if (batch_.above) MARGINFC_TRY(upload_thresholds(result.target_cosine));
+    if (batch_.above) MARGINFC_TRY(upload_thresholds(result.target_cosine, &thresholds_));
     if (smooth_) MARGINFC_TRY(launch_cosine_sums());
-    if (far()) {
-      MARGINFC_TRY(find_offsets());
-      if (cancelled()) return Status::aborted();
-      MARGINFC_TRY(launch_negatives(products_.negatives_shifted, offsets_memory_.as<float>(), {}));
-    } else {
-      MARGINFC_TRY(begin_negatives());
-      if (batch_.hardest)
-        MARGINFC_TRY(device_.download(largest_host_.data(), largest_, largest_host_.size() * sizeof(float)));
-    }
-    if (batch_.above) MARGINFC_TRY(device_.download(above_host_.data(), above_, rows_ * sizeof(int32_t)));
+    MARGINFC_TRY(transforms_ ? transformed_negatives(result) : plain_negatives());
     if (smooth_) MARGINFC_TRY(device_.download(cosine_sums.data(), cosine_sums_, rows_ * sizeof(double)));
     MARGINFC_TRY(device_.download(sums_.data(), sums_memory_, sums_.size() * sizeof(double)));
     MARGINFC_TRY(device_.download(shifts_.data(), shifts_memory_, shifts_.size() * sizeof(float)));
@@ -349,6 +364,10 @@ Status CudaPass::negatives(const GradientPlan& plan, const Negatives& result) tr
     if (result.hardest) result.hardest[i] = std::max(-2.0f, static_cast<float>(largest_host_[i] / operand_scale_));
     if (result.above) result.above[i] = above_host_[i];
     if (result.cosine_sum) result.cosine_sum[i] = cosine_sums[i];
+    if (result.hard_sum) {
+      result.hard_sum[i] = hard_sums_host_[i] / operand_scale_;
+      result.hard_count[i] = hard_counts_host_[i];
+    }
   }
   return {};
 } catch (const std::bad_alloc&) {

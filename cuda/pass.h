@@ -79,16 +79,25 @@ class CudaPass final : public ShardPass {
   // What a launch over the negatives finds besides their sums.
   struct Finds {
     bool hardest = false;
-    bool above = false;  // with hardest
+    bool above = false;
+    bool hard = false;  // with above
   };
-  Finds wanted() const { return {batch_.hardest, batch_.above}; }
+  Finds wanted() const { return {batch_.hardest, batch_.above, false}; }
   const Kernel& negatives_kernel(Finds finds) const;
-  Status launch_negatives(const Kernel& kernel, const float* offset, Finds finds);
+  // `offset` and `threshold` [padded rows]: where the kernel looks at them.
+  Status launch_negatives(const Kernel& kernel, const float* offset, const float* threshold, Finds finds);
   Status reserve_sums(Finds finds);
-  Status upload_thresholds(const double* target_cosine);
+  // Cosines [rows] as thresholds of accumulators [padded rows].
+  Status upload_thresholds(const double* cosine, DeviceBuffer* to);
   // Phase 2 of a scale that needs no offsets; nothing where it was launched already.
   Status begin_negatives();
   Status find_offsets();
+  Status upload_offsets();
+  // Phase 2 but for what both have in common: without a transform, and in transform.cc with one.
+  Status plain_negatives();
+  Status transformed_negatives(const Negatives& result);
+  Status set_transform(const NegativesTransform& transform);
+  Status launch_transformed(const Kernel& kernel, Finds finds);
   // Launches the sum of the classes' unit rows, and what it says of each row.
   Status launch_cosine_sums();
   Status sum_unit_rows(const DeviceBuffer& rows, Precision storage, int64_t count, const double* factor,
@@ -158,7 +167,7 @@ class CudaPass final : public ShardPass {
   std::vector<double> norms_;   // [4, rows]: |x|, then cosine, sine and |w| of the own class
   std::vector<double> sums_;    // [rows]
   std::vector<float> shifts_;   // [rows], as reduce_negatives sets them
-  std::vector<float> offsets_;  // [padded rows], log2 units; only when s > 64
+  std::vector<float> offsets_;  // [padded rows], log2 units; only when s > 64 or with a transform
 
   DeviceBuffer features_;         // [rows, dim]
   OperandRows features_operand_;  // [padded rows, depth]
@@ -174,12 +183,19 @@ class CudaPass final : public ShardPass {
   bool checked_ = false;        // bad_class_ tells of these weights
   DeviceBuffer partial_sums_, partial_hardest_, partial_above_, sums_memory_, shifts_memory_, largest_, above_;
   DeviceBuffer offsets_memory_, thresholds_;
+  DeviceBuffer transform_thresholds_;  // [padded rows]
+  DeviceBuffer partial_hard_, hard_sums_;
   DeviceBuffer unit_partials_;  // parts of sums of unit rows
   DeviceBuffer class_sum_;      // [dim] float64, sum of the classes' unit rows; with label smoothing
   DeviceBuffer cosine_sums_;    // [rows] float64, likewise
   bool smooth_ = false;         // phase 2 was asked for them
   std::vector<float> largest_host_;
   std::vector<int32_t> above_host_;
+  std::vector<double> hard_sums_host_;
+  std::vector<int32_t> hard_counts_host_;
+  bool transforms_ = false;  // accumulators, by
+  AccumulatorTransform transform_{};
+  int slope_exponent_ = 0;  // whose slopes are G' / 2^this
   GradientMemory memory_;
   GradientPlan planned_;        // what memory_ is for
   bool gradient_here_ = false;  // the caller's dW lies on this GPU

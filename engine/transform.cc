@@ -23,16 +23,16 @@ void at_extremes(const Quadratic& g, const Visit& visit) {
 
 }  // namespace
 
-ExponentQuadratic of_exponents(const Quadratic& g, double unit) {
+ExponentQuadratic of_exponents(const Quadratic& g, double unit, double factor) {
   const auto narrow = [](double value) { return static_cast<float>(value); };
-  return {{narrow(g.value[0] * unit), narrow(g.value[1]), narrow(g.value[2] / unit)},
+  return {{narrow(g.value[0] * unit * factor), narrow(g.value[1] * factor), narrow(g.value[2] / unit * factor)},
           {narrow(g.slope[0]), narrow(g.slope[1] / unit)}};
 }
 
 // Logits less s * largest - kMostExponent cannot overflow. They may underflow where they range over more than twice
 // kMostExponent; but that takes a row of which all negatives are about orthogonal or further away.
 OffsetChoice choose_offset(const NegativesTransform* transform, double scale) {
-  if (!transform) return {scale > kMostExponent ? Offsets::measured : Offsets::fixed, 0};
+  if (!transform) return {scale > kMostExponent ? Offsets::measured : Offsets::fixed};
   double largest = -kInfinity, smallest = kInfinity;
   for (const Quadratic* g : {&transform->below, &transform->above})
     at_extremes(*g, [&](double value) {
@@ -43,7 +43,7 @@ OffsetChoice choose_offset(const NegativesTransform* transform, double scale) {
   const Offsets kind = most - least <= 2 * kMostExponent ? Offsets::fixed
                        : most <= 2 * kMostExponent       ? Offsets::tried
                                                          : Offsets::measured;
-  return {kind, most - kMostExponent};
+  return {kind, most - kMostExponent, least + kMostExponent};
 }
 
 bool loses_digits(double sum, int64_t classes) {

@@ -21,7 +21,7 @@ import {
   type NativeProblem,
   type NativeRows,
 } from './native.js';
-import { type Compute, checkLossOn, type PlainLoss, type Reduction } from './options.js';
+import { type Compute, checkLossOn, type PlainLoss, type Reduction, transformOf } from './options.js';
 import { newRows } from './row_arrays.js';
 import { nativeRowFunction } from './row_functions.js';
 import { type CheckedRows, checkRowsOf, type Rows } from './rows.js';
@@ -171,6 +171,7 @@ export function planEvaluation(input: PlanInput): Plan {
       labelSmoothing: loss.labelSmoothing,
       diagnostics: diagnostics !== undefined,
       topFive: diagnostics?.topFive === true,
+      transforms: transformOf(loss) !== undefined,
       sampled,
       ...(rowWeights !== undefined && { rowWeights: checkRowWeights(rowWeights, rows, reduction) }),
       ...nativeRowFunction(loss.rowFunction, loss.scale),

@@ -58,7 +58,8 @@ export interface HeadBatch {
 /** Options of every call that looks at a batch. Those of the loss replace the head's own for this call. */
 export interface EvaluateOptions extends LossOptions {
   /**
-   * Whether the result has `accuracyTop5`. Costs next to nothing: negatives above the target are counted. Default false.
+   * Whether the result has `accuracyTop5`. Costs next to nothing: negatives above the target are counted; on GPUs, with
+   * losses that change other logits, a product. Default false.
    */
   readonly accuracyTop5?: boolean | undefined;
   /**

@@ -171,6 +171,7 @@ function problemOf(
     labelSmoothing: 0,
     diagnostics: false,
     topFive: false,
+    transforms: false,
     sampled: false,
     // Those of the loss itself are looked at.
     checkFinite: false,

@@ -109,6 +109,8 @@ export interface NativeProblem {
   readonly diagnostics: boolean;
   /** With diagnostics: also accuracyTop5. */
   readonly topFive: boolean;
+  /** Phase 2 may get a transform. */
+  readonly transforms: boolean;
 }
 
 /** A function of p as the addon reads it; `values` as of engine/row_function.h. */

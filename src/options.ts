@@ -204,41 +204,26 @@ export function checkLoss(options: LossOptions, defaults: Loss = defaultLoss): L
   const loss = { margin, scale, gradient, onOverflow, labelSmoothing, rowFunction, terms, filterThreshold };
   const transform = transformOf(loss);
   if (labelSmoothing > 0 && transform)
-    throw mustBe('ERR_OPTION', 'labelSmoothing', `0 with ${transform.name}`, show(labelSmoothing));
+    throw mustBe('ERR_OPTION', 'labelSmoothing', `0 with ${transform}`, show(labelSmoothing));
   return loss;
 }
 
-/** The option that changes negatives, if one does. */
-function transformOf({ margin, filterThreshold }: Loss) {
-  if (changesNegatives(margin))
-    return {
-      argument: 'margin',
-      wanted: margin.kind,
-      instead: 'one that leaves negatives alone',
-      name: `margin ${margin.kind}`,
-    };
-  if (filterThreshold > 0)
-    return {
-      argument: 'filterThreshold',
-      wanted: filterThreshold,
-      instead: '0',
-      name: `filterThreshold ${filterThreshold}`,
-    };
-  return undefined;
+/** What changes negatives, if something does, with the option's name. */
+export function transformOf({ margin, filterThreshold }: Loss): string | undefined {
+  if (changesNegatives(margin)) return `margin ${margin.kind}`;
+  return filterThreshold > 0 ? `filterThreshold ${filterThreshold}` : undefined;
 }
 
 /** A loss that these devices compute. */
 export function checkLossOn(loss: Loss, devices: readonly DeviceName[]): void {
   const gpu = devices.find((name) => name !== 'cpu');
   if (gpu === undefined) return;
-  const refuse = (argument: string, instead: string, wanted: unknown) =>
+  const refuse = (argument: string, instead: string, wanted: string) =>
     mustBe('ERR_ENGINE_UNAVAILABLE', argument, `${instead} on ${gpu}, as on all GPUs`, show(wanted));
   const missing = missingOnGpus(loss.terms);
   if (missing)
     throw refuse('terms', 'intra and ring, which follow from what GPUs give of each row,', missing.kind);
   if (isBinary(loss.margin)) throw refuse('margin', 'one with a softmax', loss.margin.kind);
-  const transform = transformOf(loss);
-  if (transform) throw refuse(transform.argument, transform.instead, transform.wanted);
 }
 
 /** What a loss depends on besides a batch. */

@@ -1,4 +1,4 @@
-/** Losses that change negatives too, and inter-class filtering: on every instruction set, and what else they must leave right. */
+/** Losses that change negatives too, and inter-class filtering: on every engine, and what else they must leave right. */
 
 import { mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
@@ -19,6 +19,7 @@ import {
 import type { Execution } from './cases.js';
 import { closeEngines, type Engine, evaluate, findEngines, halfInstructionSets } from './engines.js';
 import { expectFailure } from './failures.js';
+import { findGpus, findSoftwareGpus } from './gpus.js';
 import {
   type Case,
   cases,
@@ -36,18 +37,27 @@ import { processGroup } from './process_group.js';
 import { seeded } from './random.js';
 import { reference } from './reference.js';
 
-const engines = (await findEngines(halfInstructionSets)).filter(({ missing }) => missing === undefined);
+const software = await findSoftwareGpus();
+// One of each compute capability.
+const capabilities = new Map(software.map((gpu) => [gpu.environment.GPUSIM_SM, gpu]));
+const engines = [
+  ...(await findEngines(halfInstructionSets)),
+  ...capabilities.values(),
+  ...(await findGpus()),
+].filter(({ missing }) => missing === undefined);
 afterAll(closeEngines);
 
 const transformed = cases.filter(({ negative }) => negative);
 const { dim, classes } = size;
 
-const executions: readonly Execution[] = [
-  { shards: 1, threads: 2, workspace: 'keep', call: 'valueAndGrad', arrays: 'whole' },
-  { shards: 3, threads: 1, workspace: 'recompute', call: 'valueAndGradSync', arrays: 'inside' },
-  { shards: 2, threads: 2, workspace: 'keep', call: 'forward and backward', arrays: 'inside' },
-  { shards: 7, threads: 2, workspace: 'recompute', call: 'forward and backward', arrays: 'whole' },
-];
+const executions = (
+  [
+    { shards: 1, threads: 2, workspace: 'keep', call: 'valueAndGrad', arrays: 'whole' },
+    { shards: 3, threads: 1, workspace: 'recompute', call: 'valueAndGradSync', arrays: 'inside' },
+    { shards: 2, threads: 2, workspace: 'keep', call: 'forward and backward', arrays: 'inside' },
+    { shards: 7, threads: 2, workspace: 'recompute', call: 'forward and backward', arrays: 'whole' },
+  ] as const
+).map((execution): Execution => ({ ...execution, precision: 'float32' }));
 
 /** Cosines are multiples of 1/8 that no threshold is near, so that 16-bit operands leave each negative on its side. */
 function coarse(seed: number): Problem {
@@ -95,7 +105,9 @@ async function expectOn(
 }
 
 describe.each(engines)('engine $name', (engine) => {
-  test.each(transformed)('$name', async (tested) => {
+  const computed = transformed.filter(({ binary }) => engine.choice === 'cpu' || !binary);
+
+  test.each(computed)('$name', async (tested) => {
     const problems = [
       spread,
       clustered,
@@ -108,8 +120,10 @@ describe.each(engines)('engine $name', (engine) => {
     await expectOn(engine, tested, opposite, 90, executions[3]!, float32Limits(3 * 90));
   });
 
-  test.each(transformed)('$name with 16-bit operands', async (tested) => {
-    for (const [i, precision] of (['bfloat16', 'float16', 'bfloat16'] as const).entries()) {
+  test.each(computed)('$name with 16-bit operands', async (tested) => {
+    const halves = (['bfloat16', 'float16'] as const).filter((type) => engine.precisions.includes(type));
+    for (const i of [0, 1, 2]) {
+      const precision = halves[i % halves.length]!;
       const execution = { ...executions[i]!, precision };
       const limits = halfLimits(precision, { scale: 3 * 32 });
       // Of a binary reduction a part of the loss.

@@ -30,6 +30,8 @@ constexpr int64_t kMultiprocessors = 108;
 // Tiles of classes a block of negatives or probabilities takes, of the 14 to 28 it takes at 100 000 classes.
 constexpr int32_t kTilesPerBlock = 8;
 constexpr int32_t kNearest = 10;
+// MV-Softmax's.
+constexpr AccumulatorTransform kTransform{{{0, 1, 0}, {1, 0}}, {{18.5f, 1.2f, 0}, {1.2f, 0}}};
 
 struct Request {
   std::string kernel, variant;
@@ -113,7 +115,10 @@ class Launcher {
     if (name == "negatives_hardest") return negatives(products.negatives_hardest, kind);
     if (name == "negatives_above") return negatives(products.negatives_above, kind);
     if (name == "negatives_shifted") return negatives(products.negatives_shifted, kind);
+    if (name == "negatives_transformed") return negatives(products.negatives_transformed, kind);
+    if (name == "negatives_transformed_hard") return negatives(products.negatives_transformed_hard, kind);
     if (name == "probabilities") return probabilities(products.probabilities, kind);
+    if (name == "probabilities_transformed") return probabilities(products.probabilities_transformed, kind);
     if (name == "features_product") return features_product(products.features_product, kind, kTileSide);
     if (name == "weights_product") return weights_product(products.weights_product, kind, kTileSide);
     if (name == "features_product_wide") return features_product(tiles.features_product_wide, kind, kWideTile);
@@ -140,6 +145,8 @@ class Launcher {
     p.hardest = memory_.empty<float>(2 * splits() * rows_);
     p.threshold = memory_.all(rows_, 1.0f);
     p.above = memory_.empty<int32_t>(2 * splits() * rows_);
+    p.hard = memory_.empty<float>(2 * splits() * rows_);
+    p.transform = kTransform;
     p.padded_rows = rows_;
     p.classes = C_;
     p.steps = depth_ / kStageDepth;
@@ -161,6 +168,8 @@ class Launcher {
     p.classes = C_;
     p.steps = depth_ / kStageDepth;
     p.tiles_per_split = kTilesPerBlock;
+    p.threshold = memory_.all(rows_, 1.0f);
+    p.transform = kTransform;
     return launch_product(kernel, splits(), rows_ / kTileSide, 1, p, p.features, rows_, p.weights, classes_);
   }
 

@@ -46,6 +46,10 @@ export const gates = {
   // Counts beside sums and maxima: two instructions more an element, and the last registers.
   counting: (architecture: string): Gates =>
     architecture === '75' ? turing : { ...tileGates(architecture), ptxPerMma: 3.2 },
+  // Each exponent and each slope by a threshold: some ten instructions more an element.
+  transformed: (architecture: string): Gates =>
+    architecture === '75' ? turing : { ...tileGates(architecture), ptxPerMma: 4.4 },
+  hopperTransformed: (): Gates => ({ ...hopper, ptxPerMma: 3.4, l2BytesPerMma: 40 }),
   hopperCounting: (): Gates => ({ ...hopper, ptxPerMma: 1.85, l2BytesPerMma: 40 }),
   // Two halves: three products for an element.
   split: (architecture: string): Gates =>
@@ -111,6 +115,10 @@ function tileLaunches(type: 'float16' | 'bfloat16' | 'float32'): Launch[] {
     ...{ ...common, kernel: `${kernel}_${type}`, tile: square, sharedVariable: `tile_bytes_${type}` },
     ...{ operandBytes, otherBytes, updatedBytes: 0, sameShape: true },
   });
+  const transformed = (kernel: string, otherBytes: number): Launch => ({
+    ...tile(kernel, logits, otherBytes),
+    gates: halves === 2 ? 'split' : 'transformed',
+  });
   const update = (width: number): Launch => {
     const sums = halves === 2 ? 16384 : 32768;
     const shape = { rows: sums / width, columns: width, halves } as const;
@@ -132,7 +140,10 @@ function tileLaunches(type: 'float16' | 'bfloat16' | 'float32'): Launch[] {
       gates: halves === 2 ? 'split' : 'counting',
     },
     tile('negatives_shifted', logits, 4 * B * (2 + partials(size))),
+    transformed('negatives_transformed', 4 * B * (3 + 2 * partials(size))),
+    transformed('negatives_transformed_hard', 4 * B * (3 + 3 * partials(size))),
     tile('probabilities', logits, 8 * B + bytes * B * C),
+    transformed('probabilities_transformed', 12 * B + bytes * B * C),
     tile('cosines', logits, 4 * B * C),
     tile('features_product', bytes * C * (B + D), 4 * B * D * products(size)),
     tile('weights_product', bytes * B * (C + D), 4 * C * D),
@@ -153,7 +164,10 @@ function hopperLaunches(type: 'float16' | 'bfloat16'): Launch[] {
     [`negatives_hardest_${type}`]: [1024, 'hopper'],
     [`negatives_above_${type}`]: [1024, 'hopperCounting'],
     [`negatives_shifted_${type}`]: [1024, 'hopper'],
+    [`negatives_transformed_${type}`]: [1024, 'hopperTransformed'],
+    [`negatives_transformed_hard_${type}`]: [1024, 'hopperTransformed'],
     [`probabilities_${type}`]: [1024, 'hopper'],
+    [`probabilities_transformed_${type}`]: [1024, 'hopperTransformed'],
     [`features_product_${type}`]: [128, 'hopperStreamed'],
     [`weights_product_${type}`]: [D, 'hopper'],
   };

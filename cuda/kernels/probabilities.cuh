@@ -1,7 +1,8 @@
 // Phase 4, first product: P of a chunk of classes, small enough to stay in the L2 cache until dX and dW have read it; and
 // the cosines of a chunk, for nearest().
 //
-//   P = exp2(X W^T factor - shift), 0 for the row's own class and for padding, in the operands' type
+//   P = exp2(X W^T factor - shift), 0 for the row's own class and for padding, in the operands' type; transformed:
+//   P = exp2(G(X W^T) - shift) G'(X W^T)
 //
 // Normalised by the row's sum over negatives (the shift), so that float16 neither overflows nor, in a confident batch,
 // underflows. Reads X and W as negatives does, writes 2 bytes an element (split: 4) in stores of 16. Grid (splits, row
@@ -29,7 +30,7 @@ __device__ __forceinline__ void store_probabilities(const float (&values)[8], ui
   }
 }
 
-template <class T>
+template <class T, bool kTransformed>
 __device__ __forceinline__ void probabilities(const ProbabilitiesParameters& p) {
   using Sums = TileSums<TileShape<T>>;
   extern __shared__ __align__(1024) uint8_t stages[];
@@ -48,14 +49,17 @@ __device__ __forceinline__ void probabilities(const ProbabilitiesParameters& p) 
       for (int h = 0; h < 2; h++) {
         const int row = Sums::row(i, h);
         const float shift = __ldg(p.shift + tiles.row0 + row);
+        const TransformedRow transformed(p.transform, kTransformed ? __ldg(p.threshold + tiles.row0 + row) : 0, shift);
         uint16_t* to = p.probabilities + static_cast<int64_t>(tiles.row0 + row) * p.stride + class0;
 #pragma unroll
         for (int g = 0; g < 2; g++) {
           const int column = Sums::template column<true>(4 * g);
           float values[8];
 #pragma unroll
-          for (int k = 0; k < 8; k++)
-            values[k] = exp2_fast(fmaf(sums.value[i][4 * g + k / 2][2 * h + k % 2], p.factor, -shift));
+          for (int k = 0; k < 8; k++) {
+            const float s = sums.value[i][4 * g + k / 2][2 * h + k % 2];
+            values[k] = kTransformed ? transformed.gradient(s) : exp2_fast(fmaf(s, p.factor, -shift));
+          }
           store_probabilities<T>(values, to + column, p.low);
         }
       }

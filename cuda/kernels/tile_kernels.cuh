@@ -10,34 +10,36 @@
   extern "C" __global__ void __launch_bounds__(marginfc::TileShape<T>::threads, \
                                                marginfc::TileShape<T>::blocks_per_processor)
 
-// All kernels of operand type T, under the name the host knows it by.
-#define MARGINFC_TILE_KERNELS(T, name)                                                                        \
-  extern "C" __device__ int32_t tile_threads_##name = marginfc::TileShape<T>::threads;                        \
-  extern "C" __device__ int32_t tile_bytes_##name = marginfc::TileShape<T>::bytes;                            \
-  MARGINFC_TILE_KERNEL(T) negatives_##name(const __grid_constant__ marginfc::NegativesParameters p) {         \
-    marginfc::negatives<T, marginfc::NegativesMode::sums>(p);                                                 \
-  }                                                                                                           \
-  MARGINFC_TILE_KERNEL(T) negatives_hardest_##name(const __grid_constant__ marginfc::NegativesParameters p) { \
-    marginfc::negatives<T, marginfc::NegativesMode::hardest>(p);                                              \
-  }                                                                                                           \
-  MARGINFC_TILE_KERNEL(T) negatives_above_##name(const __grid_constant__ marginfc::NegativesParameters p) {   \
-    marginfc::negatives<T, marginfc::NegativesMode::above>(p);                                                \
-  }                                                                                                           \
-  MARGINFC_TILE_KERNEL(T) negatives_shifted_##name(const __grid_constant__ marginfc::NegativesParameters p) { \
-    marginfc::negatives<T, marginfc::NegativesMode::shifted>(p);                                              \
-  }                                                                                                           \
-  MARGINFC_TILE_KERNEL(T) probabilities_##name(const __grid_constant__ marginfc::ProbabilitiesParameters p) { \
-    marginfc::probabilities<T>(p);                                                                            \
-  }                                                                                                           \
-  MARGINFC_TILE_KERNEL(T) cosines_##name(const __grid_constant__ marginfc::CosinesParameters p) {             \
-    marginfc::cosines<T>(p);                                                                                  \
-  }                                                                                                           \
-  MARGINFC_TILE_KERNEL(T) features_product_##name(const __grid_constant__ marginfc::ProductParameters p) {    \
-    marginfc::product<T, marginfc::Along::inner>(p);                                                          \
-  }                                                                                                           \
-  MARGINFC_TILE_KERNEL(T) weights_product_##name(const __grid_constant__ marginfc::ProductParameters p) {     \
-    marginfc::product<T, marginfc::Along::outer>(p);                                                          \
+#define MARGINFC_TILE_NEGATIVES(T, mode, name)                                            \
+  MARGINFC_TILE_KERNEL(T) name(const __grid_constant__ marginfc::NegativesParameters p) { \
+    marginfc::negatives<T, marginfc::NegativesMode::mode>(p);                             \
   }
+#define MARGINFC_TILE_PROBABILITIES(T, transformed, name)                                     \
+  MARGINFC_TILE_KERNEL(T) name(const __grid_constant__ marginfc::ProbabilitiesParameters p) { \
+    marginfc::probabilities<T, transformed>(p);                                               \
+  }
+#define MARGINFC_TILE_PRODUCT(T, along, name)                                           \
+  MARGINFC_TILE_KERNEL(T) name(const __grid_constant__ marginfc::ProductParameters p) { \
+    marginfc::product<T, marginfc::Along::along>(p);                                    \
+  }
+
+// All kernels of operand type T, under the name the host knows it by.
+#define MARGINFC_TILE_KERNELS(T, name)                                                            \
+  extern "C" __device__ int32_t tile_threads_##name = marginfc::TileShape<T>::threads;            \
+  extern "C" __device__ int32_t tile_bytes_##name = marginfc::TileShape<T>::bytes;                \
+  MARGINFC_TILE_NEGATIVES(T, sums, negatives_##name)                                              \
+  MARGINFC_TILE_NEGATIVES(T, hardest, negatives_hardest_##name)                                   \
+  MARGINFC_TILE_NEGATIVES(T, above, negatives_above_##name)                                       \
+  MARGINFC_TILE_NEGATIVES(T, shifted, negatives_shifted_##name)                                   \
+  MARGINFC_TILE_NEGATIVES(T, transformed, negatives_transformed_##name)                           \
+  MARGINFC_TILE_NEGATIVES(T, transformed_hard, negatives_transformed_hard_##name)                 \
+  MARGINFC_TILE_PROBABILITIES(T, false, probabilities_##name)                                     \
+  MARGINFC_TILE_PROBABILITIES(T, true, probabilities_transformed_##name)                          \
+  MARGINFC_TILE_KERNEL(T) cosines_##name(const __grid_constant__ marginfc::CosinesParameters p) { \
+    marginfc::cosines<T>(p);                                                                      \
+  }                                                                                               \
+  MARGINFC_TILE_PRODUCT(T, inner, features_product_##name)                                        \
+  MARGINFC_TILE_PRODUCT(T, outer, weights_product_##name)
 
 MARGINFC_TILE_KERNELS(marginfc::Float16, float16)
 MARGINFC_TILE_KERNELS(marginfc::Split, float32)

@@ -82,6 +82,7 @@ const calls = {
       diagnostics: false,
       sampled: false,
       topFive: false,
+      transforms: false,
       gradientTolerance: 0,
     });
     const margin = /** @type {NativeMargin} */ ({

@@ -271,7 +271,7 @@ void check_reduce_negatives(const Device& device) {
       for (int32_t& count : counts) count = random.below(1 << 20);
       const Buffer<int32_t> above(counts), counted(rows);
       const Buffer<float> parts(sums), hardest_parts(hardest), largest(rows), offset(offsets), shift(padded);
-      const Buffer<double> sum(rows);
+      const Buffer<double> sum(rows), hard_sum(rows);
       // As phase 2 does: hardest negatives of a plain scale, offsets of a far one.
       for (const bool with_hardest : {false, true}) {
         ReduceNegativesParameters p{};
@@ -282,6 +282,8 @@ void check_reduce_negatives(const Device& device) {
         p.shift = shift.get();
         p.largest = with_hardest ? largest.get() : nullptr;
         p.above = with_hardest ? above.get() : nullptr;
+        p.hard = with_hardest ? parts.get() : nullptr;
+        p.hard_sum = with_hardest ? hard_sum.get() : nullptr;
         p.count = with_hardest ? counted.get() : nullptr;
         p.partials = partials;
         p.rows = rows;
@@ -291,6 +293,7 @@ void check_reduce_negatives(const Device& device) {
         const std::vector<float> got_shift = shift.read();
         const std::vector<float> got_largest = with_hardest ? largest.read() : std::vector<float>();
         const std::vector<int32_t> got_counts = with_hardest ? counted.read() : std::vector<int32_t>();
+        const std::vector<double> got_hard = with_hardest ? hard_sum.read() : std::vector<double>();
         Values values(size_text("reduce_negatives", partials, rows));
         for (int32_t i = 0; i < rows; i++) {
           double want = 0;
@@ -305,6 +308,7 @@ void check_reduce_negatives(const Device& device) {
             int32_t count = 0;
             for (int32_t part = 0; part < partials; part++) count += counts[part * padded + i];
             values.equal(got_counts[i], count, i, 4);
+            values.equal(got_hard[i], want, i, 5);
           }
           const double want_shift = std::log2(want) + (p.offset ? offsets[i] : 0) - kProbabilityExponent;
           if (want == 0 || std::isinf(want))

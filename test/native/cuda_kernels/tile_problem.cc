@@ -90,17 +90,12 @@ TileProblem::TileProblem(const Device& on, const TileSize& of, OperandKind opera
           labels[i] = i % 5 == 4 ? -1 : i % 5 == 1 ? of.classes - 1 : i % 5 == 2 ? 0 : random.below(of.classes);
         return labels;
       }()),
-      logits(static_cast<size_t>(of.rows) * of.classes),
-      sums(of.rows, 0.0),
-      largest(of.rows, -std::numeric_limits<double>::infinity()) {
+      logits(static_cast<size_t>(of.rows) * of.classes) {
   for (int32_t i = 0; i < size.rows; i++)
     for (int32_t j = 0; j < size.classes; j++) {
       double z = 0;
       for (int32_t d = 0; d < size.dim; d++) z += x.row(i)[d] * w.row(j)[d];
       logits[static_cast<size_t>(i) * size.classes + j] = z;
-      if (j == labels[i]) continue;
-      sums[i] += std::exp2(z);
-      largest[i] = std::max(largest[i], z);
     }
 }
 
@@ -118,10 +113,15 @@ std::string TileProblem::text(Path path, const std::string& kernel) const {
          " x " + std::to_string(size.classes) + " x " + std::to_string(size.dim);
 }
 
-std::vector<float> probability_shifts(const TileProblem& problem) {
+std::vector<float> probability_shifts(const TileProblem& problem,
+                                      const std::function<double(int64_t, int64_t)>& exponent) {
   std::vector<float> shifts(problem.x.padded, std::numeric_limits<float>::infinity());
-  for (int32_t i = 0; i < problem.size.rows; i++)
-    if (problem.sums[i] > 0) shifts[i] = static_cast<float>(std::log2(problem.sums[i]) - kProbabilityExponent);
+  for (int32_t i = 0; i < problem.size.rows; i++) {
+    double sum = 0;
+    for (int32_t j = 0; j < problem.size.classes; j++)
+      if (j != problem.labels[i]) sum += std::exp2(exponent(i, j));
+    if (sum > 0) shifts[i] = static_cast<float>(std::log2(sum) - kProbabilityExponent);
+  }
   return shifts;
 }
 
@@ -130,7 +130,8 @@ TileProbabilities::TileProbabilities(const TileProblem& problem)
       low(problem.x.padded * stride + kOperandSlack),
       exact(problem.x.padded * stride) {
   std::vector<uint16_t> bits((problem.kind == OperandKind::split ? 2 : 1) * low, OperandBuffer::kPoison);
-  const std::vector<float> shifts = probability_shifts(problem);
+  const auto logit = [&](int64_t i, int64_t j) { return problem.logit(i, j); };
+  const std::vector<float> shifts = probability_shifts(problem, logit);
   for (int64_t i = 0; i < problem.x.padded; i++)
     for (int64_t j = 0; j < problem.w.padded; j++) {
       const bool counts = i < problem.size.rows && j < problem.size.classes && j != problem.labels[i];

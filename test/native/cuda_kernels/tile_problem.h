@@ -67,7 +67,7 @@ struct TileProblem {
   TileRows x, w, v;
   std::vector<int32_t> labels;  // [padded rows]
   Buffer<int32_t> label_memory;
-  std::vector<double> logits, sums, largest;  // [rows, classes], [rows] over negatives
+  std::vector<double> logits;  // [rows, classes]
 };
 
 // P of all classes as one chunk, which the two other products read, made on the host.
@@ -81,8 +81,9 @@ struct TileProbabilities {
   std::vector<double> exact;  // [padded rows, stride]
   std::unique_ptr<Buffer<uint16_t>> memory;
 };
-// Exponents of P: log2 S - 15, and infinity for padding and rows without negatives.
-std::vector<float> probability_shifts(const TileProblem& problem);
+// Of exponents (row, class) in log2 units: log2 S - 15, and infinity for padding and rows without negatives.
+std::vector<float> probability_shifts(const TileProblem& problem,
+                                      const std::function<double(int64_t, int64_t)>& exponent);
 
 std::string type_name(OperandKind kind);
 double widen(uint16_t bits, OperandKind kind);

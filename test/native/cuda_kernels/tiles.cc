@@ -9,17 +9,25 @@ namespace {
 // exp2 of an exponent near 92: a unit in the last place of that is 5e-6 of the result.
 constexpr double kExponentError = 3e-5;
 
-void check_negatives(const TileProblem& problem, Path path, const std::string& kernel) {
-  const bool shifted = kernel == "negatives_shifted", counts = kernel == "negatives_above";
-  const bool hardest = counts || kernel == "negatives_hardest";
-  const int64_t padded = problem.x.padded, partials = 2 * problem.splits();
-  // As for s = 128: twice the exponent, from the largest.
-  std::vector<float> offsets(padded, std::nanf(""));
-  for (int32_t i = 0; i < problem.size.rows; i++)
-    offsets[i] = std::isfinite(problem.largest[i]) ? static_cast<float>(2 * problem.largest[i]) : 0;
-  // Above the largest, below all, and between the others: no accumulator is near one.
-  std::vector<float> thresholds(padded, std::nanf(""));
-  std::vector<int32_t> above(padded);
+// For accumulators of cosines from -1 to 1. Left to themselves masked ones would be infinite, or not a number.
+constexpr AccumulatorTransform kTransform{{{1, 0.5f, 0.002f}, {0.5f, 0.002f}}, {{-2, 1.1f, 0.004f}, {-0.2f, 0.008f}}};
+// Their steepest slope.
+constexpr double kSteepest = 2;
+
+double value_of(const ExponentQuadratic& g, double s) { return g.value[0] + (g.value[1] + g.value[2] * s) * s; }
+double slope_of(const ExponentQuadratic& g, double s) { return g.slope[0] + g.slope[1] * s; }
+
+// Of rows' negatives: above the largest, below all, and between the others, no accumulator near one; and how many are above.
+struct Thresholds {
+  explicit Thresholds(const TileProblem& problem);
+  const ExponentQuadratic& transform(int64_t i, double s) const {
+    return s > values[i] ? kTransform.above : kTransform.below;
+  }
+  std::vector<float> values;   // [padded rows]
+  std::vector<int32_t> above;  // [padded rows]
+};
+
+Thresholds::Thresholds(const TileProblem& problem) : values(problem.x.padded, std::nanf("")), above(problem.x.padded) {
   for (int32_t i = 0; i < problem.size.rows; i++) {
     std::vector<double> logits;
     for (int32_t j = 0; j < problem.size.classes; j++)
@@ -33,66 +41,110 @@ void check_negatives(const TileProblem& problem, Path path, const std::string& k
                                  : std::max<int64_t>(count - 1 - i % 7, 0);
     while (below > 0 && below < count && logits[below] - logits[below - 1] < 2e-3) below++;
     above[i] = static_cast<int32_t>(count - below);
-    thresholds[i] = static_cast<float>(count == 0       ? 0
-                                       : below == 0     ? logits[0] - 1
-                                       : below == count ? logits[count - 1] + 1
-                                                        : (logits[below - 1] + logits[below]) / 2);
+    values[i] = static_cast<float>(count == 0       ? 0
+                                   : below == 0     ? logits[0] - 1
+                                   : below == count ? logits[count - 1] + 1
+                                                    : (logits[below - 1] + logits[below]) / 2);
   }
-  const Buffer<float> offset(offsets), sums(partials * padded), largest(partials * padded), threshold(thresholds);
+}
+
+void check_negatives(const TileProblem& problem, Path path, const std::string& kernel) {
+  const bool transformed = kernel.find("_transformed") != std::string::npos,
+             hard = kernel == "negatives_transformed_hard";
+  const bool shifted = kernel == "negatives_shifted", counts = hard || kernel == "negatives_above";
+  const bool hardest = kernel == "negatives_above" || kernel == "negatives_hardest" || (transformed && !hard);
+  const int64_t padded = problem.x.padded, partials = 2 * problem.splits();
+  const Thresholds thresholds(problem);
+  // Of shifted ones as for s = 128: twice the exponent.
+  const auto exponent = [&](int64_t i, int64_t j) {
+    const double s = problem.logit(i, j);
+    return transformed ? value_of(thresholds.transform(i, s), s) : shifted ? 2 * s : s;
+  };
+  // From the largest.
+  std::vector<float> offsets(padded, std::nanf(""));
+  for (int32_t i = 0; i < problem.size.rows; i++) {
+    double most = -std::numeric_limits<double>::infinity();
+    for (int32_t j = 0; j < problem.size.classes; j++)
+      if (j != problem.labels[i]) most = std::max(most, exponent(i, j));
+    offsets[i] = std::isfinite(most) ? static_cast<float>(most) : 0;
+  }
+  const Buffer<float> offset(offsets), sums(partials * padded), largest(partials * padded);
+  const Buffer<float> threshold(thresholds.values), hard_sums(partials * padded);
   const Buffer<int32_t> counted(partials * padded);
   NegativesParameters p{};
   p.features = problem.x.operand(Padding::poison);
   p.weights = problem.w.operand(Padding::poison);
   p.labels = problem.label_memory.get();
-  p.offset = shifted ? offset.get() : nullptr;
+  p.offset = shifted || transformed ? offset.get() : nullptr;
   p.factor = 2;
   p.sums = sums.get();
   p.hardest = hardest ? largest.get() : nullptr;
-  p.threshold = counts ? threshold.get() : nullptr;
+  p.threshold = counts || transformed ? threshold.get() : nullptr;
   p.above = counts ? counted.get() : nullptr;
+  p.hard = hard ? hard_sums.get() : nullptr;
   p.padded_rows = static_cast<int32_t>(padded);
   p.classes = problem.size.classes;
   p.steps = problem.steps();
   p.tiles_per_split = problem.size.tiles_per_split;
+  p.transform = kTransform;
   problem.launch_product(path, kernel, p, p.features, padded, p.weights, problem.w.padded, problem.splits(),
                          problem.row_tiles());
 
   Values values(problem.text(path, kernel));
   const std::vector<float> got = sums.read(), got_largest = hardest ? largest.read() : std::vector<float>();
   const std::vector<int32_t> got_above = counts ? counted.read() : std::vector<int32_t>();
+  const std::vector<float> got_hard = hard ? hard_sums.read() : std::vector<float>();
   for (int32_t i = 0; i < problem.size.rows; i++) {
-    double sum = 0, most = -std::numeric_limits<double>::infinity(), want = problem.sums[i];
+    double sum = 0, most = -std::numeric_limits<double>::infinity(), hard_sum = 0;
     int32_t count = 0;
     for (int64_t k = 0; k < partials; k++) {
       sum += got[k * padded + i];
       if (hardest) most = std::max<double>(most, got_largest[k * padded + i]);
       if (counts) count += got_above[k * padded + i];
+      if (hard) hard_sum += got_hard[k * padded + i];
     }
-    if (shifted) {
-      want = 0;
-      for (int32_t j = 0; j < problem.size.classes; j++)
-        if (j != problem.labels[i]) want += std::exp2(2 * problem.logit(i, j) - offsets[i]);
+    double want = 0, want_most = -std::numeric_limits<double>::infinity(), want_hard = 0, size = 0;
+    for (int32_t j = 0; j < problem.size.classes; j++) {
+      if (j == problem.labels[i]) continue;
+      const double s = problem.logit(i, j), z = exponent(i, j) - (p.offset ? offsets[i] : 0);
+      want += std::exp2(z);
+      want_most = std::max(want_most, s);
+      if (s <= thresholds.values[i]) continue;
+      want_hard += s;
+      size += std::fabs(s);
     }
-    values.near(sum, want, (shifted ? 2 : 1) * kExponentError * want, i);
-    if (hardest) values.near(most, problem.largest[i], 5e-5, i);
+    const double steep = transformed ? kSteepest + 1 : shifted ? 2 : 1;
+    values.near(sum, want, steep * kExponentError * want, i);
+    if (hardest) values.near(most, want_most, 5e-5, i);
+    const int32_t above = thresholds.above[i];
+    if (hard) {
+      values.equal(count, above, i, 1);
+      values.near(hard_sum, want_hard, 5e-5 * above + 1e-6 * size, i, 3);
+      continue;
+    }
     // From kMostCounted on by a warp's lane or a block it need not be exact.
-    if (counts && above[i] < kMostCounted) values.equal(count, above[i], i, 1);
-    if (counts) values.equal(count >= std::min(above[i], kMostCounted) && count <= above[i], true, i, 2);
+    if (counts && above < kMostCounted) values.equal(count, above, i, 1);
+    if (counts) values.equal(count >= std::min(above, kMostCounted) && count <= above, true, i, 2);
   }
 }
 
 // As a chunk that is not the shard's first, of whose columns the last tile is not there.
-void check_probabilities(const TileProblem& problem, Path path) {
+void check_probabilities(const TileProblem& problem, Path path, bool transformed) {
   constexpr int32_t kFirstClass = 1000;
   const int64_t padded = problem.x.padded, stride = problem.w.padded + kTileSide;
   const int64_t low = padded * stride + kOperandSlack;
   const bool split = problem.kind == OperandKind::split;
   const Buffer<uint16_t> memory(std::vector<uint16_t>((split ? 2 : 1) * low, OperandBuffer::kPoison));
-  const std::vector<float> shifts = probability_shifts(problem);
+  const Thresholds thresholds(problem);
+  const auto exponent = [&](int64_t i, int64_t j) {
+    const double s = problem.logit(i, j);
+    return transformed ? value_of(thresholds.transform(i, s), s) : s;
+  };
+  const std::vector<float> shifts = probability_shifts(problem, exponent);
   std::vector<int32_t> labels = problem.labels;
   for (int32_t& label : labels)
     if (label >= 0) label += kFirstClass;
-  const Buffer<float> shift(shifts);
+  const Buffer<float> shift(shifts), threshold(thresholds.values);
   const Buffer<int32_t> label_memory(labels);
   ProbabilitiesParameters p{};
   p.features = problem.x.operand();
@@ -107,10 +159,13 @@ void check_probabilities(const TileProblem& problem, Path path) {
   p.classes = problem.size.classes;
   p.steps = problem.steps();
   p.tiles_per_split = problem.size.tiles_per_split;
-  problem.launch_product(path, "probabilities", p, p.features, padded, p.weights, problem.w.padded, problem.splits(),
+  p.threshold = transformed ? threshold.get() : nullptr;
+  p.transform = kTransform;
+  const std::string kernel = transformed ? "probabilities_transformed" : "probabilities";
+  problem.launch_product(path, kernel, p, p.features, padded, p.weights, problem.w.padded, problem.splits(),
                          problem.row_tiles());
 
-  Values values(problem.text(path, "probabilities"));
+  Values values(problem.text(path, kernel));
   const std::vector<uint16_t> bits = memory.read();
   const double relative = split                                   ? kExponentError
                           : problem.kind == OperandKind::bfloat16 ? 0x1p-8
@@ -125,9 +180,15 @@ void check_probabilities(const TileProblem& problem, Path path) {
       double got = widen(bits[at], problem.kind);
       if (split) got += widen(bits[low + at], problem.kind);
       const bool counts = i < problem.size.rows && j < problem.size.classes && j != problem.labels[i];
-      const double want = counts ? std::exp2(problem.logit(i, j) - shifts[i]) : 0;
+      if (!counts) {
+        values.equal(got, 0, i, j);
+        continue;
+      }
+      const double s = problem.logit(i, j), e = std::exp2(exponent(i, j) - shifts[i]);
+      const double slope = transformed ? slope_of(thresholds.transform(i, s), s) : 1;
+      const double off = transformed ? kSteepest * kExponentError * std::fabs(slope) + 1e-6 : 0;
       // Below its normal numbers float16 has a fixed step.
-      values.near(got, want, counts ? relative * want + 0x1p-25 : 0, i, j);
+      values.near(got, e * slope, e * (relative * std::fabs(slope) + off) + 0x1p-25, i, j);
     }
 }
 
@@ -236,27 +297,27 @@ void check_weights_product(const TileProblem& problem, Path path) {
 }  // namespace
 
 KernelChecks tile_checks(const Device& device) {
-  using Check = void (*)(const TileProblem&, Path);
-  static constexpr std::pair<const char*, Check> kKernels[] = {
-      {"negatives", [](const TileProblem& problem, Path path) { check_negatives(problem, path, "negatives"); }},
-      {"negatives_hardest",
-       [](const TileProblem& problem, Path path) { check_negatives(problem, path, "negatives_hardest"); }},
-      {"negatives_above",
-       [](const TileProblem& problem, Path path) { check_negatives(problem, path, "negatives_above"); }},
-      {"negatives_shifted",
-       [](const TileProblem& problem, Path path) { check_negatives(problem, path, "negatives_shifted"); }},
-      {"probabilities", check_probabilities},
+  using Check = std::function<void(const TileProblem&, Path)>;
+  std::vector<std::pair<std::string, Check>> kernels = {
+      {"probabilities", [](const TileProblem& problem, Path path) { check_probabilities(problem, path, false); }},
+      {"probabilities_transformed",
+       [](const TileProblem& problem, Path path) { check_probabilities(problem, path, true); }},
       {"cosines", check_cosines},
       {"features_product", check_features_product<kTileSide>},
       {"features_product_wide", check_features_product<kWideTile>},
       {"weights_product", check_weights_product<kTileSide>},
       {"weights_product_wide", check_weights_product<kWideTile>},
   };
+  for (const char* kind : {"", "_hardest", "_above", "_shifted", "_transformed", "_transformed_hard"}) {
+    const std::string kernel = std::string("negatives") + kind;
+    kernels.emplace_back(kernel,
+                         [=](const TileProblem& problem, Path path) { check_negatives(problem, path, kernel); });
+  }
   KernelChecks checks;
   const auto problems = std::make_shared<TileProblems>(device);
   for (const OperandKind kind : kOperands) {
     for (const Path path : {Path::common, Path::hopper})
-      for (const auto& [kernel, check] : kKernels)
+      for (const auto& [kernel, check] : kernels)
         checks.push_back({(path == Path::hopper ? "hopper_" : "") + (kernel + ("_" + type_name(kind))),
                           [=, check = check](const Device&) {
                             problems->for_each(path, kind, [&](const TileProblem& problem) { check(problem, path); });
