@@ -287,22 +287,21 @@ struct Totals {
   int seen = 0, excepted = 0;
 };
 
-// A run of a scenario on memory full of poison. A kernel that read poison may have taken the device along.
-bool run(const Driver& driver, const Scenario& scenario, std::shared_ptr<cuda::CudaEngine>* engine) {
-  if (!*engine || !driver.poison()) {
-    engine->reset();
-    check(cuda::CudaEngine::create(0, engine).ok(), "another engine");
-    // A cache of a few tiles: several chunks of classes.
-    (*engine)->device().assume_l2_bytes(1 << 17);
-  }
-  return scenario.right(**engine);
+// Memory full of poison. A kernel that read poison may have taken the device along.
+void prepare(const Driver& driver, std::shared_ptr<cuda::CudaEngine>* engine) {
+  if (*engine && driver.poison()) return;
+  engine->reset();
+  check(cuda::CudaEngine::create(0, engine).ok(), "another engine");
+  // A cache of a few tiles: several chunks of classes.
+  (*engine)->device().assume_l2_bytes(1 << 17);
 }
 
 void drop_each(const Driver& driver, const Scenario& scenario, std::shared_ptr<cuda::CudaEngine>* engine,
                Totals* totals) {
   const auto run_without = [&](int call) {
+    prepare(driver, engine);
     driver.drop(call);
-    return run(driver, scenario, engine);
+    return scenario.right(**engine);
   };
   check(run_without(0), (scenario.name + " is right").c_str());
   const int calls = driver.drop(0);
@@ -326,7 +325,8 @@ void drop_kinds(const Driver& driver, const std::vector<Scenario>& scenarios,
     for (uint64_t seed = 0; seed < kSeeds; seed++)
       for (const Scenario& scenario : scenarios) {
         driver.set_seed(seed);
-        if (run(driver, scenario, engine)) continue;
+        prepare(driver, engine);
+        if (scenario.right(**engine)) continue;
         std::printf("  seen in %s with seed %d\n", scenario.name.c_str(), static_cast<int>(seed));
         return false;
       }
