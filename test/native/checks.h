@@ -61,8 +61,9 @@ struct Result {
   std::vector<double> feature_gradient, weight_gradient;
 };
 
-// ArcFace with m = 0.5, exact gradient, mean; straight from the definition. `binary`: null for a softmax.
-inline Result reference(const Size& size, const Problem& problem, const BinaryReduction* binary = nullptr) {
+// ArcFace with m = 0.5, exact gradient, mean; straight from the definition.
+inline Result reference(const Size& size, const Problem& problem, const NegativesOptions& negatives = {}) {
+  const BinaryReduction* binary = negatives.binary;
   const int64_t B = size.rows, D = size.dim, C = size.classes;
   const auto unit = [D](const std::vector<float>& from, int64_t row, double* norm) {
     std::vector<double> out(from.begin() + row * D, from.begin() + (row + 1) * D);
@@ -85,10 +86,9 @@ inline Result reference(const Size& size, const Problem& problem, const BinaryRe
     if (y < 0) continue;
     double norm;
     const std::vector<double> x = unit(problem.features, i, &norm);
-    std::vector<double> cosines(C, -2), logits(C);
+    std::vector<double> cosines(C, -2), logits(C), slopes(C, 1.0);
     std::vector<int64_t> nearest(C);
     double largest = -1e300;
-    double slope = 1;
     for (int64_t j = 0; j < C; j++) {
       for (int64_t r = j * size.sub_centers; r < (j + 1) * size.sub_centers; r++) {
         double c = 0;
@@ -100,7 +100,12 @@ inline Result reference(const Size& size, const Problem& problem, const BinaryRe
       if (j == y) {
         const double sine = std::sqrt(1 - cosines[j] * cosines[j]);
         logits[j] = size.scale * std::cos(std::acos(cosines[j]) + 0.5);
-        slope = std::sin(std::acos(cosines[j]) + 0.5) / std::max(sine, kSineFloor);
+        slopes[j] = std::sin(std::acos(cosines[j]) + 0.5) / std::max(sine, kSineFloor);
+      } else if (const NegativesTransform* transform = negatives.transform) {
+        const double c = cosines[j];
+        const Quadratic& g = c > transform->threshold[i] ? transform->above : transform->below;
+        logits[j] = size.scale * (g.value[0] + g.value[1] * c + g.value[2] * c * c);
+        slopes[j] = g.slope[0] + g.slope[1] * c;
       }
       largest = std::max(largest, logits[j]);
     }
@@ -111,7 +116,7 @@ inline Result reference(const Size& size, const Problem& problem, const BinaryRe
     for (int64_t j = 0; j < C; j++) {
       const double p = std::exp(logits[j] - lse);
       const int64_t r = nearest[j];
-      double g = size.scale / counted * (j == y ? (p - 1) * slope : p);
+      double g = size.scale / counted * (j == y ? p - 1 : p) * slopes[j];
       if (binary) {
         const double half = (cosines[j] + 1) / 2, adjusted = 2 * std::pow(half, binary->power) - 1;
         const double z = binary->bias + (j == y ? logits[j] : size.scale * (adjusted + binary->shift));
@@ -119,7 +124,7 @@ inline Result reference(const Size& size, const Problem& problem, const BinaryRe
         const double weight = (j == y ? binary->positive : binary->negative) / counted;
         result.loss += weight * (std::max(j == y ? -z : z, 0.0) + std::log1p(small));
         g = size.scale * weight *
-            (j == y ? (sigmoid - 1) * slope : sigmoid * binary->power * std::pow(half, binary->power - 1));
+            (j == y ? (sigmoid - 1) * slopes[j] : sigmoid * binary->power * std::pow(half, binary->power - 1));
       }
       for (int64_t d = 0; d < D; d++) {
         result.feature_gradient[i * D + d] += g * (units[r][d] - cosines[j] * x[d]) / norm;
@@ -184,11 +189,23 @@ inline Margin arcface() {
   return margin;
 }
 
+// CurricularFace's with t = 1 and a threshold of 0, where it has no jump that rounding could decide; of up to 4096 rows.
+inline NegativesOptions curricular() {
+  static const std::vector<double> kThresholds(4096, 0.0);
+  static const NegativesTransform kTransform{{}, {{0, 1, 1}, {1, 2}}, kThresholds.data()};
+  NegativesOptions options;
+  options.transform = &kTransform;
+  return options;
+}
+
 // Of the loss and of gradients, as docs/numerics.md; twice that, for sizes where s is 128.
 struct Limits {
   double loss, gradient;
 };
-inline Limits limits_of(Precision operands) {
+inline Limits limits_of(Precision operands, const NegativesOptions& negatives = {}) {
+  // What negatives' derivatives multiply errors of cosines with.
+  if (negatives.binary) return {limits_of(operands).loss, negatives.binary->power * limits_of(operands).gradient};
+  if (negatives.transform) return {3 * limits_of(operands).loss, 3 * limits_of(operands).gradient};
   switch (operands) {
     case Precision::bfloat16: return {2e-2, 12e-2};
     case Precision::float16: return {2e-3, 12e-3};
@@ -198,15 +215,14 @@ inline Limits limits_of(Precision operands) {
 }
 
 inline void gradients_match(const std::vector<Engine*>& engines, const Size& size, Workspace workspace,
-                            Precision operands = Precision::float32, const BinaryReduction* binary = nullptr) {
-  Limits limits = limits_of(operands);
-  // What negatives' derivatives multiply errors of cosines with.
-  if (binary) limits.gradient *= binary->power;
+                            Precision operands = Precision::float32, const NegativesOptions& negatives = {}) {
+  const Limits limits = limits_of(operands, negatives);
   const Problem problem = make_problem(size, 17);
-  const Result expected = reference(size, problem, binary);
+  const Result expected = reference(size, problem, negatives);
   const auto shards = borrow(engines, size, problem);
   Batch batch = make_batch(size, problem, workspace);
   batch.operands = operands;
+  batch.transforms = negatives.transform;
   LossOptions options;
   options.diagnostics = true;
   Evaluation evaluation(pointers(shards), batch, options);
@@ -217,8 +233,6 @@ inline void gradients_match(const std::vector<Engine*>& engines, const Size& siz
   gradients.features.gradient = dx.data();
   gradients.weights.kind = WeightSink::Kind::write;
   gradients.weights.gradient = dw.data();
-  NegativesOptions negatives;
-  negatives.binary = binary;
   const auto forward = [&](Evaluation& on, const GradientPlan& plan) {
     return on.negatives(plan, negatives).ok() &&
            on.epilogue(arcface(), {loss.data(), lse.data(), cosine.data()}, &result).ok();

@@ -190,8 +190,10 @@ int main() {
     if (!owned[0]->multiplies(operands)) continue;
     std::printf("operands %d\n", static_cast<int>(operands));
     for (const Size& size : {Size{1, 1, 1, 1, 64}, Size{2, 31, 33, 2, 30}, Size{33, 65, 131, 3, 64},
-                             Size{131, 33, 300, 1, 64}, Size{5, 40, 1009, 3, 128}, Size{0, 8, 16, 1, 64}})
+                             Size{131, 33, 300, 1, 64}, Size{5, 40, 1009, 3, 128}, Size{0, 8, 16, 1, 64}}) {
       gradients_match(all, size, Workspace::recompute, operands);
+      if (size.dim > 1) gradients_match(all, size, Workspace::recompute, operands, curricular());
+    }
   }
   // A cache of a few tiles: many chunks, whose last is not whole.
   const int64_t l2_bytes = owned[0]->device().l2_bytes();

@@ -37,8 +37,12 @@ int main() {
           if (size.dim == 65) gradients_match({&engine}, size, workspace, Precision::bfloat16);
           // Of one column and class the gradient is 0, but for what a projection leaves of the target's.
           if (size.dim == 1) continue;
-          for (const BinaryReduction& binary : {BinaryReduction{-6, 0.7, 0.3, 0.4, 3}, BinaryReduction{4, 1, 2}})
-            gradients_match({&engine}, size, workspace, Precision::float32, &binary);
+          gradients_match({&engine}, size, workspace, Precision::float32, curricular());
+          for (const BinaryReduction& binary : {BinaryReduction{-6, 0.7, 0.3, 0.4, 3}, BinaryReduction{4, 1, 2}}) {
+            NegativesOptions negatives;
+            negatives.binary = &binary;
+            gradients_match({&engine}, size, workspace, Precision::float32, negatives);
+          }
         }
       for (Precision storage : {Precision::float32, Precision::bfloat16}) {
         heads_work({&engine}, Optimizer::Kind::sgd, storage);
