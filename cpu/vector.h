@@ -5,6 +5,7 @@
 typedef float Vector __attribute__((vector_size(kLanes * 4)));
 typedef float UnalignedVector __attribute__((vector_size(kLanes * 4), aligned(4), may_alias));
 typedef int32_t Integers __attribute__((vector_size(kLanes * 4)));
+typedef uint32_t Words __attribute__((vector_size(kLanes * 4)));
 typedef int32_t UnalignedIntegers __attribute__((vector_size(kLanes * 4), aligned(4), may_alias));
 
 MARGINFC_INLINE Vector load(const float* p) { return *reinterpret_cast<const UnalignedVector*>(p); }
@@ -121,7 +122,8 @@ MARGINFC_INLINE Vector exp2_of_parts(Vector shifted, Vector f) {
   q = q * f + 0.24022242426872253f;
   q = q * f + 0.6931470036506653f;
   const Vector power = q * f + 1.0f;
-  return reinterpret_cast<Vector>(reinterpret_cast<Integers>(power) + (reinterpret_cast<Integers>(shifted) << 23));
+  // Words, which may overflow: exponents beyond 128 come here while offsets are measured, and nobody looks at the result.
+  return reinterpret_cast<Vector>(reinterpret_cast<Words>(power) + (reinterpret_cast<Words>(shifted) << 23));
 }
 
 // 2^x for -126 <= x < 128; smaller x give 2^-126, and NaN stays NaN. Relative error 1.1e-7 before rounding.
