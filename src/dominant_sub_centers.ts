@@ -8,6 +8,7 @@ import {
   checkFloats,
   checkInt32Array,
   checkInteger,
+  maxCount,
   mustBe,
   show,
 } from './validate.js';
@@ -116,7 +117,7 @@ export function dominantSubCenters(centers: SubCenters, counts: Float64Array): F
 function checkCenters({ weights, dim, subCenters = 1, start = 0 }: SubCenters) {
   checkCount(dim, 'dim');
   checkSubCenters(subCenters);
-  checkInteger(start, 'start', { least: 0, most: 2 ** 31 - 1 });
+  checkInteger(start, 'start', { least: 0, most: maxCount });
   const { length } = checkFloat32Array(weights, 'weights');
   const size = classSize({ dim, subCenters });
   if (length % size !== 0)

@@ -175,7 +175,7 @@ export type NativeWeightGradient =
   | { readonly kind: 'update'; readonly learningRate: number; readonly clip?: NativeClip };
 
 /**
- * Largest norm of each class's gradient, or of the whole; undefined: any. `square`: sum of squares of the whole gradient; without
+ * Largest norm of each class's gradient, or of the whole; undefined: no limit. `square`: sum of squares of the whole gradient; without
  * it the update measures its own classes first.
  */
 export type NativeClip =

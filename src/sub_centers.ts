@@ -2,10 +2,7 @@
 
 import type { DeviceName, Loss } from './options.js';
 import { termOf } from './terms.js';
-import { checkInteger, mustBe } from './validate.js';
-
-/** Rows of all classes that native code can count. */
-const mostRows = 2 ** 31 - 1;
+import { checkInteger, maxCount, mustBe } from './validate.js';
 
 /** How the rows of a class lie. */
 export interface ClassShape {
@@ -37,8 +34,8 @@ export function checkSubCentersOf(
   if (subCenters === 1) return;
   const refuse = (code: 'ERR_OPTION' | 'ERR_SHAPE' | 'ERR_ENGINE_UNAVAILABLE', instead: string) =>
     mustBe(code, 'subCenters', instead, String(subCenters));
-  if (classes * subCenters > mostRows)
-    throw refuse('ERR_SHAPE', `at most ${Math.floor(mostRows / classes)} with ${classes} classes`);
+  if (classes * subCenters > maxCount)
+    throw refuse('ERR_SHAPE', `at most ${Math.floor(maxCount / classes)} with ${classes} classes`);
   const gpu = devices.find((name) => name !== 'cpu');
   if (gpu !== undefined) throw refuse('ERR_ENGINE_UNAVAILABLE', `1 on ${gpu}, as on all GPUs`);
   if (labelSmoothing > 0)

@@ -17,7 +17,7 @@ import {
 } from '../src/index.js';
 import { expectFailure } from './failures.js';
 import { clustered, size, spread } from './loss_cases.js';
-import { makeProblem } from './problems.js';
+import { makeProblem, rowsBetween } from './problems.js';
 import { processGroup } from './process_group.js';
 import { type ReferenceOptions, reference } from './reference.js';
 
@@ -108,13 +108,7 @@ describe('margins of a head', () => {
       await alone.step(problem);
       expect(furthest(alone.classMargins!, margins)).toBeLessThan(1e-5);
       await Promise.all(
-        heads.map((head, rank) => {
-          const [start, end] = [bounds[rank]!, bounds[rank + 1]!];
-          return head.step({
-            features: problem.features.slice(start * dim, end * dim),
-            labels: problem.labels.slice(start, end),
-          });
-        }),
+        heads.map((head, rank) => head.step(rowsBetween(problem, bounds[rank]!, bounds[rank + 1]!))),
       );
       for (const head of heads) expect(head.classMargins).toEqual(heads[0]!.classMargins);
       expect(furthest(heads[0]!.classMargins!, margins)).toBeLessThan(1e-4);

@@ -33,7 +33,7 @@ import {
   spread,
 } from './loss_cases.js';
 import { expectWithinLimits, float32Limits } from './metrics.js';
-import { makeProblem, type Problem } from './problems.js';
+import { makeProblem, type Problem, rowsBetween } from './problems.js';
 import { processGroup } from './process_group.js';
 import { type ReferenceOptions, reference } from './reference.js';
 
@@ -189,13 +189,7 @@ describe.each(margins)('the bias of a head with $kind', (margin) => {
       await alone.step(problem);
       expect(alone.bias).toBeCloseTo(bias, 5);
       await Promise.all(
-        heads.map((head, rank) => {
-          const [start, end] = [bounds[rank]!, bounds[rank + 1]!];
-          return head.step({
-            features: problem.features.slice(start * dim, end * dim),
-            labels: problem.labels.slice(start, end),
-          });
-        }),
+        heads.map((head, rank) => head.step(rowsBetween(problem, bounds[rank]!, bounds[rank + 1]!))),
       );
       for (const head of heads) expect(head.bias).toBe(heads[0]!.bias);
       expect(heads[0]!.bias).toBeCloseTo(bias, 4);

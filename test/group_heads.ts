@@ -9,7 +9,7 @@ import {
   type StepOptions,
   sgd,
 } from '../src/index.js';
-import { makeProblem } from './problems.js';
+import { makeProblem, rowsBetween } from './problems.js';
 import { processGroup } from './process_group.js';
 import { reference } from './reference.js';
 
@@ -31,10 +31,8 @@ export function split(ranks: number): number[] {
   return ranks === 2 ? [0, 20, rows] : [0, 9, 9, 30, rows];
 }
 
-export const partOf = (batch: HeadBatch, start: number, end: number): HeadBatch => ({
-  features: (batch.features as Float32Array).slice(start * dim, end * dim),
-  labels: batch.labels.slice(start, end),
-});
+export const partOf = ({ features, labels }: HeadBatch, start: number, end: number): HeadBatch =>
+  rowsBetween({ features: features as Float32Array, labels, dim }, start, end);
 
 /** What every member of a group does, at the same time. */
 export function onAll<T>(

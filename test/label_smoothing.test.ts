@@ -9,7 +9,7 @@ import { assign, everything, findGpus, findSoftwareGpus } from './gpus.js';
 import { expectWithinLimits, float32Limits, gradientSize, halfLimits, type Limits } from './metrics.js';
 import { makeProblem } from './problems.js';
 import { compute, given, runs } from './random_problems.js';
-import { type ReferenceOptions, reference } from './reference.js';
+import { arcfaceMean, reference } from './reference.js';
 
 const engines = (await findEngines()).filter(({ missing }) => missing === undefined);
 afterAll(closeEngines);
@@ -105,13 +105,6 @@ test.each(halves.map(({ engine, precision }) => [engine.name, precision, engine]
   (_, precision, engine) => expectNearly(engine, precision),
 );
 
-const arcfaceMean: ReferenceOptions = {
-  margin: { kind: 'arcface', m: 0.5 },
-  scale: 64,
-  gradient: 'exact',
-  onOverflow: 'none',
-  reduction: 'mean',
-};
 const problem = makeProblem({ rows: 31, dim: 33, classes: 131 }, 'clustered', 'ignored', 1);
 
 test('the reference is the loss of torch.nn.CrossEntropyLoss, and has its gradients', () => {

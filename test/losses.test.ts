@@ -39,7 +39,7 @@ import {
   withNorms,
 } from './loss_cases.js';
 import { expectWithinLimits, float32Limits } from './metrics.js';
-import { makeProblem } from './problems.js';
+import { makeProblem, rowsBetween } from './problems.js';
 import { processGroup } from './process_group.js';
 import { reference } from './reference.js';
 
@@ -122,16 +122,10 @@ describe.each(cases)('$name', (tested) => {
     );
     // Uneven, and none for the second of several.
     const bounds = ranks === 1 ? [0, 31] : ranks === 2 ? [0, 31, 31] : [0, 9, 9, 30, 31];
-    for (const { features, labels } of [spread, clustered, spread]) {
-      const one = await alone.step({ features, labels });
+    for (const problem of [spread, clustered, spread]) {
+      const one = await alone.step(rowsBetween(problem, 0, 31));
       const outs = await Promise.all(
-        heads.map((head, rank) => {
-          const [start, end] = [bounds[rank]!, bounds[rank + 1]!];
-          return head.step({
-            features: features.slice(start * size.dim, end * size.dim),
-            labels: labels.slice(start, end),
-          });
-        }),
+        heads.map((head, rank) => head.step(rowsBetween(problem, bounds[rank]!, bounds[rank + 1]!))),
       );
       for (const { loss } of outs) expect(loss).toBeCloseTo(one.loss, 4);
       expect(new Set(outs.map(({ loss }) => loss)).size).toBe(1);

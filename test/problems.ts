@@ -106,3 +106,12 @@ export function makeProblem(size: Size, arrangement: Arrangement, labeling: Labe
     dim: size.dim,
   };
 }
+
+/** Rows start .. end-1 of a batch, such as those of one process. */
+export function rowsBetween(
+  { features, labels, dim }: Pick<Problem, 'features' | 'labels' | 'dim'>,
+  start: number,
+  end: number,
+) {
+  return { features: features.slice(start * dim, end * dim), labels: labels.slice(start, end) };
+}

@@ -72,6 +72,15 @@ export interface ReferenceOptions {
   readonly dLoss?: number | Float32Array;
 }
 
+/** What calls do by default. */
+export const arcfaceMean: ReferenceOptions = {
+  margin: { kind: 'arcface', m: 0.5 },
+  scale: 64,
+  gradient: 'exact',
+  onOverflow: 'none',
+  reduction: 'mean',
+};
+
 export interface ReferenceResult {
   readonly loss: number;
   /** Sum of the absolute terms of `loss`: what its rounding error is proportional to. */

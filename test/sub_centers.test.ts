@@ -25,7 +25,7 @@ import { expectWithinLimits, float32Limits, halfLimits } from './metrics.js';
 import { untrained, update } from './optimizer_rules.js';
 import { type Arrangement, makeProblem, type Problem, type Size } from './problems.js';
 import { processGroup } from './process_group.js';
-import { type ReferenceOptions, reference } from './reference.js';
+import { arcfaceMean, type ReferenceOptions, reference } from './reference.js';
 
 const engines = (await findEngines(halfInstructionSets)).filter(({ missing }) => missing === undefined);
 afterAll(closeEngines);
@@ -36,14 +36,6 @@ function problemOf(size: Size, subCenters: number, arrangement: Arrangement, see
   const problem = makeProblem(rows, arrangement, 'ignored', seed);
   return { ...problem, labels: problem.labels.map((row) => Math.floor(row / subCenters)) };
 }
-
-const arcfaceMean: ReferenceOptions = {
-  margin: { kind: 'arcface', m: 0.5 },
-  scale: 64,
-  gradient: 'exact',
-  onOverflow: 'none',
-  reduction: 'mean',
-};
 
 const shape = (rows: number, dim: number, classes: number): Size => ({ rows, dim, classes });
 
