@@ -1,5 +1,5 @@
-// Blocks that are used again. The page faults of fresh memory cost more than any detail of a kernel, and a call on
-// a small problem is no longer than its allocations, so workspaces and results are kept warm for the next call.
+// Blocks that are used again. The page faults of fresh memory cost more than any detail of a kernel, and a short
+// call would allocate and clear its small ones each time, so workspaces and results are kept warm for the next call.
 #pragma once
 
 #include <mutex>
