@@ -234,8 +234,8 @@ struct AddProductsParameters {
 };
 
 // The sum over rows of factor[i] * row / max(|row|, 1e-12), in float64, by two kernels of 256 threads a block.
-// sum_unit_rows: a part of the sum for each block, which takes every grid-th group of kUnitRows rows. Grid: any, but no larger
-// than the number of groups.
+// sum_unit_rows: each block's part of the sum; a block takes every gridDim-th group of kUnitRows rows. Grid: at most a block for
+// each group.
 // add_unit_sums: the parts added up in their order. Grid: ceil(width / 256), width >= D.
 constexpr int kUnitRows = 32;
 struct SumUnitRowsParameters {
