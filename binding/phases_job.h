@@ -218,17 +218,18 @@ class PhasesJob final : public Job {
   }
 
   float* row_array(const Napi::Object& object, const char* name, int64_t count) {
-    const Napi::Value value = object.Get(name);
-    const Span<float> values = float_array(value, name);
-    require_size(object.Env(), values.size, count, name);
-    keep(value);
-    return values.data;
+    return kept_rows(object.Get(name), float_array, name, count);
   }
 
   double* row_doubles(const Napi::Object& object, const char* name, int64_t count) {
-    const Napi::Value value = object.Get(name);
-    const Span<double> values = double_array(value, name);
-    require_size(object.Env(), values.size, count, name);
+    return kept_rows(object.Get(name), double_array, name, count);
+  }
+
+  template <typename T>
+  T* kept_rows(const Napi::Value& value, Span<T> (*array_of)(const Napi::Value&, const char*), const char* name,
+               int64_t count) {
+    const Span<T> values = array_of(value, name);
+    require_size(value.Env(), values.size, count, name);
     keep(value);
     return values.data;
   }
