@@ -362,12 +362,39 @@ void pair_exponentials(const float* exponentials, int64_t row_stride, int32_t cl
 }
 
 #if defined(__AVX512BF16__)
-// Columns d .. of a class row, zeros behind the last; of no row too.
-MARGINFC_INLINE Vector columns_from(const float* row, int32_t d, int32_t dim) {
-  return row ? load_first(row + d, dim - d) : Vector{};
+// Two class rows that are neighbours in k of the feature gradient, and where their words go: nowhere that are not wanted.
+struct ClassPair {
+  const float *even, *odd;
+  float *even_words, *odd_words, *pairs;
+};
+
+// A panel of columns from `d` on, of which there are `left`; kWhole: a panel or more. Adds lanes of squares.
+template <bool kWhole, bool kPairs>
+MARGINFC_INLINE void pair_panel(const ClassPair& rows, int32_t d, int32_t left, Vector& even_squares,
+                                Vector& odd_squares) {
+  const auto read = [&](const float* row, int32_t lane) {
+    return kWhole ? load(row + d + lane) : load_first(row + d + lane, left - lane);
+  };
+  const Vector even[2] = {read(rows.even, 0), read(rows.even, kLanes)};
+  const Vector odd[2] = {read(rows.odd, 0), read(rows.odd, kLanes)};
+  even_squares += even[0] * even[0] + even[1] * even[1];
+  odd_squares += odd[0] * odd[0] + odd[1] * odd[1];
+  const Halves even_halves = to_halves(even[0], even[1]), odd_halves = to_halves(odd[0], odd[1]);
+  if (kWhole) {
+    store(rows.even_words + d / 2, reinterpret_cast<Vector>(even_halves));
+    store(rows.odd_words + d / 2, reinterpret_cast<Vector>(odd_halves));
+  } else {
+    const auto written = static_cast<__mmask16>((1u << (left + 1) / 2) - 1);
+    _mm512_mask_storeu_epi32(rows.even_words + d / 2, written, reinterpret_cast<__m512i>(even_halves));
+    _mm512_mask_storeu_epi32(rows.odd_words + d / 2, written, reinterpret_cast<__m512i>(odd_halves));
+  }
+  if (!kPairs) return;
+  const PairedWords both = pair_rows(even_halves, odd_halves);
+  store(rows.pairs + d, both.low);
+  store(rows.pairs + d + kLanes, both.high);
 }
 
-// Words [classes, ceil(dim / 2)], and where they are wanted [ceil(classes / 2), width] with zero columns behind dim.
+template <bool kPairs>
 bool pair_classes(const float* weights, int32_t classes, int32_t dim, float* product, float* gradient,
                   float* inverse_norm) {
   const int32_t depth = (dim + 1) / 2, width = (dim + kPanel - 1) / kPanel * kPanel;
@@ -377,30 +404,30 @@ bool pair_classes(const float* weights, int32_t classes, int32_t dim, float* pro
 #pragma GCC unroll 2
     for (int n = 0; n < 4; n += 2) {
       if (c + n >= classes) break;
-      const float* even = weights + static_cast<int64_t>(c + n) * dim;
-      const float* odd = c + n + 1 < classes ? even + dim : nullptr;
-      float* words = product + static_cast<int64_t>(c + n) * depth;
-      float* pairs = gradient ? gradient + static_cast<int64_t>((c + n) / 2) * width : nullptr;
-      for (int32_t d = 0; d < dim; d += kPanel) {
-        const Vector a[2] = {columns_from(even, d, dim), columns_from(even, d + kLanes, dim)};
-        const Vector b[2] = {columns_from(odd, d, dim), columns_from(odd, d + kLanes, dim)};
-        squares[n] += a[0] * a[0] + a[1] * a[1];
-        squares[n + 1] += b[0] * b[0] + b[1] * b[1];
-        const Halves even_halves = to_halves(a[0], a[1]), odd_halves = to_halves(b[0], b[1]);
-        const int32_t left = depth - d / 2;
-        const auto written = static_cast<__mmask16>(left < kLanes ? (1u << left) - 1 : 0xffff);
-        _mm512_mask_storeu_epi32(words + d / 2, written, reinterpret_cast<__m512i>(even_halves));
-        if (odd) _mm512_mask_storeu_epi32(words + depth + d / 2, written, reinterpret_cast<__m512i>(odd_halves));
-        if (pairs) {
-          const PairedWords both = pair_rows(even_halves, odd_halves);
-          store(pairs + d, both.low);
-          store(pairs + d + kLanes, both.high);
-        }
-      }
+      ClassPair rows;
+      rows.even = weights + static_cast<int64_t>(c + n) * dim;
+      rows.even_words = product + static_cast<int64_t>(c + n) * depth;
+      rows.pairs = kPairs ? gradient + static_cast<int64_t>((c + n) / 2) * width : nullptr;
+      // Behind an odd last row that one again, in its own place: E that multiplies it is 0.
+      const bool alone = c + n + 1 == classes;
+      rows.odd = rows.even + (alone ? 0 : dim);
+      rows.odd_words = rows.even_words + (alone ? 0 : depth);
+      Vector even_squares{}, odd_squares{};
+      int32_t d = 0;
+      for (; d + kPanel <= dim; d += kPanel) pair_panel<true, kPairs>(rows, d, kPanel, even_squares, odd_squares);
+      if (d < dim) pair_panel<false, kPairs>(rows, d, dim - d, even_squares, odd_squares);
+      squares[n] = even_squares;
+      squares[n + 1] = odd_squares;
     }
     if (inverse_norm) ordinary &= inverse_roots(squares, classes - c, inverse_norm + c);
   }
   return ordinary;
+}
+
+// Words [classes, ceil(dim / 2)], and where they are wanted [ceil(classes / 2), width] with zero columns behind dim.
+bool pair_classes(const float* weights, int32_t classes, int32_t dim, float* product, float* gradient,
+                  float* inverse_norm) {
+  return (gradient ? pair_classes<true> : pair_classes<false>)(weights, classes, dim, product, gradient, inverse_norm);
 }
 #else
 // Asked for with pairs alone.
