@@ -11,7 +11,7 @@ import { parseArgs } from 'node:util';
 const root = path.join(import.meta.dirname, '..');
 const usage = `npm run test:matrix -- [options]
 
-  --parts N    run all of N parts that are not done (default: 200)
+  --parts N    run all of N parts that are not done (default: 40)
   --part I/N   run one of N parts
   --fresh      forget what is done`;
 
@@ -54,7 +54,7 @@ function run(part, file) {
 function main() {
   const { values } = parseArgs({
     options: {
-      parts: { type: 'string', default: '200' },
+      parts: { type: 'string', default: '40' },
       part: { type: 'string' },
       fresh: { type: 'boolean', default: false },
       help: { type: 'boolean', default: false },

@@ -1,6 +1,6 @@
 /**
  * GPUs as engines (test/engines.ts): the software device with one compute capability, number of devices and schedule, in a
- * pairwise choice or, with MARGINFC_TEST_CASES=all, in every combination; and the machine's own, where it has one.
+ * pairwise choice or, with MARGINFC_TEST_CASES=all, in every combination (of which each entry has one for each capability); and the machine's own, where it has one.
  */
 import { join } from 'node:path';
 import { type DeviceName, listEngines, type Precision } from '../src/index.js';
@@ -110,7 +110,8 @@ export interface Assignment<T, P> {
 
 /**
  * Which entry runs on which GPU with which precision. On the machine's own all on all; on software devices each entry once,
- * on the next GPU with its next precision, or with MARGINFC_TEST_CASES=all on all. Ordered by GPU, as each needs a process.
+ * on the next GPU with its next precision, or with MARGINFC_TEST_CASES=all with each precision on each compute capability, there
+ * on the next GPU. Ordered by GPU, as each needs a process.
  */
 export function assign<T, P extends Precision>(
   entries: readonly T[],
@@ -119,21 +120,52 @@ export function assign<T, P extends Precision>(
   precisionsOf: (entry: T) => readonly P[],
 ): Assignment<T, P>[] {
   const usable = software.filter(({ missing }) => missing === undefined);
-  const onAll = (everything ? [...usable, ...gpus] : gpus).flatMap((engine) =>
-    entries.flatMap((entry) =>
-      both(engine, precisionsOf(entry)).map((precision) => ({ entry, engine, precision })),
+  const chosen = everything
+    ? familiesOf(usable).flatMap((family) => onNextWithEach(entries, family, precisionsOf))
+    : onNext(entries, usable, precisionsOf);
+  return [
+    ...usable.flatMap((engine) => chosen.filter((one) => one.engine === engine)),
+    ...gpus.flatMap((engine) =>
+      entries.flatMap((entry) =>
+        both(engine, precisionsOf(entry)).map((precision) => ({ entry, engine, precision })),
+      ),
     ),
-  );
-  if (everything || usable.length === 0) return onAll;
-  const onNext = entries.flatMap((entry, k) => {
-    const engine = usable[k % usable.length] as Engine;
+  ];
+}
+
+function onNext<T, P extends Precision>(
+  entries: readonly T[],
+  engines: readonly Engine[],
+  precisionsOf: (entry: T) => readonly P[],
+): Assignment<T, P>[] {
+  return entries.flatMap((entry, k) => {
+    const engine = engines[k % engines.length];
+    if (engine === undefined) return [];
     const precisions = both(engine, precisionsOf(entry));
     // Each time the GPU's turn comes, another one; not the same on all GPUs the first time.
-    const turn = Math.floor(k / usable.length) + (k % usable.length);
+    const turn = Math.floor(k / engines.length) + (k % engines.length);
     const precision = precisions[turn % precisions.length];
     return precision === undefined ? [] : [{ entry, engine, precision }];
   });
-  return [...usable.flatMap((engine) => onNext.filter((one) => one.engine === engine)), ...onAll];
+}
+
+function onNextWithEach<T, P extends Precision>(
+  entries: readonly T[],
+  family: readonly Engine[],
+  precisionsOf: (entry: T) => readonly P[],
+): Assignment<T, P>[] {
+  return entries.flatMap((entry, k) =>
+    precisionsOf(entry).flatMap((precision, turn) => {
+      const engine = family[(k + turn) % family.length];
+      return engine?.precisions.includes(precision) ? [{ entry, engine, precision }] : [];
+    }),
+  );
+}
+
+/** Software GPUs of the same compute capability. */
+function familiesOf(software: readonly Engine[]): Engine[][] {
+  const capabilities = [...new Set(software.map(({ environment }) => environment.GPUSIM_SM))];
+  return capabilities.map((sm) => software.filter(({ environment }) => environment.GPUSIM_SM === sm));
 }
 
 /** As {@link assign}, but each entry with each precision on each compute capability, on few GPUs. */
@@ -144,12 +176,10 @@ export function assignToEach<T, P extends Precision>(
   precisions: readonly P[],
 ): Assignment<T, P>[] {
   if (everything) return assign(entries, software, gpus, () => precisions);
-  const families = [...new Set(software.map(({ environment }) => environment.GPUSIM_SM))];
   return [
-    ...families.flatMap((sm) => {
-      const family = software.filter(({ environment }) => environment.GPUSIM_SM === sm).slice(0, 2);
-      return precisions.flatMap((precision) => assign(entries, family, [], () => [precision]));
-    }),
+    ...familiesOf(software).flatMap((family) =>
+      precisions.flatMap((precision) => assign(entries, family.slice(0, 2), [], () => [precision])),
+    ),
     ...assign(entries, [], gpus, () => precisions),
   ];
 }
