@@ -8,6 +8,7 @@ import { beforeAll, describe, expect, test } from 'vitest';
 import { type Counters, count } from '../bench/cuda/counters.js';
 import { blocksPerMultiprocessor, gpuOf } from '../bench/cuda/gpus.js';
 import { type Launch, launches } from '../bench/cuda/launches.js';
+import { loopInstructions } from '../bench/cuda/machine_code.js';
 import { bindingOf, clocksOf } from '../bench/cuda/predict.js';
 import { gatesOf, type Row, rowOf, type Statics, tileBytesPerMma, violations } from '../bench/cuda/rows.js';
 import { calls, predict } from '../bench/cuda/steps.js';
@@ -70,6 +71,40 @@ test('what ptxas says is read for each kernel and architecture', () => {
   } finally {
     rmSync(folder, { recursive: true, force: true });
   }
+});
+
+describe('machine instructions', () => {
+  const listing = (kernels: Readonly<Record<string, readonly string[]>>) =>
+    Object.entries(kernels)
+      .flatMap(([name, code]) => [
+        `\t\tFunction : ${name}`,
+        `\t.headerflags\t@"EF_CUDA_SM80"`,
+        ...code.flatMap((text, k) => [
+          `        /*${(16 * k).toString(16).padStart(4, '0')}*/                   ${text} ;      /* 0x00000a00ff017624 */`,
+          `                                                                        /* 0x000fe400078e00ff */`,
+        ]),
+      ])
+      .join('\n');
+
+  test('of the innermost loop that multiplies, with a part of it that lies before it', () => {
+    // Tiles from 0x10 to 0xb0; in each, steps from 0x50 to 0xa0, which at times go through the copies of 0x20 and 0x30.
+    const tiled = [
+      ...['MOV R1, c[0x0][0x28]', 'BRA 0x50', 'LDGSTS.E.128 [R8], [R2.64]', 'IADD3 R2, R2, 0x40, RZ'],
+      ...['BRA 0x80', 'LDSM.16.M88.4 R4, [R9]', 'HMMA.16816.F32 R16, R4, R6, R16', '@P1 BRA 0x20'],
+      ...['HMMA.16816.F32.BF16 R20, R4, R7, R20', 'IADD3 R9, R9, 0x80, RZ', '@P0 BRA 0x50'],
+      ...['@!P2 BRA 0x10', 'EXIT', 'BRA 0xd0'],
+    ];
+    const turing = ['HMMA.1688.F32 R0, R4, R5, R0', 'HMMA.1688.F32 R0, R6, R7, R0', '@P0 BRA 0x0', 'EXIT'];
+    const grouped = ['HGMMA.64x128x16.F32 R24, gdesc[UR8], R24', '@P0 BRA 0x0', 'EXIT'];
+    const found = loopInstructions(
+      listing({ tiled, turing, grouped, rows: ['FADD R0, R0, R1', '@P0 BRA 0x0', 'EXIT'] }),
+    );
+    expect(Object.fromEntries(found)).toEqual({ tiled: 9 / 2, turing: 3, grouped: 2 / 16 });
+  });
+
+  test('are not counted where nothing repeats', () => {
+    expect(loopInstructions(listing({ once: ['HMMA.16816.F32 R0, R4, R6, R0', 'EXIT'] })).size).toBe(0);
+  });
 });
 
 describe('blocks of a multiprocessor', () => {
@@ -186,6 +221,7 @@ describe('limits', () => {
       serialized: 0,
       ptxPerMmaLoop: 2,
       ptxPerMma: 2.6,
+      machinePerMmaLoop: null,
       wavefrontRatio: 1,
       sectorRatioLoad: 1,
     },

@@ -1,7 +1,7 @@
 /**
  * `npm run cuda:report`: what can be said of the CUDA kernels without a GPU, and whether it is within its limits. Options:
- * --help. The machine code's registers, spills and shared memory come from the compiler, everything else from running the
- * PTX on the software GPU; times are predicted.
+ * --help. The machine code's registers, spills and shared memory come from the compiler, its instructions from a disassembler
+ * where one is found, everything else from running the PTX on the software GPU; times are predicted.
  */
 
 import { execFileSync } from 'node:child_process';
@@ -12,6 +12,7 @@ import { parseArgs } from 'node:util';
 import { type Counters, count, ptxOf } from './counters.js';
 import { architectures } from './gpus.js';
 import { type Launch, launches, launchName } from './launches.js';
+import { disassemble } from './machine_code.js';
 import { printPredictions, printRows } from './print.js';
 import { countsHold, gatesOf, type Row, rowOf, type Statics, violations } from './rows.js';
 import { calls, type Prediction, predict, architectures as predicted, sizes } from './steps.js';
@@ -23,7 +24,8 @@ const usage = `npm run cuda:report -- [options]
   --only TEXT     only kernels whose name contains TEXT; may be repeated
   --help
 
-Fails when a kernel is beyond a limit of bench/cuda/launches.ts.`;
+Fails when a kernel is beyond a limit of bench/cuda/launches.ts. Counts machine instructions too where it finds cuobjdump, or
+MARGINFC_CUOBJDUMP names it.`;
 
 export interface Report {
   readonly rows: readonly Row[];
@@ -57,12 +59,13 @@ export function makeReport(
     });
   }
 
+  const machineCode = new Map(wanted.architectures.map((arch) => [arch, disassemble(compiled.image, arch)]));
   const rows: Row[] = [];
   const wrong: string[] = [];
   for (const launch of wanted.launches)
     for (const arch of wanted.architectures) {
       const counted = countsHold(launch, arch) ? counters.get(keyOf(launch, ptxOf(arch))) : undefined;
-      const row = rowOf(launch, arch, compiled.statics[arch] as Statics, counted);
+      const row = rowOf(launch, arch, compiled.statics[arch] as Statics, counted, machineCode.get(arch));
       if (row === undefined) continue;
       rows.push(row);
       wrong.push(

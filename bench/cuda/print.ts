@@ -17,7 +17,7 @@ export function printRows(rows: readonly Row[]): void {
     const gpu = gpuOf(arch);
     console.log(`\n${bold(`sm_${arch}`)}${gpu ? `   predicted for ${gpu.name}` : ''}\n`);
     const heading = [
-      ...['kernel', 'regs', 'spills', 'shared', 'blocks', 'PTX/mma loop', 'whole'],
+      ...['kernel', 'regs', 'spills', 'shared', 'blocks', 'PTX/mma loop', 'whole', 'machine/mma loop'],
       ...['wavefronts', 'loads', 'stores', 'L2 B/mma', 'L2', 'DRAM', 'predicted', 'bound'],
     ];
     const cells = rows
@@ -30,6 +30,7 @@ export function printRows(rows: readonly Row[]): void {
         String(row.blocksPerSm),
         fixed(row.ptxPerMmaLoop, 2),
         fixed(row.ptxPerMma, 2),
+        fixed(row.machinePerMmaLoop, 2),
         fixed(row.wavefrontRatio, 3),
         fixed(row.sectorRatioLoad, 3),
         fixed(row.sectorRatioStore, 3),

@@ -3,6 +3,7 @@
 import { type Counters, ptxOf } from './counters.js';
 import { blocksPerMultiprocessor, gpuOf } from './gpus.js';
 import { type Gates, gates, type Launch, launchName, type Tile } from './launches.js';
+import type { LoopInstructions } from './machine_code.js';
 import { bindingOf, clocksOf, l2Bytes, type Resource } from './predict.js';
 
 /** An mma is 16 x 8 x 16, whatever instruction multiplies: wgmma and smaller ones count as as many as they are worth. */
@@ -21,6 +22,8 @@ export interface Row {
   readonly serialized: number;
   readonly ptxPerMmaLoop: number | null;
   readonly ptxPerMma: number | null;
+  /** Machine instructions for each mma, as ptxPerMmaLoop; only where a disassembler is found. */
+  readonly machinePerMmaLoop: number | null;
   readonly wavefrontRatio: number | null;
   readonly sectorRatioLoad: number | null;
   readonly sectorRatioStore: number | null;
@@ -60,6 +63,7 @@ export function rowOf(
   arch: string,
   statics: Statics,
   counters: Counters | undefined,
+  machineCode?: LoopInstructions,
 ): Row | undefined {
   const kernel = statics.kernels[launchName(launch)];
   if (kernel === undefined) return undefined;
@@ -72,6 +76,7 @@ export function rowOf(
     ...{ kernel: launch.kernel, arch, registers, spillBytes, sharedBytes, blocksPerSm },
     serialized: kernel.serialized ? 1 : 0,
     ...countsOf(launch, counters),
+    machinePerMmaLoop: machineCode?.get(launchName(launch)) ?? null,
     ...predictionOf(launch, arch, counters),
   };
 }
