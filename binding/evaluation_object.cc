@@ -184,9 +184,8 @@ Napi::Value EvaluationObject::targets(const Napi::CallbackInfo& info) {
 
 Napi::Value EvaluationObject::forward(const Napi::CallbackInfo& info) {
   auto job = std::make_unique<PhasesJob>(state(info.Env()));
-  job->read_negatives();
+  job->read_negatives(info[3]);
   job->read_epilogue(info[1], info[2]);
-  job->read_transform(info[3]);
   return dispatch(info[0], std::move(job));
 }
 
@@ -200,10 +199,9 @@ Napi::Value EvaluationObject::backward(const Napi::CallbackInfo& info) {
 
 Napi::Value EvaluationObject::value_and_grad(const Napi::CallbackInfo& info) {
   auto job = std::make_unique<PhasesJob>(state(info.Env()));
-  job->read_negatives();
+  job->read_negatives(info[4]);
   job->read_epilogue(info[1], info[2]);
   job->read_gradients(info[3]);
-  job->read_transform(info[4]);
   job->read_reserve();
   job->read_finish();
   return dispatch(info[0], std::move(job));
@@ -211,10 +209,9 @@ Napi::Value EvaluationObject::value_and_grad(const Napi::CallbackInfo& info) {
 
 Napi::Value EvaluationObject::negatives(const Napi::CallbackInfo& info) {
   auto job = std::make_unique<PhasesJob>(state(info.Env()));
-  job->read_negatives();
+  job->read_negatives(info[3]);
   job->read_statistics(info[1]);
   if (present(info[2])) job->read_gradients(info[2]);
-  job->read_transform(info[3]);
   return dispatch(info[0], std::move(job));
 }
 

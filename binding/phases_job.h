@@ -50,20 +50,19 @@ class PhasesJob final : public Job {
  public:
   explicit PhasesJob(std::shared_ptr<EvaluationState> state) : state_(std::move(state)) {}
 
-  // Phases 0 to 2, for gradients that read_gradients() has read if it has.
-  void read_negatives() { negatives_ = true; }
-
-  // Of phase 2, if there is one.
-  void read_transform(const Napi::Value& value) {
-    if (!present(value)) return;
-    if (is_binary(value)) {
-      binary_ = read_binary(value);
+  // Phases 0 to 2, for gradients that read_gradients() has read if it has. `negatives`: what becomes of their logits, or of each
+  // one's part in the loss, if anything.
+  void read_negatives(const Napi::Value& negatives) {
+    negatives_ = true;
+    if (!present(negatives)) return;
+    if (is_binary(negatives)) {
+      binary_ = read_binary(negatives);
       negatives_options_.binary = &binary_;
       return;
     }
-    transform_ = binding::read_transform(value, state_->batch.rows);
+    transform_ = read_transform(negatives, state_->batch.rows);
     negatives_options_.transform = &transform_;
-    keep(value);
+    keep(negatives);
   }
 
   // What phase 2 leaves to be read, or phase 3 to be told.

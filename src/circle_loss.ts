@@ -1,6 +1,6 @@
 /** Circle loss in its classification form: each cosine is weighted by how far it is from where it should be. */
 
-import type { NativeTransform } from './native.js';
+import type { NativeTransform } from './native_loss.js';
 import { checkScheduled, type Schedule } from './schedule.js';
 import { type BatchRule, checkedBy, targetsOf } from './target_rows.js';
 import { checkOptions } from './validate.js';

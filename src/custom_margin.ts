@@ -1,7 +1,7 @@
 /** Phase 1's end for a margin written in JavaScript: the callback over the rows of a batch. */
 
 import type { CustomMarginCallback } from './margins.js';
-import type { NativeMargin } from './native.js';
+import type { NativeMargin } from './native_loss.js';
 import { checkNumber, largestFactor, mustBe, show } from './validate.js';
 
 /**

@@ -16,11 +16,11 @@ import {
   type NativeEvaluation,
   type NativeGradients,
   type NativeHead,
-  type NativeMargin,
   type NativeMode,
   type NativeProblem,
   type NativeRows,
 } from './native.js';
+import type { NativeMargin } from './native_loss.js';
 import { type Compute, checkLossOn, type PlainLoss, type Reduction, transformOf } from './options.js';
 import { newRows } from './row_arrays.js';
 import { nativeRowFunction } from './row_functions.js';

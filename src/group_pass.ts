@@ -22,11 +22,10 @@ import {
   type NativeEvaluation,
   type NativeForwardResult,
   type NativeGradients,
-  type NativeMargin,
   type NativeRows,
   type NativeStatistics,
-  type NativeTermValues,
 } from './native.js';
+import type { NativeMargin, NativeTermValues } from './native_loss.js';
 import {
   type Angles,
   hardStatistics,
@@ -103,7 +102,7 @@ export function* groupPass(
     if (targetCosine) yield* shareTargets(share, evaluation, targetCosine);
     const summed = negatives(evaluation, whole, resolved, made.statistics, asked);
     const statistics = yield* agree(group, yield* attemptTwin(summed));
-    yield* addUp(share, statistics, plan.problem.scale > 64 || resolved.transform !== undefined);
+    yield* addUp(share, statistics, plan.problem.scale > 64 || resolved.negatives !== undefined);
     const ending = end(evaluation, resolved, rows, statistics, asked);
     const ended = yield* agree(group, yield* attemptTwin(ending));
     yield* sameRows(share, rows);
@@ -179,12 +178,12 @@ function checkFiniteRows({ problem, rows }: Plan): void {
 function* negatives(
   evaluation: NativeEvaluation,
   plan: Plan,
-  { margin, transform }: Resolved,
+  { margin, negatives }: Resolved,
   statistics: NativeStatistics,
   gradients: NativeGradients | undefined,
 ): Twin<NativeStatistics> {
   const wanted = typeof margin === 'function' ? { ...statistics, ...hardStatistics(plan) } : statistics;
-  yield* settled(evaluation.negatives('async', wanted, gradients, transform));
+  yield* settled(evaluation.negatives('async', wanted, gradients, negatives));
   return wanted;
 }
 

@@ -8,16 +8,14 @@ import { customTargets } from './custom_margin.js';
 import type { Plan } from './evaluation.js';
 import type {
   NativeBackwardResult,
-  NativeBinary,
   NativeEvaluation,
   NativeForwardResult,
   NativeGradients,
-  NativeMargin,
   NativeMode,
   NativeRows,
   NativeStatistics,
-  NativeTransform,
 } from './native.js';
+import type { NativeMargin, NativeNegatives, NativeTransform } from './native_loss.js';
 import { filtered } from './negatives_transform.js';
 import { type Angles, hardStatistics, newAngles, newStatistics } from './row_arrays.js';
 import { settled, type Twin } from './twin.js';
@@ -26,7 +24,7 @@ import { settled, type Twin } from './twin.js';
 export interface Resolved {
   /** Or how it follows from phase 2's statistics. */
   readonly margin: NativeMargin | ((statistics: NativeStatistics) => NativeMargin);
-  readonly transform?: NativeTransform | NativeBinary;
+  readonly negatives?: NativeNegatives;
 }
 
 /** Whether the margin asks for phase 1's angles. */
@@ -51,13 +49,13 @@ export function resolve(plan: Plan, angles: Angles): Resolved {
   if (memory && training) track.after = memory;
   return {
     margin: targets.kind === 'late' ? (statistics) => targets.targets(meanHardCosine(statistics)) : targets,
-    ...(negatives ? { transform: negatives } : filterOf(plan)),
+    ...(negatives ? { negatives } : filterOf(plan)),
   };
 }
 
 /** Of plans whose margin leaves the negatives alone. */
-export function filterOf({ filterThreshold, rows }: Plan): { readonly transform?: NativeTransform } {
-  return filterThreshold > 0 ? { transform: filtered(filterThreshold, rows) } : {};
+export function filterOf({ filterThreshold, rows }: Plan): { readonly negatives?: NativeTransform } {
+  return filterThreshold > 0 ? { negatives: filtered(filterThreshold, rows) } : {};
 }
 
 function meanHardCosine({ hardSum, hardCount }: NativeStatistics): Float64Array {
@@ -78,13 +76,13 @@ export function* phasesToLoss(
   mode: NativeMode,
   plan: Plan,
   evaluation: NativeEvaluation,
-  { margin, transform }: Resolved,
+  { margin, negatives }: Resolved,
   rows: NativeRows,
   gradients?: NativeGradients,
 ): Twin<NativeForwardResult> {
-  if (typeof margin !== 'function') return yield* settled(evaluation.forward(mode, margin, rows, transform));
+  if (typeof margin !== 'function') return yield* settled(evaluation.forward(mode, margin, rows, negatives));
   const statistics = { ...newStatistics(plan), ...hardStatistics(plan) };
-  yield* settled(evaluation.negatives(mode, statistics, gradients, transform));
+  yield* settled(evaluation.negatives(mode, statistics, gradients, negatives));
   return yield* settled(evaluation.epilogue(mode, margin(statistics), rows, statistics));
 }
 
@@ -97,9 +95,9 @@ export function* phasesToGradients(
   rows: NativeRows,
   gradients: NativeGradients,
 ): Twin<NativeForwardResult & NativeBackwardResult> {
-  const { margin, transform } = resolved;
+  const { margin, negatives } = resolved;
   if (typeof margin !== 'function')
-    return yield* settled(evaluation.valueAndGrad(mode, margin, rows, gradients, transform));
+    return yield* settled(evaluation.valueAndGrad(mode, margin, rows, gradients, negatives));
   const result = yield* phasesToLoss(mode, plan, evaluation, resolved, rows, gradients);
   return { ...result, ...(yield* settled(evaluation.backward(mode, gradients))) };
 }

@@ -14,7 +14,7 @@ import {
   isBatchMargin,
   transforms,
 } from './batch_margins.js';
-import type { NativeMargin, NativeParameter } from './native.js';
+import type { NativeMargin, NativeParameter } from './native_loss.js';
 import type { OverflowPolicy } from './options.js';
 import { checkSchedule, isSchedule, type Schedule } from './schedule.js';
 import {

@@ -1,6 +1,6 @@
 /** What becomes of negatives' cosines before the softmax, as data: two quadratics, of which a row's threshold decides. */
 
-import type { NativeQuadratic, NativeTransform } from './native.js';
+import type { NativeQuadratic, NativeTransform } from './native_loss.js';
 
 /** `G(c) = c` */
 export const unchanged: NativeQuadratic = { value: [0, 1, 0], slope: [1, 0] };

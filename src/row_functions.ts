@@ -4,7 +4,7 @@
  * every margin. Formulas: engine/row_function.h.
  */
 
-import type { NativeRowFunction } from './native.js';
+import type { NativeRowFunction } from './native_loss.js';
 import { checkScheduled, type Schedule } from './schedule.js';
 import {
   checkNumber,

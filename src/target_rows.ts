@@ -1,7 +1,8 @@
 /** What a batch margin is told of the rows of a batch, what it answers, and the formulas that several of them share. */
 
 import type { LossMemory } from './loss_memory.js';
-import type { NativeBinary, NativeTransform, NativeWeightGradient } from './native.js';
+import type { NativeWeightGradient } from './native.js';
+import type { NativeBinary, NativeTransform } from './native_loss.js';
 import type { OverflowPolicy } from './options.js';
 import type { Schedule } from './schedule.js';
 import type { Twin } from './twin.js';

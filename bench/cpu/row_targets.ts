@@ -4,7 +4,7 @@
  * sees of them; test/losses.test.ts compares these with formulas.
  */
 
-import type { NativeBinary, NativeTransform } from '../../dist/native.js';
+import type { NativeBinary, NativeTransform } from '../../dist/native_loss.js';
 import type { Formula } from '../formula.js';
 import { isBatchMargin, resolution } from './addon.js';
 

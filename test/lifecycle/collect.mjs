@@ -12,7 +12,8 @@ import { digest, makeBatch } from './problems.mjs';
 const size = { rows: 256, dim: 64, classes: 40_000 };
 const gc = /** @type {() => void} */ (globalThis.gc);
 
-/** @import { NativeMargin, NativeRows } from '../../src/native.js' */
+/** @import { NativeRows } from '../../src/native.js' */
+/** @import { NativeMargin } from '../../src/native_loss.js' */
 
 /** @param {number} length @param {number} value */
 const filled = (length, value) => new Float32Array(length).fill(value);
