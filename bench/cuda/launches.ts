@@ -49,6 +49,10 @@ export const gates = {
   // Each exponent and each slope by a threshold: some ten instructions more an element.
   transformed: (architecture: string): Gates =>
     architecture === '75' ? turing : { ...tileGates(architecture), ptxPerMma: 4.4 },
+  // Powers by multiplication and two reciprocals or exponentials, some 27 instructions an element.
+  binary: (architecture: string): Gates =>
+    architecture === '75' ? turing : { ...tileGates(architecture), ptxPerMma: 6 },
+  hopperBinary: (): Gates => ({ ...hopper, ptxPerMma: 5, l2BytesPerMma: 40 }),
   hopperTransformed: (): Gates => ({ ...hopper, ptxPerMma: 3.4, l2BytesPerMma: 40 }),
   hopperCounting: (): Gates => ({ ...hopper, ptxPerMma: 1.85, l2BytesPerMma: 40 }),
   // Two halves: three products for an element.
@@ -115,9 +119,9 @@ function tileLaunches(type: 'float16' | 'bfloat16' | 'float32'): Launch[] {
     ...{ ...common, kernel: `${kernel}_${type}`, tile: square, sharedVariable: `tile_bytes_${type}` },
     ...{ operandBytes, otherBytes, updatedBytes: 0, sameShape: true },
   });
-  const transformed = (kernel: string, otherBytes: number): Launch => ({
+  const changed = (kernel: string, otherBytes: number, gates: Launch['gates']): Launch => ({
     ...tile(kernel, logits, otherBytes),
-    gates: halves === 2 ? 'split' : 'transformed',
+    gates: halves === 2 ? 'split' : gates,
   });
   const update = (width: number): Launch => {
     const sums = halves === 2 ? 16384 : 32768;
@@ -140,10 +144,12 @@ function tileLaunches(type: 'float16' | 'bfloat16' | 'float32'): Launch[] {
       gates: halves === 2 ? 'split' : 'counting',
     },
     tile('negatives_shifted', logits, 4 * B * (2 + partials(size))),
-    transformed('negatives_transformed', 4 * B * (3 + 2 * partials(size))),
-    transformed('negatives_transformed_hard', 4 * B * (3 + 3 * partials(size))),
+    changed('negatives_binary', 4 * B * (1 + 3 * partials(size)), 'binary'),
+    changed('negatives_transformed', 4 * B * (3 + 2 * partials(size)), 'transformed'),
+    changed('negatives_transformed_hard', 4 * B * (3 + 3 * partials(size)), 'transformed'),
     tile('probabilities', logits, 8 * B + bytes * B * C),
-    transformed('probabilities_transformed', 12 * B + bytes * B * C),
+    changed('probabilities_transformed', 12 * B + bytes * B * C, 'transformed'),
+    changed('probabilities_binary', 8 * B + bytes * B * C, 'binary'),
     tile('cosines', logits, 4 * B * C),
     tile('features_product', bytes * C * (B + D), 4 * B * D * products(size)),
     tile('weights_product', bytes * B * (C + D), 4 * C * D),
@@ -164,10 +170,12 @@ function hopperLaunches(type: 'float16' | 'bfloat16'): Launch[] {
     [`negatives_hardest_${type}`]: [1024, 'hopper'],
     [`negatives_above_${type}`]: [1024, 'hopperCounting'],
     [`negatives_shifted_${type}`]: [1024, 'hopper'],
+    [`negatives_binary_${type}`]: [1024, 'hopperBinary'],
     [`negatives_transformed_${type}`]: [1024, 'hopperTransformed'],
     [`negatives_transformed_hard_${type}`]: [1024, 'hopperTransformed'],
     [`probabilities_${type}`]: [1024, 'hopper'],
     [`probabilities_transformed_${type}`]: [1024, 'hopperTransformed'],
+    [`probabilities_binary_${type}`]: [1024, 'hopperBinary'],
     [`features_product_${type}`]: [128, 'hopperStreamed'],
     [`weights_product_${type}`]: [D, 'hopper'],
   };
