@@ -1,7 +1,8 @@
 // Phases 4 and 5 of a pass, chunk by chunk of classes:
 //
 //   P  = exp2(X W^T factor - shift)        normalised by the row's sum over negatives, S = exp(offset) sum; with a
-//                                          transform of negatives exp2(G - shift) G'
+//                                          transform of negatives exp2(G - shift) G'; of a binary reduction sigmoid(z) g' by
+//                                          the row's sum of sigmoids
 //   dX += P W                              in float64 over chunks and splits
 //   dW  = P^T V, V = f xh                  then projection, own rows, and the sink: written, added or used up
 //
@@ -148,7 +149,7 @@ Status CudaPass::upload_coefficients(const RowCoefficients& rows, double* unscal
     if (sums_[i] == 0 || rows.kappa[i] == 0) continue;
     const double offset = offsets_.empty() ? 0.0 : offsets_[i];
     // By the shift as it was rounded: 2^(shift - offset) P is exp(z - offset).
-    factor[i] = rows.kappa[i] * std::exp2(shifts_[i] - offset + kProbabilityExponent + slope_exponent_);
+    factor[i] = rows.kappa[i] * std::exp2(shifts_[i] - offset + kProbabilityExponent) * slope_unit_;
     scale[i] = std::ldexp(factor[i], -kProbabilityExponent) / weight_scale(kind_);
     largest = std::max(largest, std::fabs(factor[i]));
   }
@@ -240,7 +241,10 @@ Status CudaPass::launch_probabilities(const Chunk& chunk) {
   p.tiles_per_split = tiles_per_block(chunk.tiles, row_tiles(), slots(), 1, chunk.tiles);
   p.threshold = transform_thresholds_.as<float>();
   p.transform = transform_;
-  const Kernel& kernel = transforms_ ? products_.probabilities_transformed : products_.probabilities;
+  p.binary = binary_terms_;
+  const Kernel& kernel = binary_       ? products_.probabilities_binary
+                         : transforms_ ? products_.probabilities_transformed
+                                       : products_.probabilities;
   return launch_product(kernel, {divide_up(chunk.tiles, p.tiles_per_split), row_tiles()}, features_operand_, 0,
                         class_operand(), chunk.first, p);
 }

@@ -41,11 +41,13 @@ constexpr ProductKernelName kProductKernels[] = {
     {"negatives_", &ProductKernels::negatives},
     {"negatives_hardest_", &ProductKernels::negatives_hardest},
     {"negatives_above_", &ProductKernels::negatives_above},
+    {"negatives_binary_", &ProductKernels::negatives_binary},
     {"negatives_shifted_", &ProductKernels::negatives_shifted},
     {"negatives_transformed_", &ProductKernels::negatives_transformed},
     {"negatives_transformed_hard_", &ProductKernels::negatives_transformed_hard},
     {"probabilities_", &ProductKernels::probabilities},
     {"probabilities_transformed_", &ProductKernels::probabilities_transformed},
+    {"probabilities_binary_", &ProductKernels::probabilities_binary},
     {"features_product_", &ProductKernels::features_product},
     {"weights_product_", &ProductKernels::weights_product},
 };

@@ -32,9 +32,9 @@ constexpr int32_t kUpdateWidths[] = {128, 256, 512};
 
 // The products of a pass.
 struct ProductKernels {
-  Kernel negatives, negatives_hardest, negatives_above, negatives_shifted;
+  Kernel negatives, negatives_hardest, negatives_above, negatives_binary, negatives_shifted;
   Kernel negatives_transformed, negatives_transformed_hard;
-  Kernel probabilities, probabilities_transformed, features_product, weights_product;
+  Kernel probabilities, probabilities_transformed, probabilities_binary, features_product, weights_product;
   int32_t blocks_per_multiprocessor = 1;
 
   bool available() const { return negatives.function != nullptr; }

@@ -59,8 +59,17 @@ struct AccumulatorTransform {
   ExponentQuadratic below, above;  // where accumulator <= threshold, and elsewhere
 };
 
-// negatives_T, negatives_hardest_T, negatives_above_T, negatives_shifted_T, negatives_transformed_T, negatives_transformed_hard_T:
-// sums over classes of exp2(exponent), without the row's own.
+// z of a BinaryReduction (engine/engine.h) in log2 units, of accumulators s: with r = s * root_unit + root_zero, a multiple of
+// (c + 1) / 2, z = r^(exponent + 1) + constant, and the gradient's factor is r^exponent * slope_factor + slope_constant.
+constexpr int kMostBinaryExponent = 15;
+struct AccumulatorBinary {
+  float root_unit, root_zero, constant;
+  int32_t exponent;  // power - 1
+  float slope_factor, slope_constant;
+};
+
+// negatives_T, negatives_hardest_T, negatives_above_T, negatives_binary_T, negatives_shifted_T, negatives_transformed_T,
+// negatives_transformed_hard_T: sums over classes of exp2(exponent), of binary log2(1 + 2^z), without the row's own.
 // Grid: x = splits (ceil(tiles / tiles_per_split)), y = padded rows / 128. Partial sums leave as [2 * splits, padded
 // rows]: two halves of every tile; each entry is written once.
 struct NegativesParameters {
@@ -70,28 +79,32 @@ struct NegativesParameters {
   const float* offset;    // [padded rows], shifted and transformed: subtracted from the exponent, in log2 units
   float factor;           // shifted: exponent = accumulator * factor - offset, factor = s / min(s, 64)
   float* sums;            // [2 * splits, padded rows]
-  // [2 * splits, padded rows], largest accumulator over negatives, -inf if none; hardest, above and transformed
+  // [2 * splits, padded rows], largest accumulator over negatives, -inf if none; hardest, above, binary and transformed
   float* hardest;
   const float* threshold;  // [padded rows]; above and transformed
   // [2 * splits, padded rows], negatives whose accumulator is larger than the threshold; above and transformed_hard. Of
   // above kMostCounted or more may be any such number.
   int32_t* above;
-  float* hard;  // [2 * splits, padded rows], sum of those negatives' accumulators; transformed_hard
+  float* hard;    // [2 * splits, padded rows], sum of those negatives' accumulators; transformed_hard
+  float* slopes;  // [2 * splits, padded rows], sum of sigmoid(z); binary
   int32_t padded_rows;
   int32_t classes;          // C
   int32_t steps;            // padded depth / 32
   int32_t tiles_per_split;  // tiles of 128 classes
   AccumulatorTransform transform;
+  AccumulatorBinary binary;
 };
 
-// probabilities_T, probabilities_transformed_T: P for a chunk of classes. Grid: x = splits over the chunk's tiles, y =
-// padded rows / 128. P[i, j] = exp2(accumulator * factor - shift[i]), transformed: exp2(value - shift[i]) * slope of the
-// accumulator; 0 for the row's own class and for padding.
+// probabilities_T, probabilities_transformed_T, probabilities_binary_T: P for a chunk of classes. Grid: x = splits over the
+// chunk's tiles, y = padded rows / 128. P[i, j] = exp2(accumulator * factor - shift[i]), transformed: exp2(value - shift[i]) *
+// slope of the accumulator, binary: sigmoid(z) * the gradient's factor / exp2(shift[i]); 0 for the row's own class and for
+// padding.
 struct ProbabilitiesParameters {
   Operand features;       // as above
   Operand weights;        // of the chunk's first class
   const int32_t* labels;  // [padded rows], the row's own class counted from the shard's first, -1 for none
-  const float* shift;     // [padded rows], log2 S + offset - 15; +inf where P must be 0 (padding, S = 0)
+  // [padded rows], log2 S + offset - 15, S of binary the sum of slopes; +inf where P must be 0 (padding, S = 0)
+  const float* shift;
   float factor;
   uint16_t* probabilities;  // [padded rows, stride]; low halves `low` elements behind
   int64_t low;
@@ -102,6 +115,7 @@ struct ProbabilitiesParameters {
   int32_t tiles_per_split;
   const float* threshold;  // [padded rows]; transformed
   AccumulatorTransform transform;
+  AccumulatorBinary binary;
 };
 
 // features_product_T (dX): out[split] = P . W over the split's classes, [padded rows, width] float32.
@@ -208,6 +222,9 @@ struct TargetsParameters {
   StorageKind storage;
 };
 
+// Sigmoids are multiplied with exp2(-shift), which float32 has to have.
+constexpr double kLeastSlopeShift = -100;
+
 // reduce_negatives: adds partial sums in order, in float64, and sets the shift of phase 4's probabilities. Grid:
 // ceil(padded rows / 256), 256 threads.
 struct ReduceNegativesParameters {
@@ -215,12 +232,16 @@ struct ReduceNegativesParameters {
   const float* hardest;  // as sums; nullable
   const int32_t* above;  // as sums; nullable
   const float* hard;     // as sums; nullable
+  const float* slopes;   // as sums; nullable
   const float* offset;   // [padded rows], log2 units; null: 0
   double* sum;           // [rows]
-  float* shift;          // [padded rows], log2(sum) + offset - kProbabilityExponent; infinite where there is nothing
-  float* largest;        // [rows], nullable
-  int32_t* count;        // [rows], sum of above; nullable
-  double* hard_sum;      // [rows], sum of hard; nullable
+  // [padded rows], log2(sum) + offset - kProbabilityExponent, where there are slopes of their sum and at least
+  // kLeastSlopeShift; infinite where there is nothing
+  float* shift;
+  float* largest;     // [rows], nullable
+  int32_t* count;     // [rows], sum of above; nullable
+  double* hard_sum;   // [rows], sum of hard; nullable
+  double* slope_sum;  // [rows], sum of slopes; nullable
   int32_t partials, rows, padded_rows;
 };
 

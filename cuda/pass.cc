@@ -179,7 +179,7 @@ const Kernel& CudaPass::negatives_kernel(Finds finds) const {
 
 Status CudaPass::launch_negatives(const Kernel& kernel, const float* offset, const float* threshold, Finds finds) {
   // Rows in groups, so that the partial sums of a large batch stay small.
-  const int64_t arrays = 1 + finds.hardest + finds.above + finds.hard;
+  const int64_t arrays = 1 + finds.hardest + finds.above + finds.hard + finds.slopes;
   const int64_t most = kMostSumBytes / (2 * arrays * sizeof(float) * kTileSide);
   const int64_t group_tiles = std::clamp<int64_t>(most / divide_up(class_tiles(), kMostTilesPerSum), 1, row_tiles());
   for (int64_t row_tile = 0; row_tile < row_tiles(); row_tile += group_tiles) {
@@ -192,6 +192,7 @@ Status CudaPass::launch_negatives(const Kernel& kernel, const float* offset, con
     if (finds.hardest) MARGINFC_TRY(partial_hardest_.allocate(device_, bytes));
     if (finds.above) MARGINFC_TRY(partial_above_.allocate(device_, bytes));
     if (finds.hard) MARGINFC_TRY(partial_hard_.allocate(device_, bytes));
+    if (finds.slopes) MARGINFC_TRY(partial_slopes_.allocate(device_, bytes));
     NegativesParameters p;
     p.features = features_operand_.from(row);
     p.weights = class_operand().from(0);
@@ -203,7 +204,9 @@ Status CudaPass::launch_negatives(const Kernel& kernel, const float* offset, con
     p.threshold = threshold ? threshold + row : nullptr;
     p.above = finds.above ? partial_above_.as<int32_t>() : nullptr;
     p.hard = finds.hard ? partial_hard_.as<float>() : nullptr;
+    p.slopes = finds.slopes ? partial_slopes_.as<float>() : nullptr;
     p.transform = transform_;
+    p.binary = binary_terms_;
     p.padded_rows = static_cast<int32_t>(tiles * kTileSide);
     p.classes = static_cast<int32_t>(classes_);
     p.steps = steps();
@@ -215,12 +218,14 @@ Status CudaPass::launch_negatives(const Kernel& kernel, const float* offset, con
     reduce.hardest = p.hardest;
     reduce.above = p.above;
     reduce.hard = p.hard;
+    reduce.slopes = p.slopes;
     reduce.offset = p.offset;
     reduce.sum = sums_memory_.as<double>(row);
     reduce.shift = shifts_memory_.as<float>(row);
     reduce.largest = finds.hardest ? largest_.as<float>(row) : nullptr;
     reduce.count = finds.above ? above_.as<int32_t>(row) : nullptr;
     reduce.hard_sum = finds.hard ? hard_sums_.as<double>(row) : nullptr;
+    reduce.slope_sum = finds.slopes ? slope_sums_.as<double>(row) : nullptr;
     reduce.partials = static_cast<int32_t>(2 * splits);
     reduce.rows = static_cast<int32_t>(std::min<int64_t>(p.padded_rows, rows_ - row));
     reduce.padded_rows = p.padded_rows;
@@ -234,6 +239,7 @@ Status CudaPass::reserve_sums(Finds finds) {
   MARGINFC_TRY(shifts_memory_.allocate(device_, padded_rows_ * sizeof(float)));
   if (finds.above) MARGINFC_TRY(above_.allocate(device_, rows_ * sizeof(int32_t)));
   if (finds.hard) MARGINFC_TRY(hard_sums_.allocate(device_, rows_ * sizeof(double)));
+  if (finds.slopes) MARGINFC_TRY(slope_sums_.allocate(device_, rows_ * sizeof(double)));
   return finds.hardest ? largest_.allocate(device_, rows_ * sizeof(float)) : Status{};
 }
 
@@ -255,7 +261,7 @@ Status CudaPass::begin_negatives() {
 
 // s > 64: the largest exponent of each row becomes its offset. Its own product, so this path costs 2 BCD more.
 Status CudaPass::find_offsets() {
-  const Finds finds{true, batch_.above, false};
+  const Finds finds{true, batch_.above};
   MARGINFC_TRY(reserve_sums(finds));
   MARGINFC_TRY(launch_negatives(negatives_kernel(finds), nullptr, thresholds_.as<float>(), finds));
   MARGINFC_TRY(device_.download(largest_host_.data(), largest_, rows_ * sizeof(float)));
@@ -323,8 +329,14 @@ Status CudaPass::plain_negatives() {
   return batch_.above ? device_.download(above_host_.data(), above_, rows_ * sizeof(int32_t)) : Status{};
 }
 
+Status CudaPass::find_apart() {
+  MARGINFC_TRY(begin_negatives());
+  MARGINFC_TRY(device_.download(largest_host_.data(), largest_, rows_ * sizeof(float)));
+  if (batch_.above) MARGINFC_TRY(device_.download(above_host_.data(), above_, rows_ * sizeof(int32_t)));
+  return device_.settle_downloads();
+}
+
 Status CudaPass::negatives(const GradientPlan& plan, const Negatives& result) try {
-  if (result.binary) return Status::failure(Code::unavailable, "binary cross-entropies are not there on GPUs");
   const Device::Turn turn(device_);
   MARGINFC_TRY(turn.status());
   if (cancelled()) return Status::aborted();
@@ -334,14 +346,19 @@ Status CudaPass::negatives(const GradientPlan& plan, const Negatives& result) tr
   above_host_.assign(rows_, 0);
   hard_sums_host_.assign(rows_, 0.0);
   hard_counts_host_.assign(rows_, 0);
+  slope_sums_host_.assign(rows_, 0.0);
   transforms_ = result.transform;
+  binary_ = result.binary;
+  slope_unit_ = 1;
   smooth_ = result.cosine_sum;
   std::vector<double> cosine_sums(smooth_ ? rows_ : 0);
   int32_t bad_class = INT32_MAX;
   if (classes_ > 0) {
     if (batch_.above) MARGINFC_TRY(upload_thresholds(result.target_cosine, &thresholds_));
     if (smooth_) MARGINFC_TRY(launch_cosine_sums());
-    MARGINFC_TRY(transforms_ ? transformed_negatives(result) : plain_negatives());
+    MARGINFC_TRY(binary_       ? binary_negatives(*result.binary)
+                 : transforms_ ? transformed_negatives(result)
+                               : plain_negatives());
     if (smooth_) MARGINFC_TRY(device_.download(cosine_sums.data(), cosine_sums_, rows_ * sizeof(double)));
     MARGINFC_TRY(device_.download(sums_.data(), sums_memory_, sums_.size() * sizeof(double)));
     MARGINFC_TRY(device_.download(shifts_.data(), shifts_memory_, shifts_.size() * sizeof(float)));
@@ -359,7 +376,8 @@ Status CudaPass::negatives(const GradientPlan& plan, const Negatives& result) tr
   }
   if (cancelled()) return Status::aborted();
   for (int64_t i = 0; i < batch_.rows; i++) {
-    result.sum[i] = sums_[i];
+    // Logarithms of a binary reduction are to base 2.
+    result.sum[i] = binary_ ? sums_[i] * kLn2 : sums_[i];
     result.offset[i] = offsets_.empty() ? 0 : offsets_[i] * kLn2;
     if (result.hardest) result.hardest[i] = std::max(-2.0f, static_cast<float>(largest_host_[i] / operand_scale_));
     if (result.above) result.above[i] = above_host_[i];
@@ -368,6 +386,7 @@ Status CudaPass::negatives(const GradientPlan& plan, const Negatives& result) tr
       result.hard_sum[i] = hard_sums_host_[i] / operand_scale_;
       result.hard_count[i] = hard_counts_host_[i];
     }
+    if (binary_) result.slope_sum[i] = slope_sums_host_[i];
   }
   return {};
 } catch (const std::bad_alloc&) {

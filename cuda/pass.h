@@ -81,6 +81,7 @@ class CudaPass final : public ShardPass {
     bool hardest = false;
     bool above = false;
     bool hard = false;  // with above
+    bool slopes = false;
   };
   Finds wanted() const { return {batch_.hardest, batch_.above, false}; }
   const Kernel& negatives_kernel(Finds finds) const;
@@ -93,11 +94,16 @@ class CudaPass final : public ShardPass {
   Status begin_negatives();
   Status find_offsets();
   Status upload_offsets();
-  // Phase 2 but for what both have in common: without a transform, and in transform.cc with one.
+  // Phase 2 but for what all have in common: without a transform, in transform.cc with one, and in binary.cc of a binary
+  // reduction.
   Status plain_negatives();
   Status transformed_negatives(const Negatives& result);
+  // What the kernels that change negatives do not find: hardest and, where it is asked for, above. Waits for it.
+  Status find_apart();
   Status set_transform(const NegativesTransform& transform);
   Status launch_transformed(const Kernel& kernel, Finds finds);
+  Status binary_negatives(const BinaryReduction& binary);
+  void set_binary(const BinaryReduction& binary);
   // Launches the sum of the classes' unit rows, and what it says of each row.
   Status launch_cosine_sums();
   Status sum_unit_rows(const DeviceBuffer& rows, Precision storage, int64_t count, const double* factor,
@@ -184,7 +190,7 @@ class CudaPass final : public ShardPass {
   DeviceBuffer partial_sums_, partial_hardest_, partial_above_, sums_memory_, shifts_memory_, largest_, above_;
   DeviceBuffer offsets_memory_, thresholds_;
   DeviceBuffer transform_thresholds_;  // [padded rows]
-  DeviceBuffer partial_hard_, hard_sums_;
+  DeviceBuffer partial_hard_, hard_sums_, partial_slopes_, slope_sums_;
   DeviceBuffer unit_partials_;  // parts of sums of unit rows
   DeviceBuffer class_sum_;      // [dim] float64, sum of the classes' unit rows; with label smoothing
   DeviceBuffer cosine_sums_;    // [rows] float64, likewise
@@ -195,7 +201,10 @@ class CudaPass final : public ShardPass {
   std::vector<int32_t> hard_counts_host_;
   bool transforms_ = false;  // accumulators, by
   AccumulatorTransform transform_{};
-  int slope_exponent_ = 0;  // whose slopes are G' / 2^this
+  bool binary_ = false;  // each logit has its own loss, by
+  AccumulatorBinary binary_terms_{};
+  std::vector<double> slope_sums_host_;
+  double slope_unit_ = 1;  // slopes of kernels are those of G or g divided by this
   GradientMemory memory_;
   GradientPlan planned_;        // what memory_ is for
   bool gradient_here_ = false;  // the caller's dW lies on this GPU

@@ -52,9 +52,10 @@ class OffsetSearch {
 
 Status CudaPass::set_transform(const NegativesTransform& transform) {
   // P times a slope of 1 is what 16 bits have room for.
-  slope_exponent_ = exponent_of_slopes(transform);
+  const int exponent = exponent_of_slopes(transform);
+  slope_unit_ = std::ldexp(1.0, exponent);
   const auto of_accumulators = [&](Quadratic g) {
-    for (double& slope : g.slope) slope = std::ldexp(slope, -slope_exponent_);
+    for (double& slope : g.slope) slope = std::ldexp(slope, -exponent);
     return of_exponents(g, operand_scale_, factor_);
   };
   transform_ = {of_accumulators(transform.below), of_accumulators(transform.above)};
@@ -72,12 +73,7 @@ Status CudaPass::transformed_negatives(const Negatives& result) {
   const bool hard = result.hard_sum;
   // The kernels count above one threshold, and the one that adds up hard negatives finds no hardest.
   const bool apart = batch_.above || (hard && batch_.hardest);
-  if (apart) {
-    MARGINFC_TRY(begin_negatives());
-    MARGINFC_TRY(device_.download(largest_host_.data(), largest_, rows_ * sizeof(float)));
-    if (batch_.above) MARGINFC_TRY(device_.download(above_host_.data(), above_, rows_ * sizeof(int32_t)));
-    MARGINFC_TRY(device_.settle_downloads());
-  }
+  if (apart) MARGINFC_TRY(find_apart());
   const Kernel& kernel = hard ? products_.negatives_transformed_hard : products_.negatives_transformed;
   const Finds finds{!hard, hard, hard};
   const OffsetChoice choice = choose_offset(result.transform, batch_.scale);

@@ -99,7 +99,7 @@ struct Batch {
   bool check_finite = true;
   bool hardest = false;     // phase 2 will be asked for Negatives::hardest
   bool above = false;       // and for Negatives::above
-  bool transforms = false;  // and be given Negatives::transform
+  bool transforms = false;  // and be given Negatives::transform or Negatives::binary
   // Phase 2 sums the angles theta_ij instead of exp(s * cos_ij), and phase 4 takes kappa_i / sin(theta_ij); with s = ln 2, and only on
   // the cpu engine in float32.
   bool angles = false;

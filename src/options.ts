@@ -223,7 +223,6 @@ export function checkLossOn(loss: Loss, devices: readonly DeviceName[]): void {
   const missing = missingOnGpus(loss.terms);
   if (missing)
     throw refuse('terms', 'intra and ring, which follow from what GPUs give of each row,', missing.kind);
-  if (isBinary(loss.margin)) throw refuse('margin', 'one with a softmax', loss.margin.kind);
 }
 
 /** What a loss depends on besides a batch. */

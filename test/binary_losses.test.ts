@@ -22,6 +22,7 @@ import {
 } from '../src/index.js';
 import { closeEngines, evaluate, findEngines, halfInstructionSets } from './engines.js';
 import { expectFailure } from './failures.js';
+import { findGpuOfEachCapability } from './gpus.js';
 import {
   type Case,
   cases,
@@ -32,12 +33,16 @@ import {
   size,
   spread,
 } from './loss_cases.js';
-import { expectWithinLimits, float32Limits } from './metrics.js';
+import { expectWithinLimits, float32Limits, halfLimits } from './metrics.js';
 import { makeProblem, type Problem, rowsBetween } from './problems.js';
 import { processGroup } from './process_group.js';
 import { type ReferenceOptions, reference } from './reference.js';
 
-const engines = (await findEngines(halfInstructionSets)).filter(({ missing }) => missing === undefined);
+const processors = await findEngines(halfInstructionSets);
+const engines = [
+  ...processors.filter(({ missing }) => missing === undefined),
+  ...(await findGpuOfEachCapability()),
+];
 afterAll(closeEngines);
 
 const binary = cases.filter((tested) => tested.binary);
@@ -96,6 +101,27 @@ const orthogonal: Problem = {
   dim: 2,
 };
 
+/** A row that is its class, so that all of its gradient is of others: too unlikely for 16 bits, one by one. */
+const manyOrthogonal: Problem = {
+  features: Float32Array.of(1, 0),
+  weights: Float32Array.from({ length: 2 * 20000 }, (_, i) => (i < 2 ? 1 - i : i % 2)),
+  labels: Int32Array.of(0),
+  dim: 2,
+};
+const unlikelyBias = -17;
+
+/** UniFace with a bias. */
+function biased(bias: number): Case {
+  return {
+    name: 'uniface',
+    margin: uniface({ bias }),
+    formula: (c) => c - 0.4,
+    negative: { value: (c) => c },
+    binary: () => ({ bias, positive: 1, negative: 1 }),
+  };
+}
+const unlikely = biased(unlikelyBias);
+
 describe.each(engines)('on $name', (engine) => {
   test.each<[string, number, Problem]>([
     ['extreme', 64, extreme],
@@ -103,13 +129,7 @@ describe.each(engines)('on $name', (engine) => {
     ['orthogonal', 64, orthogonal],
   ])('logits of %s rows at s = %i neither overflow nor vanish', async (_, scale, problem) => {
     for (const bias of [-150, -10, 0, 10, 150]) {
-      const tested: Case = {
-        name: 'uniface',
-        margin: uniface({ bias }),
-        formula: (c) => c - 0.4,
-        negative: { value: (c) => c },
-        binary: () => ({ bias, positive: 1, negative: 1 }),
-      };
+      const tested = biased(bias);
       const formula = referenceOptions(tested, rowsOf(problem, scale), 'exact');
       for (const workspace of ['keep', 'recompute'] as const) {
         const execution = {
@@ -124,17 +144,28 @@ describe.each(engines)('on $name', (engine) => {
       }
     }
   });
-});
 
-test('sums over many unlikely classes keep their digits', () => {
-  const many = 20000;
-  const weights = Float32Array.from({ length: 2 * many }, (_, i) => i % 2);
-  const bias = -17;
-  const batch = { features: Float32Array.of(1, 0), weights, labels: Int32Array.of(0), dim: 2 };
-  const { rowLoss, logSumExp } = valueAndGradSync(batch, { margin: uniface({ bias }) });
-  const others = (many - 1) * Math.log1p(Math.exp(bias));
-  expect(Math.abs(logSumExp[0]! / others - 1)).toBeLessThan(1e-5);
-  expect(rowLoss[0]).toBeCloseTo(Math.log1p(Math.exp(0.4 * 64 - bias)) + others, 4);
+  test.each(engine.precisions)('many unlikely classes add up with %s operands', async (precision) => {
+    const limits = precision === 'float32' ? float32Limits(64) : halfLimits(precision, { scale: 64 });
+    const formula = referenceOptions(unlikely, rowsOf(manyOrthogonal, 64), 'exact');
+    const execution = {
+      shards: 1,
+      threads: 2,
+      workspace: 'recompute',
+      call: 'valueAndGrad',
+      arrays: 'whole',
+    } as const;
+    const { result } = await evaluate(
+      engine,
+      manyOrthogonal,
+      formula,
+      { ...execution, precision },
+      optionsOf(unlikely),
+    );
+    expectWithinLimits(result, reference(manyOrthogonal, formula), limits);
+    const others = (manyOrthogonal.weights.length / 2 - 1) * Math.log1p(Math.exp(unlikelyBias));
+    expect(Math.abs(result.logSumExp![0]! / others - 1)).toBeLessThan(1e-5);
+  });
 });
 
 describe('the first bias', () => {

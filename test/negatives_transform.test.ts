@@ -19,7 +19,7 @@ import {
 import type { Execution } from './cases.js';
 import { closeEngines, type Engine, evaluate, findEngines, halfInstructionSets } from './engines.js';
 import { expectFailure } from './failures.js';
-import { findGpus, findSoftwareGpus } from './gpus.js';
+import { findGpuOfEachCapability } from './gpus.js';
 import {
   type Case,
   cases,
@@ -37,14 +37,11 @@ import { processGroup } from './process_group.js';
 import { seeded } from './random.js';
 import { reference } from './reference.js';
 
-const software = await findSoftwareGpus();
-// One of each compute capability.
-const capabilities = new Map(software.map((gpu) => [gpu.environment.GPUSIM_SM, gpu]));
+const processors = await findEngines(halfInstructionSets);
 const engines = [
-  ...(await findEngines(halfInstructionSets)),
-  ...capabilities.values(),
-  ...(await findGpus()),
-].filter(({ missing }) => missing === undefined);
+  ...processors.filter(({ missing }) => missing === undefined),
+  ...(await findGpuOfEachCapability()),
+];
 afterAll(closeEngines);
 
 const transformed = cases.filter(({ negative }) => negative);
@@ -105,9 +102,7 @@ async function expectOn(
 }
 
 describe.each(engines)('engine $name', (engine) => {
-  const computed = transformed.filter(({ binary }) => engine.choice === 'cpu' || !binary);
-
-  test.each(computed)('$name', async (tested) => {
+  test.each(transformed)('$name', async (tested) => {
     const problems = [
       spread,
       clustered,
@@ -120,7 +115,7 @@ describe.each(engines)('engine $name', (engine) => {
     await expectOn(engine, tested, opposite, 90, executions[3]!, float32Limits(3 * 90));
   });
 
-  test.each(computed)('$name with 16-bit operands', async (tested) => {
+  test.each(transformed)('$name with 16-bit operands', async (tested) => {
     const halves = (['bfloat16', 'float16'] as const).filter((type) => engine.precisions.includes(type));
     for (const i of [0, 1, 2]) {
       const precision = halves[i % halves.length]!;

@@ -33,6 +33,9 @@ constexpr int32_t kNearest = 10;
 // MV-Softmax's.
 constexpr AccumulatorTransform kTransform{{{0, 1, 0}, {1, 0}}, {{18.5f, 1.2f, 0}, {1.2f, 0}}};
 
+// SphereFace2's at s = 40 and t = 3, with negatives on both sides of 0.
+constexpr AccumulatorBinary kBinary{0.02f, 2.4f, -14, 2, 0.17f, 0};
+
 struct Request {
   std::string kernel, variant;
   int32_t rows, dim, classes;
@@ -115,10 +118,12 @@ class Launcher {
     if (name == "negatives_hardest") return negatives(products.negatives_hardest, kind);
     if (name == "negatives_above") return negatives(products.negatives_above, kind);
     if (name == "negatives_shifted") return negatives(products.negatives_shifted, kind);
+    if (name == "negatives_binary") return negatives(products.negatives_binary, kind);
     if (name == "negatives_transformed") return negatives(products.negatives_transformed, kind);
     if (name == "negatives_transformed_hard") return negatives(products.negatives_transformed_hard, kind);
     if (name == "probabilities") return probabilities(products.probabilities, kind);
     if (name == "probabilities_transformed") return probabilities(products.probabilities_transformed, kind);
+    if (name == "probabilities_binary") return probabilities(products.probabilities_binary, kind);
     if (name == "features_product") return features_product(products.features_product, kind, kTileSide);
     if (name == "weights_product") return weights_product(products.weights_product, kind, kTileSide);
     if (name == "features_product_wide") return features_product(tiles.features_product_wide, kind, kWideTile);
@@ -146,7 +151,9 @@ class Launcher {
     p.threshold = memory_.all(rows_, 1.0f);
     p.above = memory_.empty<int32_t>(2 * splits() * rows_);
     p.hard = memory_.empty<float>(2 * splits() * rows_);
+    p.slopes = memory_.empty<float>(2 * splits() * rows_);
     p.transform = kTransform;
+    p.binary = kBinary;
     p.padded_rows = rows_;
     p.classes = C_;
     p.steps = depth_ / kStageDepth;
@@ -170,6 +177,7 @@ class Launcher {
     p.tiles_per_split = kTilesPerBlock;
     p.threshold = memory_.all(rows_, 1.0f);
     p.transform = kTransform;
+    p.binary = kBinary;
     return launch_product(kernel, splits(), rows_ / kTileSide, 1, p, p.features, rows_, p.weights, classes_);
   }
 

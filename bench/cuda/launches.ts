@@ -35,6 +35,15 @@ function tileGates(architecture: string): Gates {
   };
 }
 
+/** Two halves: three products for an element. */
+function splitGates(architecture: string): Gates {
+  if (architecture === '75') return turing;
+  return {
+    ...{ registers: 255, spillBytes: 0, blocksPerSm: 1, sharedBytes: 128 * KiB },
+    ...{ ptxPerMmaLoop: 2.6, ptxPerMma: 3.0, ...sectors, l2BytesPerMma: 68 },
+  };
+}
+
 const hopper: Gates = {
   ...{ registers: 168, spillBytes: 0, serialized: 0, blocksPerSm: 1, sharedBytes: 227 * KiB },
   ...{ ptxPerMmaLoop: 1.0, ptxPerMma: 1.7, sectorRatioStore: 1.05 },
@@ -49,16 +58,15 @@ export const gates = {
   // Each exponent and each slope by a threshold: some ten instructions more an element.
   transformed: (architecture: string): Gates =>
     architecture === '75' ? turing : { ...tileGates(architecture), ptxPerMma: 4.4 },
+  // A power by four multiplications, softplus and sigmoid: some 34 instructions an element.
+  binary: (architecture: string): Gates =>
+    architecture === '75' ? turing : { ...tileGates(architecture), ptxPerMma: 6.5 },
+  splitBinary: (architecture: string): Gates =>
+    architecture === '75' ? turing : { ...splitGates(architecture), ptxPerMma: 3.6 },
+  hopperBinary: (): Gates => ({ ...hopper, ptxPerMma: 5.8, l2BytesPerMma: 40 }),
   hopperTransformed: (): Gates => ({ ...hopper, ptxPerMma: 3.4, l2BytesPerMma: 40 }),
   hopperCounting: (): Gates => ({ ...hopper, ptxPerMma: 1.85, l2BytesPerMma: 40 }),
-  // Two halves: three products for an element.
-  split: (architecture: string): Gates =>
-    architecture === '75'
-      ? turing
-      : {
-          ...{ registers: 255, spillBytes: 0, blocksPerSm: 1, sharedBytes: 128 * KiB },
-          ...{ ptxPerMmaLoop: 2.6, ptxPerMma: 3.0, ...sectors, l2BytesPerMma: 68 },
-        },
+  split: splitGates,
   update: (): Gates => ({
     ...{ registers: 255, spillBytes: 0, blocksPerSm: 1, sharedBytes: 160 * KiB },
     ...{ ptxPerMmaLoop: 2.3, sectorRatioStore: 1.25 },
@@ -119,6 +127,10 @@ function tileLaunches(type: 'float16' | 'bfloat16' | 'float32'): Launch[] {
     ...tile(kernel, logits, otherBytes),
     gates: halves === 2 ? 'split' : 'transformed',
   });
+  const binary = (kernel: string, otherBytes: number): Launch => ({
+    ...tile(kernel, logits, otherBytes),
+    gates: halves === 2 ? 'splitBinary' : 'binary',
+  });
   const update = (width: number): Launch => {
     const sums = halves === 2 ? 16384 : 32768;
     const shape = { rows: sums / width, columns: width, halves } as const;
@@ -140,10 +152,12 @@ function tileLaunches(type: 'float16' | 'bfloat16' | 'float32'): Launch[] {
       gates: halves === 2 ? 'split' : 'counting',
     },
     tile('negatives_shifted', logits, 4 * B * (2 + partials(size))),
+    binary('negatives_binary', 4 * B * (1 + 3 * partials(size))),
     transformed('negatives_transformed', 4 * B * (3 + 2 * partials(size))),
     transformed('negatives_transformed_hard', 4 * B * (3 + 3 * partials(size))),
     tile('probabilities', logits, 8 * B + bytes * B * C),
     transformed('probabilities_transformed', 12 * B + bytes * B * C),
+    binary('probabilities_binary', 8 * B + bytes * B * C),
     tile('cosines', logits, 4 * B * C),
     tile('features_product', bytes * C * (B + D), 4 * B * D * products(size)),
     tile('weights_product', bytes * B * (C + D), 4 * C * D),
@@ -164,10 +178,12 @@ function hopperLaunches(type: 'float16' | 'bfloat16'): Launch[] {
     [`negatives_hardest_${type}`]: [1024, 'hopper'],
     [`negatives_above_${type}`]: [1024, 'hopperCounting'],
     [`negatives_shifted_${type}`]: [1024, 'hopper'],
+    [`negatives_binary_${type}`]: [1024, 'hopperBinary'],
     [`negatives_transformed_${type}`]: [1024, 'hopperTransformed'],
     [`negatives_transformed_hard_${type}`]: [1024, 'hopperTransformed'],
     [`probabilities_${type}`]: [1024, 'hopper'],
     [`probabilities_transformed_${type}`]: [1024, 'hopperTransformed'],
+    [`probabilities_binary_${type}`]: [1024, 'hopperBinary'],
     [`features_product_${type}`]: [128, 'hopperStreamed'],
     [`weights_product_${type}`]: [D, 'hopper'],
   };

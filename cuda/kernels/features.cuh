@@ -97,8 +97,9 @@ extern "C" __global__ void __launch_bounds__(kRowThreads) targets(const __grid_c
 // Sum over negatives of a row from its partial sums, in their order and in float64, and what else there is of them; what
 // probabilities are shifted by, so that these need not wait for the host.
 //
-//   reads   sums (and hardest, above, hard) [partials, padded rows] of 4 bytes, once
-//   writes  sum [rows] float64, shift [padded rows] float32 (and largest, count [rows] of 4 bytes, hard_sum [rows] float64)
+//   reads   sums (and hardest, above, hard, slopes) [partials, padded rows] of 4 bytes, once
+//   writes  sum [rows] float64, shift [padded rows] float32 (and largest, count [rows] of 4 bytes, hard_sum, slope_sum [rows]
+//           float64)
 //   launch  ceil(padded rows / 256) blocks of 256 threads, a thread a row: a warp reads whole lines
 extern "C" __global__ void __launch_bounds__(256)
     reduce_negatives(const __grid_constant__ ReduceNegativesParameters p) {
@@ -111,11 +112,14 @@ extern "C" __global__ void __launch_bounds__(256)
   };
   const double sum = i < p.rows ? sum_of(p.sums) : 0;
   // exp2(-inf): no probability where there is no negative.
-  const double offset = p.offset ? p.offset[i] : 0;
-  p.shift[i] = sum == 0 ? INFINITY : static_cast<float>(log2(sum) + offset - kProbabilityExponent);
+  const double offset = p.offset ? p.offset[i] : 0, slopes = p.slopes && i < p.rows ? sum_of(p.slopes) : 0;
+  const double whole = p.slopes ? slopes : sum, shift = log2(whole) + offset - kProbabilityExponent;
+  p.shift[i] = whole == 0 ? INFINITY
+                          : static_cast<float>(p.slopes && shift < kLeastSlopeShift ? kLeastSlopeShift : shift);
   if (i >= p.rows) return;
   p.sum[i] = sum;
   if (p.hard) p.hard_sum[i] = sum_of(p.hard);
+  if (p.slopes) p.slope_sum[i] = slopes;
   if (p.above) {
     int32_t count = 0;
     for (int32_t part = 0; part < p.partials; part++) count += p.above[static_cast<int64_t>(part) * p.padded_rows + i];

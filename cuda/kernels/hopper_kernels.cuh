@@ -6,6 +6,7 @@
 
 #include "cuda/kernels/hopper.cuh"
 #include "cuda/kernels/negatives.cuh"
+#include "cuda/kernels/probabilities.cuh"
 
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL)
 
@@ -56,7 +57,7 @@ __device__ __forceinline__ void hopper_negatives(const Mapped<NegativesParameter
   const int consumer = classes.tiles.consumer();
   const int32_t* labels = p.labels + classes.row0;
 
-  float total[2][2] = {}, largest[2][2], hard[2][2] = {};
+  float total[2][2] = {}, largest[2][2], hard[2][2] = {}, slopes[2][2] = {};
   int32_t above[2][2] = {};
 #pragma unroll
   for (int i = 0; i < 2; i++) largest[i][0] = largest[i][1] = -INFINITY;
@@ -75,6 +76,7 @@ __device__ __forceinline__ void hopper_negatives(const Mapped<NegativesParameter
         const float threshold = kCounts<kMode> || kTransforms<kMode> ? __ldg(p.threshold + row) : 0;
         const TransformedRow transformed(p.transform, threshold, offset);
         float hard_part = 0;
+        BinarySums binary;
 #pragma unroll
         for (int j = 0; j < 16; j++)
 #pragma unroll
@@ -83,12 +85,15 @@ __device__ __forceinline__ void hopper_negatives(const Mapped<NegativesParameter
             if constexpr (kFindsHardest<kMode>) largest[i][h] = fmaxf(largest[i][h], s);
             if constexpr (kCounts<kMode>) above[i][h] += s > threshold;
             if constexpr (kSumsHard<kMode>) hard_part += s > threshold ? s : 0;
-            if constexpr (kTransforms<kMode>)
+            if constexpr (kMode == NegativesMode::binary)
+              binary.add(p.binary, s);
+            else if constexpr (kTransforms<kMode>)
               part[j / 8] += transformed.exponential(s);
             else
               part[j / 8] += exp2_fast(kMode == NegativesMode::shifted ? fmaf(s, p.factor, -offset) : s);
           }
-        total[i][h] += part[0] + part[1];
+        total[i][h] += kMode == NegativesMode::binary ? binary.logarithms() : part[0] + part[1];
+        if constexpr (kMode == NegativesMode::binary) slopes[i][h] += binary.slopes();
         if constexpr (kSumsHard<kMode>) hard[i][h] += hard_part;
       }
   }
@@ -106,12 +111,15 @@ __device__ __forceinline__ void hopper_negatives(const Mapped<NegativesParameter
           largest[i][h] = fmaxf(largest[i][h], __shfl_xor_sync(0xffffffff, largest[i][h], distance));
         if constexpr (kCounts<kMode>) above[i][h] += __shfl_xor_sync(0xffffffff, above[i][h], distance);
         if constexpr (kSumsHard<kMode>) hard[i][h] += __shfl_xor_sync(0xffffffff, hard[i][h], distance);
+        if constexpr (kMode == NegativesMode::binary)
+          slopes[i][h] += __shfl_xor_sync(0xffffffff, slopes[i][h], distance);
       }
       if ((threadIdx.x & 3) == 0) {
         p.sums[partial + HopperSums<>::row(i, h)] = total[i][h];
         if constexpr (kFindsHardest<kMode>) p.hardest[partial + HopperSums<>::row(i, h)] = largest[i][h];
         if constexpr (kCounts<kMode>) p.above[partial + HopperSums<>::row(i, h)] = above[i][h];
         if constexpr (kSumsHard<kMode>) p.hard[partial + HopperSums<>::row(i, h)] = hard[i][h];
+        if constexpr (kMode == NegativesMode::binary) p.slopes[partial + HopperSums<>::row(i, h)] = slopes[i][h];
       }
     }
 }
@@ -135,7 +143,7 @@ __device__ __forceinline__ uint4 transpose_quad(const uint32_t (&word)[4]) {
   return make_uint4(b[0], b[1], b[2], b[3]);
 }
 
-template <class T, bool kTransformed>
+template <class T, ProbabilitiesMode kMode>
 __device__ __forceinline__ void hopper_probabilities(const Mapped<ProbabilitiesParameters>& m) {
   extern __shared__ __align__(1024) uint8_t stages[];
   const ProbabilitiesParameters& p = m.of;
@@ -153,12 +161,7 @@ __device__ __forceinline__ void hopper_probabilities(const Mapped<ProbabilitiesP
 #pragma unroll
       for (int h = 0; h < 2; h++) {
         const int row = HopperSums<>::row(i, h);
-        const float shift = __ldg(p.shift + classes.row0 + row);
-        const TransformedRow transformed(p.transform, kTransformed ? __ldg(p.threshold + classes.row0 + row) : 0,
-                                         shift);
-        const auto probability = [&](float s) {
-          return kTransformed ? transformed.gradient(s) : exp2_fast(fmaf(s, p.factor, -shift));
-        };
+        const ProbabilitiesRow<kMode> probabilities(p, classes.row0 + row);
         uint16_t* to = p.probabilities + static_cast<int64_t>(classes.row0 + row) * p.stride + class0;
 #pragma unroll
         for (int g = 0; g < 4; g++) {
@@ -166,7 +169,7 @@ __device__ __forceinline__ void hopper_probabilities(const Mapped<ProbabilitiesP
 #pragma unroll
           for (int k = 0; k < 4; k++) {
             const float* pair = sums.value[i] + 4 * (4 * g + k) + 2 * h;
-            words[k] = T::pack(probability(pair[0]), probability(pair[1]));
+            words[k] = T::pack(probabilities.of(pair[0]), probabilities.of(pair[1]));
           }
           __stcg(reinterpret_cast<uint4*>(to + g * 32 + (threadIdx.x & 3) * 8), transpose_quad(words));
         }
@@ -217,9 +220,9 @@ __device__ __forceinline__ void hopper_product(const Mapped<ProductParameters>& 
   MARGINFC_HOPPER_KERNEL name(const __grid_constant__ marginfc::Mapped<marginfc::NegativesParameters> p) { \
     marginfc::hopper_negatives<T, marginfc::NegativesMode::mode>(p);                                       \
   }
-#define MARGINFC_HOPPER_PROBABILITIES(T, transformed, name)                                                    \
+#define MARGINFC_HOPPER_PROBABILITIES(T, mode, name)                                                           \
   MARGINFC_HOPPER_KERNEL name(const __grid_constant__ marginfc::Mapped<marginfc::ProbabilitiesParameters> p) { \
-    marginfc::hopper_probabilities<T, transformed>(p);                                                         \
+    marginfc::hopper_probabilities<T, marginfc::ProbabilitiesMode::mode>(p);                                   \
   }
 #define MARGINFC_HOPPER_PRODUCT(T, along, share, name)                                                   \
   MARGINFC_HOPPER_KERNEL name(const __grid_constant__ marginfc::Mapped<marginfc::ProductParameters> p) { \
@@ -231,11 +234,13 @@ __device__ __forceinline__ void hopper_product(const Mapped<ProductParameters>& 
   MARGINFC_HOPPER_NEGATIVES(T, sums, hopper_negatives_##name)                              \
   MARGINFC_HOPPER_NEGATIVES(T, hardest, hopper_negatives_hardest_##name)                   \
   MARGINFC_HOPPER_NEGATIVES(T, above, hopper_negatives_above_##name)                       \
+  MARGINFC_HOPPER_NEGATIVES(T, binary, hopper_negatives_binary_##name)                     \
   MARGINFC_HOPPER_NEGATIVES(T, shifted, hopper_negatives_shifted_##name)                   \
   MARGINFC_HOPPER_NEGATIVES(T, transformed, hopper_negatives_transformed_##name)           \
   MARGINFC_HOPPER_NEGATIVES(T, transformed_hard, hopper_negatives_transformed_hard_##name) \
-  MARGINFC_HOPPER_PROBABILITIES(T, false, hopper_probabilities_##name)                     \
-  MARGINFC_HOPPER_PROBABILITIES(T, true, hopper_probabilities_transformed_##name)          \
+  MARGINFC_HOPPER_PROBABILITIES(T, softmax, hopper_probabilities_##name)                   \
+  MARGINFC_HOPPER_PROBABILITIES(T, transformed, hopper_probabilities_transformed_##name)   \
+  MARGINFC_HOPPER_PROBABILITIES(T, binary, hopper_probabilities_binary_##name)             \
   MARGINFC_HOPPER_PRODUCT(T, inner, turns, hopper_features_product_##name)                 \
   MARGINFC_HOPPER_PRODUCT(T, outer, turns, hopper_weights_product_##name)                  \
   MARGINFC_HOPPER_PRODUCT(T, inner, halves, hopper_features_product_wide_##name)           \

@@ -18,6 +18,20 @@ __device__ __forceinline__ float exp2_fast(float x) {
   return y;
 }
 
+// log2 x; absolute error 2^-22 between 1/2 and 2, elsewhere relative.
+__device__ __forceinline__ float log2_fast(float x) {
+  float y;
+  asm("lg2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+}
+
+// 1 / x; relative error 2^-23.
+__device__ __forceinline__ float reciprocal_fast(float x) {
+  float y;
+  asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+}
+
 // Calls body(integral constant) for 0 .. kCount - 1: where an instruction wants its offset as a constant.
 template <int kIndex>
 struct Index {

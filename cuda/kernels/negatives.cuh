@@ -1,7 +1,8 @@
 // Phase 2: each row's sum of exp2(exponent) over the classes of the shard without its own, which is masked inside the
 // tile.
 //
-//   S = X W^T in 128 x 128 tiles; E = exp2(S) (shifted: exp2(S factor - offset), transformed: exp2(G(S) - offset));
+//   S = X W^T in 128 x 128 tiles; E = exp2(S) (shifted: exp2(S factor - offset), transformed: exp2(G(S) - offset), binary:
+//   log2(1 + exp2(z(S))));
 //   sums[2 x + half, i] = sum_j E_ij
 //
 // Reads X once and W once per 128 rows of the batch, both 16-bit (split: 2 x 16); writes 8 bytes per row and split.
@@ -10,17 +11,18 @@
 // partial sum has one writer and a fixed order: no atomics, the same bits every time.
 #pragma once
 
+#include "cuda/kernels/binary.cuh"
 #include "cuda/kernels/tile.cuh"
 #include "cuda/kernels/transform.cuh"
 
 namespace marginfc {
 
-enum class NegativesMode { sums, hardest, above, shifted, transformed, transformed_hard };
+enum class NegativesMode { sums, hardest, above, binary, shifted, transformed, transformed_hard };
 template <NegativesMode kMode>
 constexpr bool kTransforms = kMode >= NegativesMode::transformed;
 template <NegativesMode kMode>
 constexpr bool kFindsHardest = kMode == NegativesMode::hardest || kMode == NegativesMode::above ||
-                               kMode == NegativesMode::transformed;
+                               kMode == NegativesMode::binary || kMode == NegativesMode::transformed;
 template <NegativesMode kMode>
 constexpr bool kSumsHard = kMode == NegativesMode::transformed_hard;
 template <NegativesMode kMode>
@@ -68,6 +70,7 @@ __device__ __forceinline__ void negatives(const NegativesParameters& p) {
   // Of hard ones; numbers in 16 bits for each row, which hold those of 4095 tiles.
   float hard[kFragments][2] = {};
   uint32_t hard_count[kFragments] = {};
+  float slopes[kFragments][2] = {};
 #pragma unroll
   for (int i = 0; i < kFragments; i++) largest[i][0] = largest[i][1] = -INFINITY;
   for (int t = 0; t < tiles.count; t++) {
@@ -86,6 +89,7 @@ __device__ __forceinline__ void negatives(const NegativesParameters& p) {
         const float threshold = kCounts<kMode> || kTransforms<kMode> ? __ldg(p.threshold + row) : 0;
         const TransformedRow transformed(p.transform, threshold, offset);
         float hard_part = 0;
+        BinarySums binary;
 #pragma unroll
         for (int j = 0; j < 8; j++)
 #pragma unroll
@@ -94,12 +98,15 @@ __device__ __forceinline__ void negatives(const NegativesParameters& p) {
             if constexpr (kFindsHardest<kMode>) largest[i][h] = fmaxf(largest[i][h], s);
             if constexpr (kCounts<kMode>) count += s > threshold;
             if constexpr (kSumsHard<kMode>) hard_part += s > threshold ? s : 0;
-            if constexpr (kTransforms<kMode>)
+            if constexpr (kMode == NegativesMode::binary)
+              binary.add(p.binary, s);
+            else if constexpr (kTransforms<kMode>)
               part += transformed.exponential(s);
             else
               part += exp2_fast(kMode == NegativesMode::shifted ? fmaf(s, p.factor, -offset) : s);
           }
-        total[i][h] += part;
+        total[i][h] += kMode == NegativesMode::binary ? binary.logarithms() : part;
+        if constexpr (kMode == NegativesMode::binary) slopes[i][h] += binary.slopes();
         if constexpr (kSumsHard<kMode>) {
           hard[i][h] += hard_part;
           hard_count[i] += count << 16 * h;
@@ -125,12 +132,15 @@ __device__ __forceinline__ void negatives(const NegativesParameters& p) {
           largest[i][h] = fmaxf(largest[i][h], __shfl_xor_sync(0xffffffff, largest[i][h], distance));
         if constexpr (kCounts<kMode>) count += __shfl_xor_sync(0xffffffff, count, distance);
         if constexpr (kSumsHard<kMode>) hard[i][h] += __shfl_xor_sync(0xffffffff, hard[i][h], distance);
+        if constexpr (kMode == NegativesMode::binary)
+          slopes[i][h] += __shfl_xor_sync(0xffffffff, slopes[i][h], distance);
       }
       if ((threadIdx.x & 3) == 0) {
         p.sums[partial + Sums::row(i, h)] = total[i][h];
         if constexpr (kFindsHardest<kMode>) p.hardest[partial + Sums::row(i, h)] = largest[i][h];
         if constexpr (kCounts<kMode>) p.above[partial + Sums::row(i, h)] = static_cast<int32_t>(count);
         if constexpr (kSumsHard<kMode>) p.hard[partial + Sums::row(i, h)] = hard[i][h];
+        if constexpr (kMode == NegativesMode::binary) p.slopes[partial + Sums::row(i, h)] = slopes[i][h];
       }
     }
 }

@@ -2,7 +2,7 @@
 // the cosines of a chunk, for nearest().
 //
 //   P = exp2(X W^T factor - shift), 0 for the row's own class and for padding, in the operands' type; transformed:
-//   P = exp2(G(X W^T) - shift) G'(X W^T)
+//   P = exp2(G(X W^T) - shift) G'(X W^T); binary: P = sigmoid(z(X W^T)) g'(X W^T) / exp2(shift)
 //
 // Normalised by the row's sum over negatives (the shift), so that float16 neither overflows nor, in a confident batch,
 // underflows. Reads X and W as negatives does, writes 2 bytes an element (split: 4) in stores of 16. Grid (splits, row
@@ -30,7 +30,32 @@ __device__ __forceinline__ void store_probabilities(const float (&values)[8], ui
   }
 }
 
-template <class T, bool kTransformed>
+enum class ProbabilitiesMode { softmax, transformed, binary };
+
+// P of one row's accumulators.
+template <ProbabilitiesMode kMode>
+class ProbabilitiesRow {
+ public:
+  __device__ __forceinline__ ProbabilitiesRow(const ProbabilitiesParameters& p, int32_t row)
+      : p_(p),
+        shift_(__ldg(p.shift + row)),
+        binary_(p.binary, kMode == ProbabilitiesMode::binary ? exp2_fast(-shift_) : 0),
+        transformed_(p.transform, kMode == ProbabilitiesMode::transformed ? __ldg(p.threshold + row) : 0, shift_) {}
+
+  __device__ __forceinline__ float of(float s) const {
+    if constexpr (kMode == ProbabilitiesMode::transformed) return transformed_.gradient(s);
+    if constexpr (kMode == ProbabilitiesMode::binary) return binary_.gradient(s);
+    return exp2_fast(fmaf(s, p_.factor, -shift_));
+  }
+
+ private:
+  const ProbabilitiesParameters& p_;
+  const float shift_;
+  const BinaryRow binary_;
+  const TransformedRow transformed_;
+};
+
+template <class T, ProbabilitiesMode kMode>
 __device__ __forceinline__ void probabilities(const ProbabilitiesParameters& p) {
   using Sums = TileSums<TileShape<T>>;
   extern __shared__ __align__(1024) uint8_t stages[];
@@ -48,18 +73,14 @@ __device__ __forceinline__ void probabilities(const ProbabilitiesParameters& p) 
 #pragma unroll
       for (int h = 0; h < 2; h++) {
         const int row = Sums::row(i, h);
-        const float shift = __ldg(p.shift + tiles.row0 + row);
-        const TransformedRow transformed(p.transform, kTransformed ? __ldg(p.threshold + tiles.row0 + row) : 0, shift);
+        const ProbabilitiesRow<kMode> probabilities(p, tiles.row0 + row);
         uint16_t* to = p.probabilities + static_cast<int64_t>(tiles.row0 + row) * p.stride + class0;
 #pragma unroll
         for (int g = 0; g < 2; g++) {
           const int column = Sums::template column<true>(4 * g);
           float values[8];
 #pragma unroll
-          for (int k = 0; k < 8; k++) {
-            const float s = sums.value[i][4 * g + k / 2][2 * h + k % 2];
-            values[k] = kTransformed ? transformed.gradient(s) : exp2_fast(fmaf(s, p.factor, -shift));
-          }
+          for (int k = 0; k < 8; k++) values[k] = probabilities.of(sums.value[i][4 * g + k / 2][2 * h + k % 2]);
           store_probabilities<T>(values, to + column, p.low);
         }
       }

@@ -14,9 +14,9 @@
   MARGINFC_TILE_KERNEL(T) name(const __grid_constant__ marginfc::NegativesParameters p) { \
     marginfc::negatives<T, marginfc::NegativesMode::mode>(p);                             \
   }
-#define MARGINFC_TILE_PROBABILITIES(T, transformed, name)                                     \
+#define MARGINFC_TILE_PROBABILITIES(T, mode, name)                                            \
   MARGINFC_TILE_KERNEL(T) name(const __grid_constant__ marginfc::ProbabilitiesParameters p) { \
-    marginfc::probabilities<T, transformed>(p);                                               \
+    marginfc::probabilities<T, marginfc::ProbabilitiesMode::mode>(p);                         \
   }
 #define MARGINFC_TILE_PRODUCT(T, along, name)                                           \
   MARGINFC_TILE_KERNEL(T) name(const __grid_constant__ marginfc::ProductParameters p) { \
@@ -30,11 +30,13 @@
   MARGINFC_TILE_NEGATIVES(T, sums, negatives_##name)                                              \
   MARGINFC_TILE_NEGATIVES(T, hardest, negatives_hardest_##name)                                   \
   MARGINFC_TILE_NEGATIVES(T, above, negatives_above_##name)                                       \
+  MARGINFC_TILE_NEGATIVES(T, binary, negatives_binary_##name)                                     \
   MARGINFC_TILE_NEGATIVES(T, shifted, negatives_shifted_##name)                                   \
   MARGINFC_TILE_NEGATIVES(T, transformed, negatives_transformed_##name)                           \
   MARGINFC_TILE_NEGATIVES(T, transformed_hard, negatives_transformed_hard_##name)                 \
-  MARGINFC_TILE_PROBABILITIES(T, false, probabilities_##name)                                     \
-  MARGINFC_TILE_PROBABILITIES(T, true, probabilities_transformed_##name)                          \
+  MARGINFC_TILE_PROBABILITIES(T, softmax, probabilities_##name)                                   \
+  MARGINFC_TILE_PROBABILITIES(T, transformed, probabilities_transformed_##name)                   \
+  MARGINFC_TILE_PROBABILITIES(T, binary, probabilities_binary_##name)                             \
   MARGINFC_TILE_KERNEL(T) cosines_##name(const __grid_constant__ marginfc::CosinesParameters p) { \
     marginfc::cosines<T>(p);                                                                      \
   }                                                                                               \

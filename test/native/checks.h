@@ -59,6 +59,7 @@ inline Problem make_problem(const Size& size, uint64_t seed) {
 struct Result {
   double loss = 0;
   std::vector<double> feature_gradient, weight_gradient;
+  std::vector<double> bias_gradient;  // [rows]; of a binary reduction
 };
 
 // ArcFace with m = 0.5, exact gradient, mean; straight from the definition.
@@ -76,6 +77,7 @@ inline Result reference(const Size& size, const Problem& problem, const Negative
   Result result;
   result.feature_gradient.assign(B * D, 0);
   result.weight_gradient.assign(C * size.sub_centers * D, 0);
+  result.bias_gradient.assign(binary ? B : 0, 0);
   int64_t counted = 0;
   for (int32_t label : problem.labels) counted += label >= 0;
   std::vector<std::vector<double>> units(C * size.sub_centers);
@@ -123,6 +125,7 @@ inline Result reference(const Size& size, const Problem& problem, const Negative
         const double small = std::exp(-std::fabs(z)), sigmoid = (z > 0 ? 1 : small) / (1 + small);
         const double weight = (j == y ? binary->positive : binary->negative) / counted;
         result.loss += weight * (std::max(j == y ? -z : z, 0.0) + std::log1p(small));
+        result.bias_gradient[i] += weight * (j == y ? sigmoid - 1 : sigmoid);
         g = size.scale * weight *
             (j == y ? (sigmoid - 1) * slopes[j] : sigmoid * binary->power * std::pow(half, binary->power - 1));
       }
@@ -198,6 +201,24 @@ inline NegativesOptions curricular() {
   return options;
 }
 
+// SphereFace2's with most negatives on the right side, and UniFace's with half of them on the wrong one.
+inline constexpr BinaryReduction kBinaries[] = {{-6, 0.7, 0.3, 0.4, 3}, {4, 1, 2}};
+inline NegativesOptions binary_losses(int which) {
+  NegativesOptions options;
+  options.binary = &kBinaries[which];
+  return options;
+}
+
+// Each row's part of the loss's gradient by the bias.
+inline bool biases_are_right(const std::vector<double>& got, const std::vector<double>& expected, double limit) {
+  double error = 0, largest = 0;
+  for (size_t i = 0; i < expected.size(); i++) {
+    error = std::max(error, std::fabs(got[i] - expected[i]));
+    largest = std::max(largest, std::fabs(expected[i]));
+  }
+  return error <= limit * largest;
+}
+
 // Of the loss and of gradients, as docs/numerics.md; twice that, for sizes where s is 128.
 struct Limits {
   double loss, gradient;
@@ -222,11 +243,14 @@ inline void gradients_match(const std::vector<Engine*>& engines, const Size& siz
   const auto shards = borrow(engines, size, problem);
   Batch batch = make_batch(size, problem, workspace);
   batch.operands = operands;
-  batch.transforms = negatives.transform;
+  batch.transforms = negatives.transform || negatives.binary;
   LossOptions options;
   options.diagnostics = true;
   Evaluation evaluation(pointers(shards), batch, options);
   std::vector<float> loss(size.rows), lse(size.rows), cosine(size.rows);
+  std::vector<double> bias(size.rows);
+  RowResults rows{loss.data(), lse.data(), cosine.data()};
+  rows.bias_gradient = bias.data();
   std::vector<float> dx(size.rows * size.dim), dw(size.classes * size.shape().size());
   ForwardResult result;
   Gradients gradients;
@@ -234,8 +258,7 @@ inline void gradients_match(const std::vector<Engine*>& engines, const Size& siz
   gradients.weights.kind = WeightSink::Kind::write;
   gradients.weights.gradient = dw.data();
   const auto forward = [&](Evaluation& on, const GradientPlan& plan) {
-    return on.negatives(plan, negatives).ok() &&
-           on.epilogue(arcface(), {loss.data(), lse.data(), cosine.data()}, &result).ok();
+    return on.negatives(plan, negatives).ok() && on.epilogue(arcface(), rows, &result).ok();
   };
   // Gathered on the way, then once more from scratch by a second evaluation's backward.
   check(forward(evaluation, gradients.plan()), "forward");
@@ -243,6 +266,7 @@ inline void gradients_match(const std::vector<Engine*>& engines, const Size& siz
   check(std::fabs(result.loss - expected.loss) <= limits.loss * std::max(1.0, std::fabs(expected.loss)), "loss");
   check(close(dx, expected.feature_gradient, problem.features, size.dim, limits.gradient), "dX");
   check(close(dw, expected.weight_gradient, problem.weights, size.dim, limits.gradient), "dW");
+  check(biases_are_right(bias, expected.bias_gradient, limits.gradient), "dBias");
   const std::vector<float> dx_before = dx, dw_before = dw;
   check(evaluation.backward(gradients).ok() && dx == dx_before && dw == dw_before, "backward again");
   Evaluation apart(pointers(shards), batch, options);

@@ -192,7 +192,9 @@ int main() {
     for (const Size& size : {Size{1, 1, 1, 1, 64}, Size{2, 31, 33, 2, 30}, Size{33, 65, 131, 3, 64},
                              Size{131, 33, 300, 1, 64}, Size{5, 40, 1009, 3, 128}, Size{0, 8, 16, 1, 64}}) {
       gradients_match(all, size, Workspace::recompute, operands);
-      if (size.dim > 1) gradients_match(all, size, Workspace::recompute, operands, curricular());
+      if (size.dim == 1) continue;
+      for (const NegativesOptions& negatives : {curricular(), binary_losses(0), binary_losses(1)})
+        gradients_match(all, size, Workspace::recompute, operands, negatives);
     }
   }
   // A cache of a few tiles: many chunks, whose last is not whole.

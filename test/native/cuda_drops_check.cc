@@ -78,7 +78,7 @@ class CallersMemory {
   cuda::DevicePointer address_ = 0;
 };
 
-// Loss, accuracy, dX and dW of borrowed weights; dX in the host's memory or in a GPU's.
+// Loss, accuracy, dX, dW and dBias of borrowed weights; dX in the host's memory or in a GPU's.
 bool gradients_are_right(Engine& engine, const Setting& setting, Place place = Place::host,
                          const NegativesOptions& negatives = {}) {
   const Size& size = setting.size;
@@ -89,11 +89,14 @@ bool gradients_are_right(Engine& engine, const Setting& setting, Place place = P
     return false;
   Batch batch = make_batch(size, problem, Workspace::recompute);
   batch.operands = setting.operands;
-  batch.transforms = negatives.transform;
+  batch.transforms = negatives.transform || negatives.binary;
   LossOptions options;
   options.diagnostics = true;
   Evaluation evaluation({shard.get()}, batch, options);
   std::vector<float> loss(size.rows), lse(size.rows), cosine(size.rows);
+  std::vector<double> bias(size.rows);
+  RowResults rows{loss.data(), lse.data(), cosine.data()};
+  rows.bias_gradient = bias.data();
   std::vector<float> dx(size.rows * size.dim, NAN), dw(size.classes * size.dim, NAN);
   const CallersMemory there(dx.size() * sizeof(float));
   Gradients gradients;
@@ -101,13 +104,13 @@ bool gradients_are_right(Engine& engine, const Setting& setting, Place place = P
   gradients.weights.kind = WeightSink::Kind::write;
   gradients.weights.gradient = dw.data();
   ForwardResult result;
-  if (!evaluation.negatives(gradients.plan(), negatives).ok() ||
-      !evaluation.epilogue(arcface(), {loss.data(), lse.data(), cosine.data()}, &result).ok() ||
+  if (!evaluation.negatives(gradients.plan(), negatives).ok() || !evaluation.epilogue(arcface(), rows, &result).ok() ||
       !evaluation.backward(gradients).ok() || (place == Place::device && !there.read(dx.data())))
     return false;
   const Limits limits = limits_of(setting.operands, negatives);
   return std::fabs(result.loss - expected.loss) <= limits.loss * expected.loss &&
          result.accuracy == reference_accuracy(size, problem) &&
+         biases_are_right(bias, expected.bias_gradient, limits.gradient) &&
          close(dx, expected.feature_gradient, problem.features, size.dim, limits.gradient) &&
          close(dw, expected.weight_gradient, problem.weights, size.dim, limits.gradient);
 }
@@ -366,6 +369,8 @@ std::vector<Scenario> scenarios_in(Precision operands) {
       {"gradients, s = 128" + kind, [=](Engine& on) { return gradients_are_right(on, far); }},
       {"gradients, transformed, s = 128" + kind,
        [=](Engine& on) { return gradients_are_right(on, far, Place::host, curricular()); }},
+      {"gradients, binary" + kind,
+       [=](Engine& on) { return gradients_are_right(on, one, Place::host, binary_losses(1)); }},
       {"sgd" + kind, steps(head, Optimizer::Kind::sgd, false)},
       {"sgd, wide" + kind, steps(wide, Optimizer::Kind::sgd, false)},
       {"sgd, accumulated" + kind, steps(head, Optimizer::Kind::sgd, true)},

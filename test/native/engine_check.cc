@@ -38,11 +38,8 @@ int main() {
           // Of one column and class the gradient is 0, but for what a projection leaves of the target's.
           if (size.dim == 1) continue;
           gradients_match({&engine}, size, workspace, Precision::float32, curricular());
-          for (const BinaryReduction& binary : {BinaryReduction{-6, 0.7, 0.3, 0.4, 3}, BinaryReduction{4, 1, 2}}) {
-            NegativesOptions negatives;
-            negatives.binary = &binary;
-            gradients_match({&engine}, size, workspace, Precision::float32, negatives);
-          }
+          for (const int which : {0, 1})
+            gradients_match({&engine}, size, workspace, Precision::float32, binary_losses(which));
         }
       for (Precision storage : {Precision::float32, Precision::bfloat16}) {
         heads_work({&engine}, Optimizer::Kind::sgd, storage);

@@ -271,8 +271,13 @@ void check_reduce_negatives(const Device& device) {
       for (int32_t& count : counts) count = random.below(1 << 20);
       const Buffer<int32_t> above(counts), counted(rows);
       const Buffer<float> parts(sums), hardest_parts(hardest), largest(rows), offset(offsets), shift(padded);
-      const Buffer<double> sum(rows), hard_sum(rows);
-      // As phase 2 does: hardest negatives of a plain scale, offsets of a far one.
+      const Buffer<double> sum(rows), hard_sum(rows), slope_sum(rows);
+      // Slopes of their own: one row's too small for its shift.
+      std::vector<float> slopes(sums);
+      for (float& slope : slopes) slope *= 0.25f;
+      for (int32_t part = 0; part < partials && rows > 1; part++) slopes[part * padded + rows - 1] = 0x1p-120f;
+      const Buffer<float> slope_parts(slopes);
+      // As phase 2 does: hardest negatives, and what there is of slopes, of a plain scale, offsets of a far one.
       for (const bool with_hardest : {false, true}) {
         ReduceNegativesParameters p{};
         p.sums = parts.get();
@@ -284,6 +289,8 @@ void check_reduce_negatives(const Device& device) {
         p.above = with_hardest ? above.get() : nullptr;
         p.hard = with_hardest ? parts.get() : nullptr;
         p.hard_sum = with_hardest ? hard_sum.get() : nullptr;
+        p.slopes = with_hardest ? slope_parts.get() : nullptr;
+        p.slope_sum = with_hardest ? slope_sum.get() : nullptr;
         p.count = with_hardest ? counted.get() : nullptr;
         p.partials = partials;
         p.rows = rows;
@@ -294,6 +301,7 @@ void check_reduce_negatives(const Device& device) {
         const std::vector<float> got_largest = with_hardest ? largest.read() : std::vector<float>();
         const std::vector<int32_t> got_counts = with_hardest ? counted.read() : std::vector<int32_t>();
         const std::vector<double> got_hard = with_hardest ? hard_sum.read() : std::vector<double>();
+        const std::vector<double> got_slopes = with_hardest ? slope_sum.read() : std::vector<double>();
         Values values(size_text("reduce_negatives", partials, rows));
         for (int32_t i = 0; i < rows; i++) {
           double want = 0;
@@ -310,8 +318,15 @@ void check_reduce_negatives(const Device& device) {
             values.equal(got_counts[i], count, i, 4);
             values.equal(got_hard[i], want, i, 5);
           }
-          const double want_shift = std::log2(want) + (p.offset ? offsets[i] : 0) - kProbabilityExponent;
-          if (want == 0 || std::isinf(want))
+          double whole = want;
+          if (with_hardest) {
+            whole = 0;
+            for (int32_t part = 0; part < partials; part++) whole += slopes[part * padded + i];
+            values.equal(got_slopes[i], whole, i, 6);
+          }
+          double want_shift = std::log2(whole) + (p.offset ? offsets[i] : 0) - kProbabilityExponent;
+          if (with_hardest) want_shift = std::max(want_shift, kLeastSlopeShift);
+          if (whole == 0 || std::isinf(whole))
             values.equal(got_shift[i], std::numeric_limits<float>::infinity(), i, 2);
           else
             values.near(got_shift[i], want_shift, std::ldexp(std::fabs(want_shift), -24), i, 2);

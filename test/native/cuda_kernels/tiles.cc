@@ -1,6 +1,7 @@
 // The kernels over tiles, each against the same operands multiplied in float64.
 #include <algorithm>
 
+#include "test/native/cuda_kernels/binary_reference.h"
 #include "test/native/cuda_kernels/tile_problem.h"
 
 namespace marginfc::check {
@@ -16,6 +17,8 @@ constexpr double kSteepest = 2;
 
 double value_of(const ExponentQuadratic& g, double s) { return g.value[0] + (g.value[1] + g.value[2] * s) * s; }
 double slope_of(const ExponentQuadratic& g, double s) { return g.slope[0] + g.slope[1] * s; }
+
+const AccumulatorBinary& binary_of(const TileProblem& problem) { return kBinaries[problem.size.rows % 3]; }
 
 // Of rows' negatives: above the largest, below all, and between the others, no accumulator near one; and how many are above.
 struct Thresholds {
@@ -50,9 +53,9 @@ Thresholds::Thresholds(const TileProblem& problem) : values(problem.x.padded, st
 
 void check_negatives(const TileProblem& problem, Path path, const std::string& kernel) {
   const bool transformed = kernel.find("_transformed") != std::string::npos,
-             hard = kernel == "negatives_transformed_hard";
+             hard = kernel == "negatives_transformed_hard", binary = kernel == "negatives_binary";
   const bool shifted = kernel == "negatives_shifted", counts = hard || kernel == "negatives_above";
-  const bool hardest = kernel == "negatives_above" || kernel == "negatives_hardest" || (transformed && !hard);
+  const bool hardest = kernel == "negatives_above" || kernel == "negatives_hardest" || binary || (transformed && !hard);
   const int64_t padded = problem.x.padded, partials = 2 * problem.splits();
   const Thresholds thresholds(problem);
   // Of shifted ones as for s = 128: twice the exponent.
@@ -69,7 +72,7 @@ void check_negatives(const TileProblem& problem, Path path, const std::string& k
     offsets[i] = std::isfinite(most) ? static_cast<float>(most) : 0;
   }
   const Buffer<float> offset(offsets), sums(partials * padded), largest(partials * padded);
-  const Buffer<float> threshold(thresholds.values), hard_sums(partials * padded);
+  const Buffer<float> threshold(thresholds.values), hard_sums(partials * padded), slopes(partials * padded);
   const Buffer<int32_t> counted(partials * padded);
   NegativesParameters p{};
   p.features = problem.x.operand(Padding::poison);
@@ -82,11 +85,13 @@ void check_negatives(const TileProblem& problem, Path path, const std::string& k
   p.threshold = counts || transformed ? threshold.get() : nullptr;
   p.above = counts ? counted.get() : nullptr;
   p.hard = hard ? hard_sums.get() : nullptr;
+  p.slopes = binary ? slopes.get() : nullptr;
   p.padded_rows = static_cast<int32_t>(padded);
   p.classes = problem.size.classes;
   p.steps = problem.steps();
   p.tiles_per_split = problem.size.tiles_per_split;
   p.transform = kTransform;
+  p.binary = binary_of(problem);
   problem.launch_product(path, kernel, p, p.features, padded, p.weights, problem.w.padded, problem.splits(),
                          problem.row_tiles());
 
@@ -94,27 +99,35 @@ void check_negatives(const TileProblem& problem, Path path, const std::string& k
   const std::vector<float> got = sums.read(), got_largest = hardest ? largest.read() : std::vector<float>();
   const std::vector<int32_t> got_above = counts ? counted.read() : std::vector<int32_t>();
   const std::vector<float> got_hard = hard ? hard_sums.read() : std::vector<float>();
+  const std::vector<float> got_slopes = binary ? slopes.read() : std::vector<float>();
   for (int32_t i = 0; i < problem.size.rows; i++) {
-    double sum = 0, most = -std::numeric_limits<double>::infinity(), hard_sum = 0;
+    double sum = 0, most = -std::numeric_limits<double>::infinity(), hard_sum = 0, slope_sum = 0;
     int32_t count = 0;
     for (int64_t k = 0; k < partials; k++) {
       sum += got[k * padded + i];
       if (hardest) most = std::max<double>(most, got_largest[k * padded + i]);
       if (counts) count += got_above[k * padded + i];
       if (hard) hard_sum += got_hard[k * padded + i];
+      if (binary) slope_sum += got_slopes[k * padded + i];
     }
     double want = 0, want_most = -std::numeric_limits<double>::infinity(), want_hard = 0, size = 0;
+    double want_slopes = 0, off = 0, slopes_off = 0;
     for (int32_t j = 0; j < problem.size.classes; j++) {
       if (j == problem.labels[i]) continue;
       const double s = problem.logit(i, j), z = exponent(i, j) - (p.offset ? offsets[i] : 0);
-      want += std::exp2(z);
+      const BinaryReference reference(p.binary, s);
+      want += binary ? reference.logarithm : std::exp2(z);
+      want_slopes += reference.sigmoid;
+      off += reference.sigmoid * reference.off + 4e-6 * reference.logarithm;
+      slopes_off += reference.sigmoid * (reference.off + 2e-6);
       want_most = std::max(want_most, s);
       if (s <= thresholds.values[i]) continue;
       want_hard += s;
       size += std::fabs(s);
     }
     const double steep = transformed ? kSteepest + 1 : shifted ? 2 : 1;
-    values.near(sum, want, steep * kExponentError * want, i);
+    values.near(sum, want, binary ? off : steep * kExponentError * want, i);
+    if (binary) values.near(slope_sum, want_slopes, slopes_off, i, 4);
     if (hardest) values.near(most, want_most, 5e-5, i);
     const int32_t above = thresholds.above[i];
     if (hard) {
@@ -129,7 +142,8 @@ void check_negatives(const TileProblem& problem, Path path, const std::string& k
 }
 
 // As a chunk that is not the shard's first, of whose columns the last tile is not there.
-void check_probabilities(const TileProblem& problem, Path path, bool transformed) {
+void check_probabilities(const TileProblem& problem, Path path, const std::string& kernel) {
+  const bool transformed = kernel == "probabilities_transformed", binary = kernel == "probabilities_binary";
   constexpr int32_t kFirstClass = 1000;
   const int64_t padded = problem.x.padded, stride = problem.w.padded + kTileSide;
   const int64_t low = padded * stride + kOperandSlack;
@@ -138,6 +152,7 @@ void check_probabilities(const TileProblem& problem, Path path, bool transformed
   const Thresholds thresholds(problem);
   const auto exponent = [&](int64_t i, int64_t j) {
     const double s = problem.logit(i, j);
+    if (binary) return std::log2(BinaryReference(binary_of(problem), s).sigmoid);
     return transformed ? value_of(thresholds.transform(i, s), s) : s;
   };
   const std::vector<float> shifts = probability_shifts(problem, exponent);
@@ -161,7 +176,7 @@ void check_probabilities(const TileProblem& problem, Path path, bool transformed
   p.tiles_per_split = problem.size.tiles_per_split;
   p.threshold = transformed ? threshold.get() : nullptr;
   p.transform = kTransform;
-  const std::string kernel = transformed ? "probabilities_transformed" : "probabilities";
+  p.binary = binary_of(problem);
   problem.launch_product(path, kernel, p, p.features, padded, p.weights, problem.w.padded, problem.splits(),
                          problem.row_tiles());
 
@@ -185,8 +200,11 @@ void check_probabilities(const TileProblem& problem, Path path, bool transformed
         continue;
       }
       const double s = problem.logit(i, j), e = std::exp2(exponent(i, j) - shifts[i]);
-      const double slope = transformed ? slope_of(thresholds.transform(i, s), s) : 1;
-      const double off = transformed ? kSteepest * kExponentError * std::fabs(slope) + 1e-6 : 0;
+      const BinaryReference reference(p.binary, s);
+      const double slope = transformed ? slope_of(thresholds.transform(i, s), s) : binary ? reference.slope : 1;
+      const double off = transformed ? kSteepest * kExponentError * std::fabs(slope) + 1e-6
+                         : binary    ? reference.off * std::fabs(slope) + reference.slope_off
+                                     : 0;
       // Below its normal numbers float16 has a fixed step.
       values.near(got, e * slope, e * (relative * std::fabs(slope) + off) + 0x1p-25, i, j);
     }
@@ -299,19 +317,21 @@ void check_weights_product(const TileProblem& problem, Path path) {
 KernelChecks tile_checks(const Device& device) {
   using Check = std::function<void(const TileProblem&, Path)>;
   std::vector<std::pair<std::string, Check>> kernels = {
-      {"probabilities", [](const TileProblem& problem, Path path) { check_probabilities(problem, path, false); }},
-      {"probabilities_transformed",
-       [](const TileProblem& problem, Path path) { check_probabilities(problem, path, true); }},
       {"cosines", check_cosines},
       {"features_product", check_features_product<kTileSide>},
       {"features_product_wide", check_features_product<kWideTile>},
       {"weights_product", check_weights_product<kTileSide>},
       {"weights_product_wide", check_weights_product<kWideTile>},
   };
-  for (const char* kind : {"", "_hardest", "_above", "_shifted", "_transformed", "_transformed_hard"}) {
+  for (const char* kind : {"", "_hardest", "_above", "_binary", "_shifted", "_transformed", "_transformed_hard"}) {
     const std::string kernel = std::string("negatives") + kind;
     kernels.emplace_back(kernel,
                          [=](const TileProblem& problem, Path path) { check_negatives(problem, path, kernel); });
+  }
+  for (const char* kind : {"", "_transformed", "_binary"}) {
+    const std::string kernel = std::string("probabilities") + kind;
+    kernels.emplace_back(kernel,
+                         [=](const TileProblem& problem, Path path) { check_probabilities(problem, path, kernel); });
   }
   KernelChecks checks;
   const auto problems = std::make_shared<TileProblems>(device);
