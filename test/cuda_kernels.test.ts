@@ -115,7 +115,11 @@ describe.skipIf(image === undefined)('compiled CUDA kernels', () => {
     console.log(`CUDA kernels: ${lines} lines of PTX executed, ${missed} excepted`);
   });
 
-  test.runIf(everything)('no exception is superfluous, and each has a reason', () => {
-    expect(exceptions.filter((exception) => !used.has(exception) || exception.reason === '')).toEqual([]);
-  });
+  // A part of the checks leaves more lines unexecuted.
+  test.runIf(everything && process.env.MARGINFC_TEST_PART === undefined)(
+    'no exception is superfluous, and each has a reason',
+    () => {
+      expect(exceptions.filter((exception) => !used.has(exception) || exception.reason === '')).toEqual([]);
+    },
+  );
 });
