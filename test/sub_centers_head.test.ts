@@ -9,6 +9,7 @@ import {
   MarginHead,
   type MarginHeadOptions,
   sgd,
+  sphereface2,
 } from '../src/index.js';
 import { futureOf, kept, newFolder, stateOf } from './checkpoint_heads.js';
 import { takingPart } from './draw.js';
@@ -213,5 +214,22 @@ describe.each(places.map((devices) => [devices.join(' and '), devices] as const)
         );
       }
     });
+  },
+);
+
+test.each(places.filter(([device]) => device !== 'cpu'))(
+  'what the kernels have not is refused on %s',
+  async (gpu) => {
+    const options = { dim: 4, classes: 3, devices: [gpu] };
+    await expectFailure(
+      () => MarginHead.create({ ...options, subCenters: 17 }),
+      'ERR_ENGINE_UNAVAILABLE',
+      /^subCenters must be at most 16 on cuda:0, as on all GPUs, received 17$/,
+    );
+    await expectFailure(
+      () => MarginHead.create({ ...options, subCenters: 2, margin: sphereface2() }),
+      'ERR_ENGINE_UNAVAILABLE',
+      /^subCenters must be 1 with margin sphereface2 on cuda:0, as on all GPUs, received 2$/,
+    );
   },
 );
