@@ -22,7 +22,11 @@ EngineRow device_row(int32_t index) {
   return row;
 }
 
-Status no_sub_centers() { return Status::failure(Code::unavailable, "the GPU engine has no sub-centres"); }
+Status check_shape(const ClassShape& shape) {
+  return shape.sub_centers > kMostSubCenters
+             ? Status::failure(Code::unavailable, "GPUs have no more than 16 sub-centres a class")
+             : Status{};
+}
 
 }  // namespace
 
@@ -37,8 +41,8 @@ Status CudaEngine::create(int32_t index, std::shared_ptr<CudaEngine>* engine) tr
 
 Status CudaEngine::borrow(ClassRange range, ClassShape shape, const ClassRows& weights,
                           std::unique_ptr<ClassShard>* shard) try {
-  if (shape.sub_centers > 1) return no_sub_centers();
-  *shard = std::make_unique<CudaShard>(*this, range, shape.dim, weights);
+  MARGINFC_TRY(check_shape(shape));
+  *shard = std::make_unique<CudaShard>(*this, range, shape, weights);
   return {};
 } catch (const std::bad_alloc&) {
   return Status::no_weights();
@@ -46,10 +50,10 @@ Status CudaEngine::borrow(ClassRange range, ClassShape shape, const ClassRows& w
 
 Status CudaEngine::own(ClassRange range, ClassShape shape, const Optimizer& optimizer,
                        std::unique_ptr<ClassShard>* shard) try {
-  if (shape.sub_centers > 1) return no_sub_centers();
+  MARGINFC_TRY(check_shape(shape));
   if (optimizer.storage != Precision::float32)
     return Status::failure(Code::type, "weights of a head on a GPU must be stored as float32");
-  auto owned = std::make_unique<CudaShard>(*this, range, shape.dim, ClassRows{});
+  auto owned = std::make_unique<CudaShard>(*this, range, shape, ClassRows{});
   MARGINFC_TRY(owned->allocate(optimizer));
   *shard = std::move(owned);
   return {};

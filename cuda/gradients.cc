@@ -83,7 +83,7 @@ Status CudaPass::reserve(const FeatureSink& features, const WeightSink& sink) tr
     return Status::failure(Code::internal, "of sampled classes no gradient is written");
   gradient_here_ = false;
   MARGINFC_TRY(find("out.dFeatures", features.place, features.gradient, batch_.rows, nullptr));
-  MARGINFC_TRY(find("out.dWeights", sink.place, sink.gradient, classes_, &gradient_here_));
+  MARGINFC_TRY(find("out.dWeights", sink.place, sink.gradient, shard_.rows(), &gradient_here_));
   if (classes_ == 0 || !(features.gradient || sink.kind != WeightSink::Kind::none)) return {};
   // As they were in phase 2, unless the weights were written since.
   if (!borrowed()) MARGINFC_TRY(prepare_weights(false));
@@ -181,8 +181,18 @@ Status CudaPass::upload_coefficients(const RowCoefficients& rows, double* unscal
 }
 
 CudaPass::Chunk CudaPass::chunk_from(int64_t first, int64_t tiles) const {
-  const int64_t classes = std::min(classes_ - first, tiles * kTileSide);
+  const int64_t classes = std::min(places() - first, tiles * kTileSide);
   return {first, static_cast<int32_t>(classes), static_cast<int32_t>(divide_up(classes, kTileSide))};
+}
+
+CudaPass::ChunkRows CudaPass::rows_of(const Chunk& chunk) const {
+  if (!has_sub_centers()) return {chunk.first, chunk.classes};
+  // Of whole groups of slots.
+  const auto class_of = [&](int64_t slot) {
+    return std::min(classes_, slot / kGroupSlots * slots_.classes_of_group());
+  };
+  const int64_t first = class_of(chunk.first), end = class_of(chunk.first + chunk.classes);
+  return {first * slots_.centers, (end - first) * slots_.centers};
 }
 
 Status CudaPass::run_chunks(bool features, const WeightSink& sink, double unscale) {
@@ -194,16 +204,18 @@ Status CudaPass::run_chunks(bool features, const WeightSink& sink, double unscal
   // work. To a GPU's memory it goes at once, to this GPU's without a copy.
   const bool download = write && sink.place == Place::host, copy = write && !download && !gradient_here_;
   const auto result = [&](const Chunk& chunk) {
-    return DeviceBuffer::view(sink.gradient + chunk.first * dim_, chunk.classes * dim_ * sizeof(float));
+    const ChunkRows rows = rows_of(chunk);
+    return DeviceBuffer::view(sink.gradient + rows.first * dim_, rows.count * dim_ * sizeof(float));
   };
   const auto send = [&](const Chunk& chunk, int buffer) {
-    return device_.download_ready(buffer, sink.gradient + chunk.first * dim_, m.weights[buffer],
-                                  static_cast<size_t>(chunk.classes) * dim_ * sizeof(float));
+    const ChunkRows rows = rows_of(chunk);
+    return device_.download_ready(buffer, sink.gradient + rows.first * dim_, m.weights[buffer],
+                                  static_cast<size_t>(rows.count) * dim_ * sizeof(float));
   };
   const bool begun = std::exchange(gradients_begun_, false);
   Chunk last{};
   int buffer = 0;
-  for (int64_t first = 0; first < classes_; first += m.chunk_tiles * kTileSide) {
+  for (int64_t first = 0; first < places(); first += m.chunk_tiles * kTileSide) {
     const Chunk chunk = chunk_from(first, m.chunk_tiles);
     if (cancellable && cancelled()) return Status::aborted();
     if (first > 0 || !begun) {
@@ -242,9 +254,10 @@ Status CudaPass::launch_probabilities(const Chunk& chunk) {
   p.threshold = transform_thresholds_.as<float>();
   p.transform = transform_;
   p.binary = binary_terms_;
+  p.sub_centers = columns_of(slots_, static_cast<int32_t>(classes_));
   const Kernel& kernel = binary_       ? products_.probabilities_binary
-                         : transforms_ ? products_.probabilities_transformed
-                                       : products_.probabilities;
+                         : transforms_ ? logits_.probabilities_transformed
+                                       : logits_.probabilities;
   return launch_product(kernel, {divide_up(chunk.tiles, p.tiles_per_split), row_tiles()}, features_operand_, 0,
                         class_operand(), chunk.first, p);
 }
@@ -307,7 +320,7 @@ Status CudaPass::launch_weights(const Chunk& chunk, const WeightSink& sink, doub
   FinishWeightsParameters p = weight_finish(chunk, sink, unscale, to);
   p.raw = memory_.raw.as<float>();
   const KernelTable& kernels = device_.kernels();
-  return device_.launch(aided(sink) || samples() ? kernels.finish_weights_aided : kernels.finish_weights,
+  return device_.launch(aided(sink) || p.index ? kernels.finish_weights_aided : kernels.finish_weights,
                         {finish_blocks(chunk.classes)}, p);
 }
 
@@ -319,14 +332,16 @@ const Kernel* CudaPass::fused(WeightSink::Kind sink) const {
 FinishWeightsParameters CudaPass::weight_finish(const Chunk& chunk, const WeightSink& sink, double unscale,
                                                 const DeviceBuffer& to) const {
   FinishWeightsParameters p{};
+  // By a list rows are counted from the shard's first, else from the chunk's.
+  p.index = index(chunk.first);
+  const int64_t first = p.index ? 0 : chunk.first;
   if (sink.kind == WeightSink::Kind::write) {
     p.sink = SinkKind::write;
-    p.weights = class_rows().as<char>(chunk.first * dim_ * static_cast<int64_t>(byte_size(shard_.storage())));
+    p.weights = class_rows().as<char>(first * dim_ * static_cast<int64_t>(byte_size(shard_.storage())));
     p.storage = storage_kind(shard_.storage());
-    p.gradient = to.as<float>();
+    p.gradient = to.as<float>((first - rows_of(chunk).first) * dim_);
   } else {
-    shard_.aim(sink, samples() ? 0 : chunk.first, kind_, &p);
-    p.index = index(chunk.first);
+    shard_.aim(sink, first, chunk.first, kind_, &p);
   }
   p.unscale = unscale;
   if (smooth_) p.uniform = memory_.uniform.as<float>();
@@ -334,7 +349,7 @@ FinishWeightsParameters CudaPass::weight_finish(const Chunk& chunk, const Weight
   p.clip_longest = sink.clip.longest;
   p.squares = memory_.squares.parts();
   p.owners = static_cast<int32_t>(owners_.size());
-  p.owner_class = labels_.as<int32_t>(padded_rows_);
+  p.owner_class = has_sub_centers() ? owner_slots_.as<int32_t>() : labels_.as<int32_t>(padded_rows_);
   p.owner_row = p.owner_class + p.owners;
   p.first_class = static_cast<int32_t>(chunk.first);
   p.features = features_.as<float>();
@@ -351,15 +366,20 @@ FinishWeightsParameters CudaPass::weight_finish(const Chunk& chunk, const Weight
 Status CudaPass::launch_others(const WeightSink& sink) {
   if (shard_.classes() == 0) return {};
   FinishWeightsParameters p{};
-  shard_.aim(sink, 0, kind_, &p);
+  shard_.aim(sink, 0, 0, kind_, &p);
   p.gradient = nullptr;
   p.flags = sampled_.flags();
+  if (has_sub_centers()) {
+    MARGINFC_TRY(row_flags_.allocate(device_, shard_.rows()));
+    MARGINFC_TRY(flag_rows(device_, sampled_.flags(), nullptr, shard_.classes(), slots_.centers, dim_, row_flags_));
+    p.flags = row_flags_.as<uint8_t>();
+  }
   p.resting = 1;
-  p.classes = static_cast<int32_t>(shard_.classes());
+  p.classes = static_cast<int32_t>(shard_.rows());
   p.dim = dim_;
   p.clip_scale = 1;
   p.clip_longest = std::numeric_limits<double>::infinity();
-  return device_.launch(device_.kernels().finish_weights_aided, {finish_blocks(shard_.classes())}, p);
+  return device_.launch(device_.kernels().finish_weights_aided, {finish_blocks(p.classes)}, p);
 }
 
 Status CudaPass::launch_feature_finish(const RowCoefficients& rows) {

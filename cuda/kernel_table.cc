@@ -31,6 +31,10 @@ constexpr RowKernelName kRowKernels[] = {
     {"add_unit_sums", &KernelTable::add_unit_sums},
     {"cosine_sums", &KernelTable::cosine_sums},
     {"finish_weights_aided", &KernelTable::finish_weights_aided},
+    {"list_sub_centers", &KernelTable::list_sub_centers},
+    {"targets_sub_centers", &KernelTable::targets_sub_centers},
+    {"flag_sub_centers", &KernelTable::flag_sub_centers},
+    {"largest_sub_centers", &KernelTable::largest_sub_centers},
 };
 
 struct ProductKernelName {
@@ -50,6 +54,20 @@ constexpr ProductKernelName kProductKernels[] = {
     {"probabilities_binary_", &ProductKernels::probabilities_binary},
     {"features_product_", &ProductKernels::features_product},
     {"weights_product_", &ProductKernels::weights_product},
+};
+
+struct LogitKernelName {
+  const char* name;  // _T
+  Kernel LogitKernels::* kernel;
+};
+constexpr LogitKernelName kSubCenterKernels[] = {
+    {"negatives_hardest_sub_centers_", &LogitKernels::negatives_hardest},
+    {"negatives_above_sub_centers_", &LogitKernels::negatives_above},
+    {"negatives_shifted_sub_centers_", &LogitKernels::negatives_shifted},
+    {"negatives_transformed_sub_centers_", &LogitKernels::negatives_transformed},
+    {"negatives_transformed_hard_sub_centers_", &LogitKernels::negatives_transformed_hard},
+    {"probabilities_sub_centers_", &LogitKernels::probabilities},
+    {"probabilities_transformed_sub_centers_", &LogitKernels::probabilities_transformed},
 };
 
 // The functions and variables of a module; keeps what was wrong with the first that did not do.
@@ -91,6 +109,8 @@ class Names {
     if (!read(shape + "_threads_" + kind, &threads) || !read(shape + "_bytes_" + kind, &bytes)) return false;
     for (const ProductKernelName& product : kProductKernels)
       if (!find(prefix + product.name + kind, threads, bytes, &(products->*product.kernel))) return false;
+    for (const LogitKernelName& logit : kSubCenterKernels)
+      if (!find(prefix + logit.name + kind, threads, bytes, &(products->sub_centers.*logit.kernel))) return false;
     int32_t blocks = 0;
     driver_->blocks_per_multiprocessor(&blocks, products->negatives.function, static_cast<int32_t>(threads), bytes);
     products->blocks_per_multiprocessor = std::max(blocks, 1);

@@ -30,11 +30,17 @@ struct Kernel {
 // Rows of D that the fused update is there for.
 constexpr int32_t kUpdateWidths[] = {128, 256, 512};
 
-// The products of a pass.
-struct ProductKernels {
-  Kernel negatives, negatives_hardest, negatives_above, negatives_binary, negatives_shifted;
+// The products with the classes that take exponentials.
+struct LogitKernels {
+  Kernel negatives, negatives_hardest, negatives_above, negatives_shifted;
   Kernel negatives_transformed, negatives_transformed_hard;
-  Kernel probabilities, probabilities_transformed, probabilities_binary, features_product, weights_product;
+  Kernel probabilities, probabilities_transformed;
+};
+
+// The products of a pass.
+struct ProductKernels : LogitKernels {
+  LogitKernels sub_centers;  // of classes of several rows; without `negatives`
+  Kernel negatives_binary, probabilities_binary, features_product, weights_product;
   int32_t blocks_per_multiprocessor = 1;
 
   bool available() const { return negatives.function != nullptr; }
@@ -59,7 +65,8 @@ struct TileKernels : ProductKernels {
 struct KernelTable {
   Kernel prepare_features, weight_features, prepare_weights, targets, reduce_negatives, add_products, finish_features,
       finish_weights, finish_weights_aided, initialize_weights, select_nearest, draw_classes, list_classes,
-      sum_unit_rows, add_unit_sums, cosine_sums;
+      sum_unit_rows, add_unit_sums, cosine_sums, list_sub_centers, targets_sub_centers, flag_sub_centers,
+      largest_sub_centers;
   TileKernels tiles[3];  // by OperandKind
 
   const TileKernels& of(OperandKind kind) const { return tiles[static_cast<int>(kind)]; }

@@ -17,6 +17,7 @@
 
 #include <stdint.h>
 
+#include "cuda/sub_center_slots.h"
 #include "engine/exponent_quadratic.h"
 #include "engine/margin.h"
 #include "engine/optimizer_step.h"
@@ -93,6 +94,7 @@ struct NegativesParameters {
   int32_t tiles_per_split;  // tiles of 128 classes
   AccumulatorTransform transform;
   AccumulatorBinary binary;
+  SubCenterColumns sub_centers;  // sub_centers
 };
 
 // probabilities_T, probabilities_transformed_T, probabilities_binary_T: P for a chunk of classes. Grid: x = splits over the
@@ -116,7 +118,12 @@ struct ProbabilitiesParameters {
   const float* threshold;  // [padded rows]; transformed
   AccumulatorTransform transform;
   AccumulatorBinary binary;
+  SubCenterColumns sub_centers;  // sub_centers
 };
+
+// With _sub_centers before _T (all of negatives but the first, and both of probabilities): of classes of several rows. Then
+// what is [classes] above and in the products below is of slots, first_class too, and labels are places of classes; of each
+// class only its largest row counts, and all rows of a row's own class are masked.
 
 // features_product_T (dX): out[split] = P . W over the split's classes, [padded rows, width] float32.
 // Grid: x = width / 128, y = padded rows / 128, z = splits.
@@ -191,7 +198,8 @@ struct ListClassesParameters {
 };
 
 // Where classes are sampled, those that take part are numbered without gaps: a class's place. C, labels, owners and operands
-// are of places then, and `index`, which is null elsewhere, has the rows of the shard's arrays by place.
+// are of places then, and `index`, which is null elsewhere, has the rows of the shard's arrays by place. Where classes have
+// several rows, it has rows by slot, and a negative number in slots that no class has.
 
 // prepare_weights: the operand of w. Grid: padded classes / 8; rows >= C repeat the last one.
 struct PrepareWeightsParameters {
@@ -220,6 +228,30 @@ struct TargetsParameters {
   float* own_rows;        // [B, D], w of the row's class where it has one; nullable
   int32_t rows, dim;
   StorageKind storage;
+};
+
+// list_sub_centers: index [slots], the rows of classes by slot. Grid: ceil(count / 256), 256 threads.
+struct ListSubCentersParameters {
+  const int32_t* classes;  // [count]; null: 0, 1, ..
+  int32_t* index;          // [slots]; those of no class stay as they are
+  int64_t count;
+  SubCenterSlots slots;
+};
+
+// targets_sub_centers: as targets, but weights are [C, centers, D], and what is written is of the largest row of the class.
+struct SubCenterTargetsParameters {
+  TargetsParameters of;
+  int32_t* center;  // [B], which that is; written where the row has a class here
+  int32_t centers;
+};
+
+// flag_sub_centers: flags of rows. Grid: any, 256 threads, a warp a class, strided loop.
+struct FlagSubCentersParameters {
+  const uint8_t* flags;   // [classes]
+  const float* gradient;  // [classes, centers, D]; a class's rows are flagged where one is not 0; nullable
+  uint8_t* row_flags;     // [classes, centers]
+  int64_t classes;
+  int32_t centers, dim;
 };
 
 // Sigmoids are multiplied with exp2(-shift), which float32 has to have.
@@ -373,6 +405,14 @@ struct CosinesParameters {
   Operand weights;
   float* cosines;  // [padded rows, stride]
   int32_t stride, classes, steps, tiles_per_split;
+};
+
+// largest_sub_centers: a chunk's cosines by slot as those of its classes. Grid: x = rows, y = ceil(classes / 256); 256 threads.
+struct LargestSubCentersParameters {
+  const float* cosines;  // [rows, stride]
+  float* largest;        // [rows, stride]; not the same memory
+  int32_t stride, classes;
+  SubCenterSlots slots;
 };
 
 // select_nearest: merges a chunk's cosines into the best k of each row: the k largest, ties to the smaller class. Grid:

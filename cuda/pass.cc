@@ -22,6 +22,8 @@ CudaPass::CudaPass(CudaShard& shard, const Batch& batch)
       kind_(operand_kind(batch.operands)),
       tiles_(device_.kernels().of(kind_)),
       products_(tiles_.hopper.available() ? tiles_.hopper : tiles_),
+      slots_(slots_of(device_, shard.sub_centers(), kind_)),
+      logits_(slots_.centers > 1 ? products_.sub_centers : products_),
       classes_(shard.classes()),
       dim_(batch.dim),
       rows_(static_cast<int32_t>(std::max<int64_t>(batch.rows, 1))),
@@ -47,7 +49,13 @@ Status CudaPass::prepare(bool must_check) {
     for (size_t o = 0; o < owners_.size(); o++) owners_[o].index = sampled_.place(o);
   }
   MARGINFC_TRY(upload_labels());
-  return classes_ == 0 ? Status{} : prepare_weights(must_check && batch_.check_finite);
+  if (classes_ == 0) return {};
+  place_rows_ = classes_index();
+  if (has_sub_centers() && (samples() || borrowed())) {
+    MARGINFC_TRY(list_.make(device_, slots_, classes_index(), classes_));
+    place_rows_ = list_.index();
+  }
+  return prepare_weights(must_check && batch_.check_finite);
 }
 
 Status CudaPass::sample_classes() {
@@ -103,12 +111,16 @@ Status CudaPass::prepare_weights(bool must_check) {
     if (operand_ && operand_writes_ == shard_.writes()) return {};
     operand_writes_ = shard_.writes();
     checked_ = true;
-    MARGINFC_TRY(operand_.allocate(device_, padded_rows(classes_), dim_, kind_));
-    return CudaShard::prepare_operand(device_, shard_.weights(), shard_.storage(), index(0), classes_, dim_, kind_,
+    MARGINFC_TRY(operand_.allocate(device_, padded_rows(places()), dim_, kind_));
+    return CudaShard::prepare_operand(device_, shard_.weights(), shard_.storage(), index(0), places(), dim_, kind_,
                                       operand_, bad_class_);
   }
-  if (!borrowed()) return shard_.prepare(kind_, must_check, bad_class_, &checked_);
-  const size_t bytes = static_cast<size_t>(classes_) * dim_ * byte_size(shard_.storage());
+  if (!borrowed()) {
+    MARGINFC_TRY(shard_.prepare(kind_, must_check, bad_class_, &checked_));
+    place_rows_ = shard_.slot_rows(kind_);
+    return {};
+  }
+  const size_t bytes = static_cast<size_t>(shard_.rows()) * dim_ * byte_size(shard_.storage());
   const ClassRows& rows = shard_.borrowed();
   bool here = false;
   if (rows.place == Place::device) MARGINFC_TRY(device_.find("weights", rows.values, bytes, &here));
@@ -119,9 +131,9 @@ Status CudaPass::prepare_weights(bool must_check) {
     MARGINFC_TRY(rows.place == Place::host ? device_.upload(weights_, rows.values, bytes)
                                            : device_.copy(weights_, DeviceBuffer::view(rows.values, bytes), bytes));
   }
-  MARGINFC_TRY(operand_.allocate(device_, padded_rows(classes_), dim_, kind_));
+  MARGINFC_TRY(operand_.allocate(device_, padded_rows(places()), dim_, kind_));
   checked_ = true;
-  return CudaShard::prepare_operand(device_, weights_, shard_.storage(), nullptr, classes_, dim_, kind_, operand_,
+  return CudaShard::prepare_operand(device_, weights_, shard_.storage(), index(0), places(), dim_, kind_, operand_,
                                     bad_class_);
 }
 
@@ -134,7 +146,7 @@ Status CudaPass::check_features() const {
 
 Status CudaPass::check_weights(int32_t bad_class) {
   if (!batch_.check_finite || !checked_) return {};
-  if (bad_class != INT32_MAX) return Status::not_finite("weights", shard_.range().start + bad_class);
+  if (bad_class != INT32_MAX) return Status::not_finite("weights", shard_.range().start * slots_.centers + bad_class);
   if (!borrowed() && !samples()) shard_.mark_finite();
   return {};
 }
@@ -142,12 +154,13 @@ Status CudaPass::check_weights(int32_t bad_class) {
 Status CudaPass::targets(Target* targets) {
   const Device::Turn turn(device_);
   MARGINFC_TRY(turn.status());
+  std::vector<int32_t> center(rows_);
   if (!owners_.empty()) {
     MARGINFC_TRY(own_rows_.allocate(device_, rows_ * dim_ * sizeof(float)));
     TargetsParameters p;
     p.features = features_.as<float>();
     p.weights = class_rows().as<char>();
-    p.index = index(0);
+    p.index = classes_index();
     p.labels = labels_.as<int32_t>();
     p.norm = norms_memory_.as<double>();
     p.cosine = norms_memory_.as<double>(rows_);
@@ -157,7 +170,15 @@ Status CudaPass::targets(Target* targets) {
     p.rows = rows_;
     p.dim = dim_;
     p.storage = storage_kind(shard_.storage());
-    MARGINFC_TRY(device_.launch(device_.kernels().targets, {divide_up(rows_, kRowWarps)}, p));
+    const Grid grid{divide_up(rows_, kRowWarps)};
+    if (has_sub_centers()) {
+      MARGINFC_TRY(centers_.allocate(device_, rows_ * sizeof(int32_t)));
+      const SubCenterTargetsParameters of_several{p, centers_.as<int32_t>(), slots_.centers};
+      MARGINFC_TRY(device_.launch(device_.kernels().targets_sub_centers, grid, of_several));
+      MARGINFC_TRY(device_.download(center.data(), centers_, rows_ * sizeof(int32_t)));
+    } else {
+      MARGINFC_TRY(device_.launch(device_.kernels().targets, grid, p));
+    }
   }
   MARGINFC_TRY(device_.download(norms_.data(), norms_memory_, norms_.size() * sizeof(double)));
   // The device goes on with phase 2 while the host looks at these, unless it has to be told of all shards' targets first.
@@ -167,14 +188,29 @@ Status CudaPass::targets(Target* targets) {
   for (int64_t i = 0; i < batch_.rows; i++) targets[i].feature_norm = norms_[i];
   for (const Owner& owner : owners_) {
     if (batch_.check_finite && !std::isfinite(norms_[3 * rows_ + owner.row]))
-      return Status::not_finite("weights", batch_.labels[owner.row]);
+      return Status::not_finite("weights",
+                                static_cast<int64_t>(batch_.labels[owner.row]) * slots_.centers + center[owner.row]);
     targets[owner.row] = {norms_[rows_ + owner.row], norms_[2 * rows_ + owner.row], norms_[owner.row]};
   }
-  return {};
+  return has_sub_centers() && !owners_.empty() ? upload_owner_slots(center) : Status{};
+}
+
+Status CudaPass::upload_owner_slots(const std::vector<int32_t>& center) {
+  std::vector<Owner> owners;
+  for (const Owner& owner : owners_)
+    owners.push_back({static_cast<int32_t>(slots_.slot(owner.index, center[owner.row])), owner.row});
+  std::stable_sort(owners.begin(), owners.end(),
+                   [](Owner a, Owner b) { return a.index != b.index ? a.index < b.index : a.row < b.row; });
+  std::vector<int32_t> values;
+  for (const Owner& owner : owners) values.push_back(owner.index);
+  for (const Owner& owner : owners) values.push_back(owner.row);
+  const size_t bytes = values.size() * sizeof(int32_t);
+  MARGINFC_TRY(owner_slots_.allocate(device_, bytes));
+  return device_.upload(owner_slots_, values.data(), bytes);
 }
 
 const Kernel& CudaPass::negatives_kernel(Finds finds) const {
-  return finds.above ? products_.negatives_above : finds.hardest ? products_.negatives_hardest : products_.negatives;
+  return finds.above ? logits_.negatives_above : finds.hardest ? logits_.negatives_hardest : logits_.negatives;
 }
 
 Status CudaPass::launch_negatives(const Kernel& kernel, const float* offset, const float* threshold, Finds finds) {
@@ -208,7 +244,8 @@ Status CudaPass::launch_negatives(const Kernel& kernel, const float* offset, con
     p.transform = transform_;
     p.binary = binary_terms_;
     p.padded_rows = static_cast<int32_t>(tiles * kTileSide);
-    p.classes = static_cast<int32_t>(classes_);
+    p.classes = static_cast<int32_t>(places());
+    p.sub_centers = columns_of(slots_, static_cast<int32_t>(classes_));
     p.steps = steps();
     p.tiles_per_split = each;
     MARGINFC_TRY(launch_product(kernel, {splits, tiles}, features_operand_, row, class_operand(), 0, p));
@@ -320,7 +357,7 @@ Status CudaPass::plain_negatives() {
   if (far()) {
     MARGINFC_TRY(find_offsets());
     if (cancelled()) return Status::aborted();
-    MARGINFC_TRY(launch_negatives(products_.negatives_shifted, offsets_memory_.as<float>(), nullptr, {}));
+    MARGINFC_TRY(launch_negatives(logits_.negatives_shifted, offsets_memory_.as<float>(), nullptr, {}));
   } else {
     MARGINFC_TRY(begin_negatives());
     if (batch_.hardest)
@@ -337,6 +374,9 @@ Status CudaPass::find_apart() {
 }
 
 Status CudaPass::negatives(const GradientPlan& plan, const Negatives& result) try {
+  if (result.binary && has_sub_centers())
+    return Status::failure(Code::unavailable,
+                           "binary cross-entropies of classes of several rows are not there on GPUs");
   const Device::Turn turn(device_);
   MARGINFC_TRY(turn.status());
   if (cancelled()) return Status::aborted();

@@ -27,7 +27,7 @@ class CudaPass final : public ShardPass {
   Status nearest(int64_t k, int32_t* classes, float* cosines);
 
  private:
-  // Classes whose P is made and used up together, counted from the shard's first.
+  // Classes whose P is made and used up together, counted from the shard's first; or slots, where classes have several rows.
   struct Chunk {
     int64_t first;
     int32_t classes;
@@ -83,7 +83,7 @@ class CudaPass final : public ShardPass {
     bool hard = false;  // with above
     bool slopes = false;
   };
-  Finds wanted() const { return {batch_.hardest, batch_.above, false}; }
+  Finds wanted() const { return {batch_.hardest || has_sub_centers(), batch_.above, false}; }
   const Kernel& negatives_kernel(Finds finds) const;
   // `offset` and `threshold` [padded rows]: where the kernel looks at them.
   Status launch_negatives(const Kernel& kernel, const float* offset, const float* threshold, Finds finds);
@@ -110,13 +110,20 @@ class CudaPass final : public ShardPass {
                        AddUnitSumsParameters add);
   const DeviceBuffer& class_rows() const { return borrowed() ? weights_ : shard_.weights(); }
   const OperandRows& class_operand() const { return borrowed() || samples() ? operand_ : shard_.operand(kind_); }
-  // Rows of class_rows() from this place on; null where they are the places themselves.
-  const int32_t* index(int64_t place) const { return samples() ? sampled_.index(place) : nullptr; }
+  // Rows of class_rows() from this place of the operand on; null where they are the places themselves.
+  const int32_t* index(int64_t place) const { return place_rows_ ? place_rows_ + place : nullptr; }
+  // Classes that take part, by place; null where all do.
+  const int32_t* classes_index() const { return samples() ? sampled_.index(0) : nullptr; }
+  bool has_sub_centers() const { return slots_.centers > 1; }
+  // Rows of the operand.
+  int64_t places() const { return has_sub_centers() ? slots_.count(classes_) : classes_; }
+  // Each row's largest own row; after targets().
+  Status upload_owner_slots(const std::vector<int32_t>& center);
   bool borrowed() const { return shard_.borrowed().values != nullptr; }
   // Exponents need offsets.
   bool far() const { return batch_.scale > kMostPlainScale; }
   bool cancelled() const { return batch_.cancel && batch_.cancel->load(std::memory_order_relaxed) != 0; }
-  int64_t class_tiles() const { return padded_rows(classes_) / kTileSide; }
+  int64_t class_tiles() const { return padded_rows(places()) / kTileSide; }
   int64_t row_tiles() const { return padded_rows_ / kTileSide; }
   // Blocks that run at the same time.
   int64_t slots(const ProductKernels& kernels) const {
@@ -126,6 +133,11 @@ class CudaPass final : public ShardPass {
   int32_t steps() const { return features_operand_.depth() / kStageDepth; }
   // The chunk that starts at this class, of at most `tiles`.
   Chunk chunk_from(int64_t first, int64_t tiles) const;
+  // Of the shard that sampled nothing: the rows of a chunk, which are neighbours in some order.
+  struct ChunkRows {
+    int64_t first, count;
+  };
+  ChunkRows rows_of(const Chunk& chunk) const;
 
   // Memory for these gradients; no more where they were planned before.
   Status plan_gradients(const GradientPlan& plan);
@@ -159,6 +171,8 @@ class CudaPass final : public ShardPass {
   const OperandKind kind_;
   const TileKernels& tiles_;
   const ProductKernels& products_;  // the fastest of them that the device has
+  const SubCenterSlots slots_;      // of classes of several rows
+  const LogitKernels& logits_;      // of products_
   int64_t classes_;                 // that take part, numbered by their places
   const int32_t dim_;
   // An empty batch is run as one row of zeros without a class, so that updates need no path of their own.
@@ -168,19 +182,24 @@ class CudaPass final : public ShardPass {
   float factor_ = 1;          // exponent = accumulator * factor - offset, in log2 units
   double operand_scale_ = 1;  // accumulator = cosine * operand_scale
 
-  SampledClasses sampled_;      // where classes are sampled
-  std::vector<Owner> owners_;   // by class, then row; index: the class's place
-  std::vector<double> norms_;   // [4, rows]: |x|, then cosine, sine and |w| of the own class
-  std::vector<double> sums_;    // [rows]
-  std::vector<float> shifts_;   // [rows], as reduce_negatives sets them
-  std::vector<float> offsets_;  // [padded rows], log2 units; only when s > 64 or with a transform
+  SampledClasses sampled_;               // where classes are sampled
+  SubCenterList list_;                   // where they have several rows that are sampled or borrowed
+  const int32_t* place_rows_ = nullptr;  // [places()], on the device
+  std::vector<Owner> owners_;            // by class, then row; index: the class's place
+  std::vector<double> norms_;            // [4, rows]: |x|, then cosine, sine and |w| of the own class
+  std::vector<double> sums_;             // [rows]
+  std::vector<float> shifts_;            // [rows], as reduce_negatives sets them
+  std::vector<float> offsets_;           // [padded rows], log2 units; only when s > 64 or with a transform
 
   DeviceBuffer features_;         // [rows, dim]
   OperandRows features_operand_;  // [padded rows, depth]
   // [padded rows] places of classes of this shard or -1; owners' places; owners' rows; [padded rows] the row itself where its
   // class is here, else -1.
   DeviceBuffer labels_;
-  DeviceBuffer norms_memory_;   // as norms_
+  DeviceBuffer norms_memory_;  // as norms_
+  // [rows], of its own class's rows the largest; and owners' slots with their rows. Where classes have several.
+  DeviceBuffer centers_, owner_slots_;
+  DeviceBuffer row_flags_;      // [rows of the shard], of those that take part; likewise, with updates of all
   DeviceBuffer own_rows_;       // [rows, dim], w of the row's own class, as it was in phase 1
   DeviceBuffer weights_;        // borrowed: [classes, dim] as stored; the caller's own where it lies on this GPU
   OperandRows operand_;         // borrowed or sampled: [padded classes, depth]

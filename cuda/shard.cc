@@ -57,7 +57,7 @@ Status CudaShard::allocate(const Optimizer& optimizer) {
   const Device::Turn turn(device_);
   MARGINFC_TRY(turn.status());
   optimizer_ = optimizer;
-  const size_t bytes = static_cast<size_t>(classes()) * dim_ * sizeof(float);
+  const size_t bytes = static_cast<size_t>(rows()) * dim_ * sizeof(float);
   const auto zeros = [&](DeviceBuffer& buffer) {
     MARGINFC_TRY(buffer.allocate_apart(device_, bytes));
     return device_.fill(buffer, 0, bytes);
@@ -94,13 +94,13 @@ Status CudaShard::initialize(double std, uint64_t seed, ClassRange range) {
   MARGINFC_TRY(turn.status());
   mark_written();
   InitializeWeightsParameters p;
-  p.weights = weights_.as<float>((range.start - range_.start) * dim_);
-  p.classes = range.size();
-  p.first_class = range.start;
+  p.weights = weights_.as<float>((range.start - range_.start) * sub_centers_ * dim_);
+  p.classes = range.size() * sub_centers_;
+  p.first_class = range.start * sub_centers_;
   p.std = std;
   p.seed = seed;
   p.dim = dim_;
-  const int64_t threads = range.size() * divide_up(dim_, 4);
+  const int64_t threads = p.classes * divide_up(dim_, 4);
   const int64_t blocks = std::min<int64_t>(divide_up(threads, 256), 16 * device_.multiprocessors());
   MARGINFC_TRY(device_.launch(device_.kernels().initialize_weights, {blocks}, p));
   return device_.settle();
@@ -121,20 +121,20 @@ Status CudaShard::write(ClassArray array, int64_t first, int64_t count, const fl
   MARGINFC_TRY(turn.status());
   if (array == ClassArray::weights) mark_written();
   if (array == ClassArray::accumulated) MARGINFC_TRY(reserve_accumulated());
-  const size_t row = dim_ * sizeof(float);
-  MARGINFC_TRY(device_.upload(buffer(array), values, count * row, (first - range_.start) * row));
+  const size_t size = sub_centers_ * dim_ * sizeof(float);
+  MARGINFC_TRY(device_.upload(buffer(array), values, count * size, (first - range_.start) * size));
   return device_.settle();
 }
 
 Status CudaShard::read(ClassArray array, int64_t first, int64_t count, float* values) const {
-  const size_t row = dim_ * sizeof(float);
+  const size_t size = sub_centers_ * dim_ * sizeof(float);
   if (!buffer(array)) {
-    std::memset(values, 0, count * row);
+    std::memset(values, 0, count * size);
     return {};
   }
   const Device::Turn turn(device_);
   MARGINFC_TRY(turn.status());
-  MARGINFC_TRY(device_.download(values, buffer(array), count * row, (first - range_.start) * row));
+  MARGINFC_TRY(device_.download(values, buffer(array), count * size, (first - range_.start) * size));
   return device_.settle();
 }
 
@@ -142,10 +142,19 @@ Status CudaShard::prepare(OperandKind kind, bool must_check, const DeviceBuffer&
   const int k = static_cast<int>(kind);
   *checked = !valid_[k] || (must_check && !finite_);
   if (!*checked) return {};
-  if (!operands_[k]) MARGINFC_TRY(operands_[k].allocate(device_, padded_rows(classes()), dim_, kind, true));
-  MARGINFC_TRY(prepare_operand(device_, weights_, storage(), nullptr, classes(), dim_, kind, operands_[k], bad_class));
+  const int64_t rows = operand_rows(kind);
+  if (!operands_[k]) MARGINFC_TRY(operands_[k].allocate(device_, padded_rows(rows), dim_, kind, true));
+  MARGINFC_TRY(list_slots(kind));
+  MARGINFC_TRY(
+      prepare_operand(device_, weights_, storage(), slot_rows(kind), rows, dim_, kind, operands_[k], bad_class));
   valid_[k] = true;
   return {};
+}
+
+Status CudaShard::list_slots(OperandKind kind) {
+  SubCenterList& list = lists_[static_cast<int>(kind)];
+  if (sub_centers_ == 1 || list) return {};
+  return list.make(device_, slots_of(device_, sub_centers_, kind), nullptr, classes());
 }
 
 Status CudaShard::prepare_operand(Device& device, const DeviceBuffer& weights, Precision storage, const int32_t* index,
@@ -169,12 +178,13 @@ Status CudaShard::prepare_operand(Device& device, const DeviceBuffer& weights, P
 
 Status CudaShard::reserve_accumulated() {
   if (accumulated_) return {};
-  const size_t bytes = static_cast<size_t>(classes()) * dim_ * sizeof(float);
+  const size_t bytes = static_cast<size_t>(rows()) * dim_ * sizeof(float);
   MARGINFC_TRY(accumulated_.allocate_apart(device_, bytes));
   return device_.fill(accumulated_, 0, bytes);
 }
 
-void CudaShard::aim(const WeightSink& sink, int64_t first, OperandKind kind, FinishWeightsParameters* p) const {
+void CudaShard::aim(const WeightSink& sink, int64_t first, int64_t operand_row, OperandKind kind,
+                    FinishWeightsParameters* p) const {
   const int64_t at = first * dim_;
   p->weights = weights_.as<float>(at);
   p->storage = storage_kind(storage());
@@ -187,7 +197,7 @@ void CudaShard::aim(const WeightSink& sink, int64_t first, OperandKind kind, Fin
   if (variance_) p->variance = variance_.as<float>(at);
   const OperandRows& operand = this->operand(kind);
   if (valid_[static_cast<int>(kind)]) {
-    p->operand = operand.values(first);
+    p->operand = operand.values(operand_row);
     p->low = operand.low();
     p->depth = operand.depth();
   }
@@ -223,19 +233,28 @@ Status CudaShard::apply(const WeightSink& sink, const Sampling& sampling) try {
   OperandKind kind = OperandKind::split;
   for (int k = 0; k < 3; k++)
     if (valid_[k]) kind = static_cast<OperandKind>(k);
+  MARGINFC_TRY(list_slots(kind));
+  const int64_t rows = operand_rows(kind), blocks = row_blocks(rows, device_.multiprocessors());
   SampledClasses drawn;
+  DeviceBuffer row_flags;
   FinishWeightsParameters p{};
   if (sink.kind != WeightSink::Kind::measure && sampling.draws() && !sampling.updates_all) {
     MARGINFC_TRY(drawn.draw(device_, sampling, range_, {}));
     p.flags = drawn.flags();
     p.resting = 0;
+    if (sub_centers_ > 1) {
+      MARGINFC_TRY(row_flags.allocate(device_, this->rows()));
+      MARGINFC_TRY(
+          flag_rows(device_, drawn.flags(), accumulated_.as<float>(), classes(), sub_centers_, dim_, row_flags));
+      p.flags = row_flags.as<uint8_t>();
+    }
   }
-  aim(sink, 0, kind, &p);
-  p.classes = static_cast<int32_t>(classes());
-  p.padding = static_cast<int32_t>(padded_rows(classes()) - classes());
+  aim(sink, 0, 0, kind, &p);
+  p.index = slot_rows(kind);
+  p.classes = static_cast<int32_t>(rows);
+  p.padding = static_cast<int32_t>(padded_rows(rows) - rows);
   p.dim = dim_;
   p.width = static_cast<int32_t>(padded_width(dim_));
-  const int64_t blocks = row_blocks(classes(), device_.multiprocessors());
   const KernelTable& kernels = device_.kernels();
   if (sink.kind == WeightSink::Kind::measure) {
     SquareSum sum;
@@ -248,7 +267,7 @@ Status CudaShard::apply(const WeightSink& sink, const Sampling& sampling) try {
   p.clip_scale = sink.clip.scale;
   p.clip_longest = sink.clip.longest;
   mark_updated(kind);
-  const bool aided = p.flags || !sink.clip.none();
+  const bool aided = p.flags || p.index || !sink.clip.none();
   MARGINFC_TRY(device_.launch(aided ? kernels.finish_weights_aided : kernels.finish_weights, {blocks}, p));
   return device_.settle();
 } catch (const std::bad_alloc&) {

@@ -5,6 +5,7 @@
 #pragma once
 
 #include "cuda/cuda_engine.h"
+#include "cuda/sub_centers.h"
 
 namespace marginfc::cuda {
 
@@ -52,12 +53,18 @@ class SquareSum {
 class CudaShard final : public ClassShard {
  public:
   // `borrowed` of nobody: call allocate() before anything else.
-  CudaShard(CudaEngine& engine, ClassRange range, int32_t dim, const ClassRows& borrowed)
-      : engine_(engine), device_(engine.device()), range_(range), dim_(dim), borrowed_(borrowed) {}
+  CudaShard(CudaEngine& engine, ClassRange range, ClassShape shape, const ClassRows& borrowed)
+      : engine_(engine),
+        device_(engine.device()),
+        range_(range),
+        dim_(shape.dim),
+        sub_centers_(shape.sub_centers),
+        borrowed_(borrowed) {}
 
   Status allocate(const Optimizer& optimizer);
 
   ClassRange range() const override { return range_; }
+  int32_t sub_centers() const override { return sub_centers_; }
   Worker* worker() override { return &engine_.worker(); }
   bool follows(Place) const override { return true; }
   // Making E again costs less than reading it.
@@ -71,6 +78,8 @@ class CudaShard final : public ClassShard {
 
   CudaEngine& engine() { return engine_; }
   int64_t classes() const { return range_.size(); }
+  // Of the classes, sub_centers() of each one behind the other.
+  int64_t rows() const { return classes() * sub_centers_; }
   int32_t dim() const { return dim_; }
   Precision storage() const { return borrowed_.storage; }
   const ClassRows& borrowed() const { return borrowed_; }
@@ -82,10 +91,13 @@ class CudaShard final : public ClassShard {
   Status prepare(OperandKind kind, bool must_check, const DeviceBuffer& bad_class, bool* checked);
   void mark_finite() { finite_ = true; }
   const OperandRows& operand(OperandKind kind) const { return operands_[static_cast<int>(kind)]; }
+  // Rows by slot of that operand, once it was prepared; null where a class has one row.
+  const int32_t* slot_rows(OperandKind kind) const { return lists_[static_cast<int>(kind)].index(); }
   Status reserve_accumulated();
-  // What finish_weights needs to accumulate or update classes first .. first + p->classes - 1, whose operand is of this
-  // kind.
-  void aim(const WeightSink& sink, int64_t first, OperandKind kind, FinishWeightsParameters* p) const;
+  // What finish_weights needs to accumulate or update rows first .. first + p->classes - 1, of an operand of this kind that
+  // has them from `operand_row` on.
+  void aim(const WeightSink& sink, int64_t first, int64_t operand_row, OperandKind kind,
+           FinishWeightsParameters* p) const;
   // After an update that wrote the operand of this kind: the others are outdated.
   void mark_updated(OperandKind kind);
   // Outdates every operand.
@@ -93,7 +105,8 @@ class CudaShard final : public ClassShard {
   // How often weights were written: an operand made elsewhere is theirs while this is the same.
   int64_t writes() const { return writes_; }
 
-  // Launches what makes the operand of `classes` weights in device memory, or of rows `index` of them where that is not null.
+  // Launches what makes the operand of `classes` rows of weights in device memory, or of rows `index` of them where that is not
+  // null; a negative one makes a row of zeros.
   // `bad_class` [1] gets the first row with a NaN or infinite value, or INT32_MAX.
   static Status prepare_operand(Device& device, const DeviceBuffer& weights, Precision storage, const int32_t* index,
                                 int64_t classes, int32_t dim, OperandKind kind, const OperandRows& operand,
@@ -101,18 +114,25 @@ class CudaShard final : public ClassShard {
 
  private:
   const DeviceBuffer& buffer(ClassArray array) const;
+  // Makes the list of rows by slot, unless it is there or a class has one row.
+  Status list_slots(OperandKind kind);
+  int64_t operand_rows(OperandKind kind) const {
+    return sub_centers_ == 1 ? rows() : slots_of(device_, sub_centers_, kind).count(classes());
+  }
 
   CudaEngine& engine_;
   Device& device_;
   const ClassRange range_;
   const int32_t dim_;
+  const int32_t sub_centers_;
   const ClassRows borrowed_;  // null for owned weights, which are float32
   Optimizer optimizer_;
-  DeviceBuffer weights_;      // [classes, dim]
-  DeviceBuffer momentum_;     // [classes, dim]; sgd with momentum: velocity, adamw: mean
-  DeviceBuffer variance_;     // [classes, dim]; adamw
-  DeviceBuffer accumulated_;  // [classes, dim]; on first use
+  DeviceBuffer weights_;      // [rows, dim]
+  DeviceBuffer momentum_;     // [rows, dim]; sgd with momentum: velocity, adamw: mean
+  DeviceBuffer variance_;     // [rows, dim]; adamw
+  DeviceBuffer accumulated_;  // [rows, dim]; on first use
   OperandRows operands_[3];   // by OperandKind; on first use
+  SubCenterList lists_[3];    // likewise, where a class has several rows
   bool valid_[3] = {};        // whether they are those of the weights
   bool finite_ = false;       // whether the weights are known to be
   int64_t writes_ = 0;

@@ -74,7 +74,7 @@ Status CudaPass::transformed_negatives(const Negatives& result) {
   // The kernels count above one threshold, and the one that adds up hard negatives finds no hardest.
   const bool apart = batch_.above || (hard && batch_.hardest);
   if (apart) MARGINFC_TRY(find_apart());
-  const Kernel& kernel = hard ? products_.negatives_transformed_hard : products_.negatives_transformed;
+  const Kernel& kernel = hard ? logits_.negatives_transformed_hard : logits_.negatives_transformed;
   const Finds finds{!hard, hard, hard};
   const OffsetChoice choice = choose_offset(result.transform, batch_.scale);
   const bool sure = choice.kind == Offsets::fixed;

@@ -76,8 +76,8 @@ export interface MarginHeadOptions extends LossOptions, ComputeOptions, Sampling
    * Rows K that each class has: the cosine to a class is the largest to its rows, and gradients go to that row alone (of equal ones
    * the first). Sub-center ArcFace (Deng et al., ECCV 2020): rows that noise or hard examples pull away find a centre of their own.
    * Weights and optimiser state are [C, K, dim] then, memory and time about K times those of one row a class; Partial FC draws
-   * classes, whole. With every margin; not with `labelSmoothing` or an `interLoss`, and not on GPUs. {@link dominantSubCenters}
-   * goes back to one row. In [1, 1024]. Default 1.
+   * classes, whole. With every margin; not with `labelSmoothing` or an `interLoss`. {@link dominantSubCenters}
+   * goes back to one row. In [1, 1024], on GPUs [1, 16] and 1 with `sphereface2` and `uniface`. Default 1.
    */
   readonly subCenters?: number | undefined;
   /** Default `sgd()`. */

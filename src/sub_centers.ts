@@ -1,5 +1,6 @@
 /** Classes of several rows: Sub-center ArcFace (Deng et al., ECCV 2020), whose cosine to a class is the largest to its rows. */
 
+import { isBinary } from './batch_margins.js';
 import type { DeviceName, Loss } from './options.js';
 import { termOf } from './terms.js';
 import { checkInteger, maxCount, mustBe } from './validate.js';
@@ -25,10 +26,13 @@ export function checkSubCenters(subCenters: number): number {
   return checkInteger(subCenters, 'subCenters', { least: 1, most: 1024 });
 }
 
+/** Columns that one thread of the kernels has of a tile's, kMostSubCenters of cuda/sub_center_slots.h. */
+const mostOnGpus = 16;
+
 /** Whether so many classes of so many rows can be counted, and whether the loss can be had of them. */
 export function checkSubCentersOf(
   { subCenters, classes }: { readonly subCenters: number; readonly classes: number },
-  { labelSmoothing, terms }: Pick<Loss, 'labelSmoothing' | 'terms'>,
+  { margin, labelSmoothing, terms }: Pick<Loss, 'margin' | 'labelSmoothing' | 'terms'>,
   devices: readonly DeviceName[],
 ): void {
   if (subCenters === 1) return;
@@ -37,7 +41,10 @@ export function checkSubCentersOf(
   if (classes * subCenters > maxCount)
     throw refuse('ERR_SHAPE', `at most ${Math.floor(maxCount / classes)} with ${classes} classes`);
   const gpu = devices.find((name) => name !== 'cpu');
-  if (gpu !== undefined) throw refuse('ERR_ENGINE_UNAVAILABLE', `1 on ${gpu}, as on all GPUs`);
+  if (gpu !== undefined && subCenters > mostOnGpus)
+    throw refuse('ERR_ENGINE_UNAVAILABLE', `at most ${mostOnGpus} on ${gpu}, as on all GPUs`);
+  if (gpu !== undefined && isBinary(margin))
+    throw refuse('ERR_ENGINE_UNAVAILABLE', `1 with margin ${margin.kind} on ${gpu}, as on all GPUs`);
   if (labelSmoothing > 0)
     throw refuse(
       'ERR_OPTION',

@@ -1,43 +1,28 @@
-/** Classes of several rows: every instruction set against the float64 reference, and heads that train them. */
+/** Classes of several rows, without a head: every instruction set and GPU against the float64 reference. */
 
 import fc from 'fast-check';
 import { afterAll, describe, expect, test } from 'vitest';
 import {
-  adamw,
-  centerLoss,
   countSubCenters,
   dominantSubCenters,
-  dynArcFace,
   interLoss,
   MarginHead,
-  type MarginHeadOptions,
   presets,
-  sgd,
   valueAndGradSync,
 } from '../src/index.js';
 import type { Execution } from './cases.js';
-import { futureOf, kept, newFolder, stateOf } from './checkpoint_heads.js';
-import { takingPart } from './draw.js';
 import { closeEngines, evaluate, findEngines, halfInstructionSets } from './engines.js';
 import { expectFailure } from './failures.js';
+import { assign, findGpus, findSoftwareGpus } from './gpus.js';
 import { cases as losses, optionsOf, referenceOptions, rowsOf } from './loss_cases.js';
 import { expectWithinLimits, float32Limits, halfLimits } from './metrics.js';
-import { untrained, update } from './optimizer_rules.js';
-import { type Arrangement, makeProblem, type Problem, type Size } from './problems.js';
-import { processGroup } from './process_group.js';
+import { type Arrangement, makeProblem, type Size } from './problems.js';
 import { arcfaceMean, type ReferenceOptions, reference } from './reference.js';
+import { nearnessOf, problemOf, shape } from './sub_center_problems.js';
 
 const engines = (await findEngines(halfInstructionSets)).filter(({ missing }) => missing === undefined);
+const [softwareGpus, gpus] = [await findSoftwareGpus(), await findGpus()];
 afterAll(closeEngines);
-
-/** Labels of the first row of a class become those of the class. */
-function problemOf(size: Size, subCenters: number, arrangement: Arrangement, seed: number): Problem {
-  const rows = { ...size, classes: size.classes * subCenters };
-  const problem = makeProblem(rows, arrangement, 'ignored', seed);
-  return { ...problem, labels: problem.labels.map((row) => Math.floor(row / subCenters)) };
-}
-
-const shape = (rows: number, dim: number, classes: number): Size => ({ rows, dim, classes });
 
 /** Several blocks and row blocks, odd ends of vectors and tiles, more rows a class than a tile has. */
 const cases: readonly {
@@ -105,39 +90,6 @@ const named = cases.map((entry) => {
   return { ...entry, name: `${size.rows}x${size.dim}x${size.classes} x ${subCenters}, ${arrangement}` };
 });
 
-function rounded(value: number, precision: 'bfloat16' | 'float16'): number {
-  const bits = precision === 'bfloat16' ? 8 : 11;
-  const unit = 2 ** (Math.floor(Math.log2(Math.abs(value))) - bits + 1);
-  if (value === 0) return 0;
-  const whole = value / unit;
-  const down = Math.floor(whole);
-  const even = whole - down === 0.5 ? down + (down & 1) : Math.round(whole);
-  return even * unit;
-}
-
-/** Which row of a class operands of 16 bits are nearest to. float16 are unit rows, bfloat16 rows as they are. */
-function nearnessOf(problem: Problem, scale: number, precision: 'bfloat16' | 'float16') {
-  const { features, weights, dim } = problem;
-  const norms = (values: Float32Array) =>
-    Array.from({ length: values.length / dim }, (_, i) =>
-      Math.hypot(...values.subarray(i * dim, (i + 1) * dim)),
-    );
-  const [featureNorms, weightNorms] = [norms(features), norms(weights)];
-  const factor = scale * Math.LOG2E;
-  const x = features.map((v, e) =>
-    rounded(Math.fround((v * factor) / featureNorms[Math.floor(e / dim)]!), precision),
-  );
-  const w = weights.map((v, e) => {
-    const norm = precision === 'float16' ? weightNorms[Math.floor(e / dim)]! : 1;
-    return rounded(Math.fround(v / norm), precision);
-  });
-  return (row: number, classRow: number) => {
-    let sum = 0;
-    for (let d = 0; d < dim; d++) sum += x[row * dim + d]! * w[classRow * dim + d]!;
-    return precision === 'float16' ? sum : sum / weightNorms[classRow]!;
-  };
-}
-
 describe.each(engines)('engine $name', (engine) => {
   test.each(named)('$name', async ({ size, subCenters, arrangement, options, execution }) => {
     const problem = problemOf(size, subCenters, arrangement, 3);
@@ -154,7 +106,12 @@ describe.each(engines)('engine $name', (engine) => {
       const given = { ...arcfaceMean, ...options, subCenters };
       for (const precision of ['bfloat16', 'float16'] as const) {
         const { result } = await evaluate(engine, problem, given, { ...execution, precision });
-        const nearness = nearnessOf(problem, given.scale, precision);
+        const nearness = nearnessOf(
+          problem,
+          given.scale,
+          precision,
+          precision === 'float16' ? 'unit rows' : 'given',
+        );
         expectWithinLimits(result, reference(problem, { ...given, nearness }), halfLimits(precision, given));
       }
     },
@@ -169,6 +126,50 @@ describe.each(engines)('engine $name', (engine) => {
       expectWithinLimits(result, reference(problem, options), float32Limits(3 * 64));
     }
   });
+});
+
+/** Of GPUs: from two rows a class to the most, whole classes in fewer and fewer of a thread's columns; several tiles and chunks. */
+const onGpus = [
+  ...named.filter(({ subCenters }) => subCenters <= 16),
+  ...([2, 3, 4, 5, 7, 9, 16] as const).map((subCenters, i) => {
+    const size = shape([31, 140, 3][i % 3]!, [40, 33, 136][i % 3]!, [131, 57, 300][i % 3]!);
+    const execution = { ...cases[i % cases.length]!.execution, shards: 1 + (i % 3) };
+    const options = i % 3 === 2 ? { scale: 128 } : {};
+    const name = `${size.rows}x${size.dim}x${size.classes} x ${subCenters}`;
+    return { name, size, subCenters, arrangement: 'clustered' as const, options, execution };
+  }),
+];
+const precisions = ['float32', 'float16', 'bfloat16'] as const;
+
+test.each(
+  assign(onGpus, softwareGpus, gpus, () => precisions).map(({ entry, engine, precision }) => {
+    return [
+      `${entry.name} on engine ${engine.name}, ${precision} operands`,
+      engine,
+      entry,
+      precision,
+    ] as const;
+  }),
+)('%s', async (_, engine, { size, subCenters, arrangement, options, execution }, precision) => {
+  const problem = problemOf(size, subCenters, arrangement, 3);
+  const given = { ...arcfaceMean, ...options, subCenters };
+  const { result, ...intact } = await evaluate(engine, problem, given, { ...execution, precision });
+  const nearness = nearnessOf(problem, Math.min(given.scale, 64), precision, 'unit rows');
+  const limits = precision === 'float32' ? float32Limits(given.scale) : halfLimits(precision, given);
+  expectWithinLimits(result, reference(problem, { ...given, nearness }), limits);
+  expect(intact).toMatchObject({ inputsIntact: true, paddingIntact: true });
+});
+
+const transformed = losses.filter(({ negative, binary }) => negative && !binary);
+test.each(
+  assign(transformed, softwareGpus, gpus, () => ['float32']).map(({ entry, engine }) => {
+    return [`${entry.name} on engine ${engine.name}`, engine, entry] as const;
+  }),
+)('%s', async (_, engine, tested) => {
+  const problem = problemOf(shape(31, 17, 130), 3, 'clustered', 4);
+  const options = { ...referenceOptions(tested, rowsOf(problem, 64, 3), 'exact'), subCenters: 3 };
+  const { result } = await evaluate(engine, problem, options, cases[0]!.execution, optionsOf(tested));
+  expectWithinLimits(result, reference(problem, options), float32Limits(3 * 64));
 });
 
 test('one row a class changes no bit', () => {
@@ -261,179 +262,6 @@ test('a tolerance leaves out no more than it says', () => {
     moved += Math.hypot(...of(batch.weights)) * Math.hypot(...change);
   }
   expect(moved).toBeLessThanOrEqual(32 * gradientTolerance);
-});
-
-describe('heads', () => {
-  const size = shape(33, 17, 61);
-  const { dim, classes } = size;
-  const subCenters = 3;
-  const problems = [1, 2, 3].map((seed) => problemOf(size, subCenters, 'clustered', seed));
-  const init = problems[0]!.weights;
-  const formula = { ...arcfaceMean, scale: 16, subCenters };
-  const shared = { dim, classes, subCenters, init, scale: 16 } satisfies MarginHeadOptions;
-
-  const optimizers = {
-    sgd: sgd({ learningRate: 0.5, momentum: 0.9, weightDecay: 0.01, nesterov: true }),
-    adamw: adamw({ learningRate: 0.01, weightDecay: 0.1, epsilon: 1e-2 }),
-  };
-
-  test.each([
-    ['sgd', 'step', {}],
-    ['sgd', 'step', { sampleRate: 0.3, sampledUpdate: 'sampled', shards: 3 }],
-    ['sgd', 'accumulate', { sampleRate: 0.3, sampledUpdate: 'sampled' }],
-    ['adamw', 'step', { sampleRate: 0.3, sampledUpdate: 'all', workspace: 'recompute' }],
-    ['adamw', 'accumulate', { shards: 7 }],
-  ] as const)('%s, %s %j: all rows of the classes that take part move', async (rule, call, options) => {
-    const optimizer = optimizers[rule];
-    const head = kept(await MarginHead.create({ ...shared, ...options, optimizer, seed: 4 }));
-    const { sampleRate, sampledUpdate } = head;
-    const state = untrained(init);
-    for (const [step, { features, labels }] of problems.entries()) {
-      const before = head.weights();
-      state.weights.set(before);
-      const ids =
-        sampleRate < 1
-          ? takingPart({ classes, sampleRate, seed: 4, step }, labels)
-          : [...Array(classes).keys()];
-      const place = new Map(ids.map((id, n) => [id, n]));
-      const length = subCenters * dim;
-      const weights = Float32Array.from(
-        ids.flatMap((id) => [...before.subarray(id * length, (id + 1) * length)]),
-      );
-      const own = labels.map((label) => place.get(label) ?? -1);
-      const expected = reference({ features, weights, labels: own, dim }, formula);
-      const out = await head[call]({ features, labels });
-      if (call === 'accumulate') await head.apply();
-      expectWithinLimits(out, { ...expected, dWeights: new Float64Array() }, float32Limits(16));
-      expect(out.sampledClasses).toBe(sampleRate < 1 ? ids.length : undefined);
-      const gradient = new Float64Array(before.length);
-      for (const [id, n] of place)
-        gradient.set(expected.dWeights.subarray(n * length, (n + 1) * length), id * length);
-      const moves = (i: number) => sampledUpdate === 'all' || place.has(Math.floor(i / length));
-      update(state, gradient, optimizer, optimizer.learningRate as number, moves);
-      const after = head.weights();
-      const apart = after.reduce((most, value, i) => Math.max(most, Math.abs(value - state.weights[i]!)), 0);
-      expect(apart).toBeLessThan(2e-5);
-      expect([...after.keys()].every((i) => moves(i) || after[i] === before[i])).toBe(true);
-    }
-  });
-
-  test('accuracy, angles and nearest go by class', async () => {
-    const problem = problemOf(size, subCenters, 'clustered', 8);
-    const head = kept(await MarginHead.create({ ...shared, init: problem.weights, shards: 2 }));
-    const expected = reference(problem, formula);
-    const out = await head.evaluate(problem, { accuracyTop5: true, histograms: 18 });
-    expect(out).toMatchObject({ accuracy: expected.accuracy, accuracyTop5: expected.accuracyTop5 });
-    const counted = problem.labels.filter((label) => label >= 0).length;
-    const bins = new Uint32Array(18);
-    for (const [i, label] of problem.labels.entries())
-      if (label >= 0) bins[Math.floor((Math.acos(expected.hardestCosine[i]!) * 18) / Math.PI)]!++;
-    expect(out.angles!.hardestNegative.reduce((sum, count) => sum + count, 0)).toBe(counted);
-    expect([...out.angles!.hardestNegative]).toEqual([...bins]);
-    const { classes: ids, cosines } = await head.nearest(problem.features, 4);
-    const { cosines: all } = rowsOf(problem, 16, subCenters);
-    for (const [i, row] of all.entries()) {
-      const order = [...row.keys()].sort((a, b) => row[b]! - row[a]!).slice(0, 4);
-      expect([...ids.subarray(4 * i, 4 * i + 4)]).toEqual(order);
-      for (const [n, j] of order.entries()) expect(cosines[4 * i + n]).toBeCloseTo(row[j]!, 5);
-    }
-  });
-
-  test.each([2, 4])('%i processes do what one does', async (ranks) => {
-    const optimizer = optimizers.sgd;
-    const margin = dynArcFace({ k1: 0.5, k2: 0.3, k3: 0.4, every: 2 });
-    const given = { ...shared, margin, optimizer, sampleRate: 0.5, seed: 2 };
-    const alone = kept(await MarginHead.create(given));
-    const heads = await Promise.all(
-      processGroup(ranks).map((group) => MarginHead.create({ ...given, group })),
-    );
-    heads.map(kept);
-    for (const { features, labels } of problems) {
-      const one = await alone.step({ features, labels });
-      const outs = await Promise.all(
-        heads.map((head, rank) => {
-          const [start, end] = [rank, rank + 1].map((r) => Math.floor((33 * r) / ranks)) as [number, number];
-          return head.step({
-            features: features.slice(start * dim, end * dim),
-            labels: labels.slice(start, end),
-          });
-        }),
-      );
-      for (const { loss } of outs) expect(loss).toBeCloseTo(one.loss, 4);
-    }
-    const weights = heads.flatMap((head) => [...head.weights()]);
-    const apart = alone
-      .weights()
-      .reduce((most, value, i) => Math.max(most, Math.abs(value - weights[i]!)), 0);
-    expect(weights).toHaveLength(classes * subCenters * dim);
-    expect(apart).toBeLessThan(2e-5);
-    const found = await Promise.all(heads.map((head) => head.nearest(problems[0]!.features, 3)));
-    for (const { classes: ids } of found)
-      expect(ids).toEqual((await alone.nearest(problems[0]!.features, 3)).classes);
-  });
-
-  const trained = async (options: Partial<MarginHeadOptions> = {}) => {
-    const head = kept(
-      await MarginHead.create({
-        ...shared,
-        optimizer: optimizers.adamw,
-        terms: [centerLoss({ weight: 0.1 })],
-        ...options,
-      }),
-    );
-    for (const problem of problems.slice(0, 2)) await head.step(problem);
-    await head.accumulate(problems[2]!);
-    return head;
-  };
-
-  test.each(['float32', 'bfloat16'] as const)(
-    'checkpoints and snapshots keep all rows, %s',
-    async (storage) => {
-      const folder = newFolder();
-      const head = await trained({ storage, shards: 2 });
-      await head.save(folder);
-      const loaded = kept(await MarginHead.load(folder, { shards: 2 }));
-      expect(loaded).toMatchObject({ dim, classes, subCenters });
-      const restored = kept(
-        await MarginHead.create({
-          ...shared,
-          optimizer: optimizers.adamw,
-          storage,
-          terms: head.terms,
-          shards: 2,
-        }),
-      );
-      await restored.restore(await head.snapshot());
-      expect(loaded.centers()).toEqual(head.centers());
-      const future = await futureOf(head);
-      expect(await futureOf(loaded)).toEqual(future);
-      expect(await futureOf(restored)).toEqual(future);
-      const plain = kept(await MarginHead.create({ dim, classes, optimizer: optimizers.adamw }));
-      const message = /^snapshot\.subCenters must be the head's, 1, received 3$/;
-      const snapshot = await restored.snapshot();
-      await expectFailure(() => plain.restore(snapshot), 'ERR_SHAPE', message);
-    },
-  );
-
-  test('classes come and go with all their rows', async () => {
-    const head = await trained({ shards: 2 });
-    const length = subCenters * dim;
-    const before = await stateOf(head);
-    const added = Float32Array.from({ length: 2 * length }, (_, i) => Math.sin(i));
-    expect(await head.addClasses(added)).toEqual(Int32Array.of(61, 62));
-    expect(await head.addClasses(1)).toEqual(Int32Array.of(63));
-    expect(head.weights(61, 63)).toEqual(added);
-    await head.removeClasses([0, 7, 62]);
-    const after = await stateOf(head);
-    for (const name of ['weight', 'momentum', 'variance', 'accumulated', 'centers']) {
-      const width = name === 'centers' ? dim : length;
-      const old = before[name]!;
-      expect(after[name]).toHaveLength(61 * width);
-      expect(after[name]!.subarray(0, 59 * width)).toEqual(
-        Float32Array.from([...old.subarray(width, 7 * width), ...old.subarray(8 * width)]),
-      );
-    }
-  });
 });
 
 test('the dominant row is the one that most rows of the class are nearest to', async () => {

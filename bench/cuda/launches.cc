@@ -30,6 +30,8 @@ constexpr int64_t kMultiprocessors = 108;
 // Tiles of classes a block of negatives or probabilities takes, of the 14 to 28 it takes at 100 000 classes.
 constexpr int32_t kTilesPerBlock = 8;
 constexpr int32_t kNearest = 10;
+// Rows of a class that has several.
+constexpr int32_t kCenters = 3;
 // MV-Softmax's.
 constexpr AccumulatorTransform kTransform{{{0, 1, 0}, {1, 0}}, {{18.5f, 1.2f, 0}, {1.2f, 0}}};
 
@@ -114,15 +116,11 @@ class Launcher {
     mapped_ = full_name.compare(0, prefix.size(), prefix) == 0;
     const std::string name = mapped_ ? full_name.substr(prefix.size()) : full_name;
     const ProductKernels& products = mapped_ ? tiles.hopper : tiles;
-    if (name == "negatives") return negatives(products.negatives, kind);
-    if (name == "negatives_hardest") return negatives(products.negatives_hardest, kind);
-    if (name == "negatives_above") return negatives(products.negatives_above, kind);
-    if (name == "negatives_shifted") return negatives(products.negatives_shifted, kind);
+    const std::string several = "_sub_centers";
+    if (name.size() > several.size() && name.compare(name.size() - several.size(), several.size(), several) == 0)
+      return run_logits(name.substr(0, name.size() - several.size()), products.sub_centers, kind);
+    if (run_logits(name, products, kind)) return true;
     if (name == "negatives_binary") return negatives(products.negatives_binary, kind);
-    if (name == "negatives_transformed") return negatives(products.negatives_transformed, kind);
-    if (name == "negatives_transformed_hard") return negatives(products.negatives_transformed_hard, kind);
-    if (name == "probabilities") return probabilities(products.probabilities, kind);
-    if (name == "probabilities_transformed") return probabilities(products.probabilities_transformed, kind);
     if (name == "probabilities_binary") return probabilities(products.probabilities_binary, kind);
     if (name == "features_product") return features_product(products.features_product, kind, kTileSide);
     if (name == "weights_product") return weights_product(products.weights_product, kind, kTileSide);
@@ -132,6 +130,22 @@ class Launcher {
     const Kernel* update = tiles.update(width_);
     return name == "update" && update && fused_update(*update, kind);
   }
+
+  bool run_logits(const std::string& name, const LogitKernels& products, OperandKind kind) {
+    if (name == "negatives") return negatives(products.negatives, kind);
+    if (name == "negatives_hardest") return negatives(products.negatives_hardest, kind);
+    if (name == "negatives_above") return negatives(products.negatives_above, kind);
+    if (name == "negatives_shifted") return negatives(products.negatives_shifted, kind);
+    if (name == "negatives_transformed") return negatives(products.negatives_transformed, kind);
+    if (name == "negatives_transformed_hard") return negatives(products.negatives_transformed_hard, kind);
+    if (name == "probabilities") return probabilities(products.probabilities, kind);
+    if (name == "probabilities_transformed") return probabilities(products.probabilities_transformed, kind);
+    return false;
+  }
+
+  SubCenterSlots slots() const { return {kCenters, mapped_ ? SlotOrder::wgmma : SlotOrder::mma}; }
+  // That the slots of the classes have room for.
+  int32_t classes_of_slots() const { return classes_ / kGroupSlots * slots().classes_of_group(); }
 
   int32_t class_tiles() const { return classes_ / kTileSide; }
   int64_t splits() const { return divide_up(class_tiles(), kTilesPerBlock); }
@@ -154,6 +168,7 @@ class Launcher {
     p.slopes = memory_.empty<float>(2 * splits() * rows_);
     p.transform = kTransform;
     p.binary = kBinary;
+    p.sub_centers = columns_of(slots(), classes_of_slots());
     p.padded_rows = rows_;
     p.classes = C_;
     p.steps = depth_ / kStageDepth;
@@ -178,6 +193,7 @@ class Launcher {
     p.threshold = memory_.all(rows_, 1.0f);
     p.transform = kTransform;
     p.binary = kBinary;
+    p.sub_centers = columns_of(slots(), classes_of_slots());
     return launch_product(kernel, splits(), rows_ / kTileSide, 1, p, p.features, rows_, p.weights, classes_);
   }
 
@@ -290,7 +306,7 @@ class Launcher {
       p.depth = depth_;
       return launch(kernels_.weight_features, rows_ / kRowWarps, 1, 1, p);
     }
-    if (named("targets")) {
+    if (named("targets") || named("targets_sub_centers")) {
       TargetsParameters p{};
       p.features = memory_.floats(elements);
       p.weights = memory_.floats(static_cast<int64_t>(C_) * D_);
@@ -301,7 +317,10 @@ class Launcher {
       p.weight_norm = memory_.empty<double>(B_);
       p.rows = B_;
       p.dim = D_;
-      return launch(kernels_.targets, divide_up(B_, kRowWarps), 1, 1, p);
+      if (named("targets")) return launch(kernels_.targets, divide_up(B_, kRowWarps), 1, 1, p);
+      p.labels = memory_.all<int32_t>(B_, 1);
+      const SubCenterTargetsParameters of_several{p, memory_.empty<int32_t>(B_), kCenters};
+      return launch(kernels_.targets_sub_centers, divide_up(B_, kRowWarps), 1, 1, of_several);
     }
     if (named("finish_features")) {
       FinishFeaturesParameters p{};
@@ -388,6 +407,32 @@ class Launcher {
       p.counts = memory_.empty<int32_t>(divide_up(C_, kSamplingBlock));
       p.owner_class = memory_.all<int32_t>(1, 0);
       return launch(kernels_.draw_classes, divide_up(C_, kSamplingBlock), 1, 1, p);
+    }
+    if (named("list_sub_centers")) {
+      ListSubCentersParameters p{};
+      p.index = memory_.empty<int32_t>(classes_);
+      p.count = classes_of_slots();
+      p.slots = slots();
+      return launch(kernels_.list_sub_centers, divide_up(p.count, 256), 1, 1, p);
+    }
+    if (named("flag_sub_centers")) {
+      FlagSubCentersParameters p{};
+      p.classes = C_ / kCenters;
+      p.flags = memory_.all<uint8_t>(p.classes, 0);
+      p.gradient = memory_.all(static_cast<int64_t>(C_) * D_, 0.0f);
+      p.row_flags = memory_.empty<uint8_t>(C_);
+      p.centers = kCenters;
+      p.dim = D_;
+      return launch(kernels_.flag_sub_centers, row_blocks(p.classes, kMultiprocessors), 1, 1, p);
+    }
+    if (named("largest_sub_centers")) {
+      LargestSubCentersParameters p{};
+      p.cosines = memory_.floats(static_cast<int64_t>(B_) * classes_);
+      p.largest = memory_.empty<float>(static_cast<int64_t>(B_) * classes_);
+      p.stride = classes_;
+      p.classes = classes_of_slots();
+      p.slots = slots();
+      return launch(kernels_.largest_sub_centers, B_, divide_up(p.classes, 256), 1, p);
     }
     if (named("list_classes")) {
       std::vector<uint8_t> flags(C_);

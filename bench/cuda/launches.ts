@@ -52,6 +52,17 @@ const hopper: Gates = {
 /** By class of kernels and architecture. */
 export const gates = {
   tile: tileGates,
+  // Which row of a class is its largest: some eight instructions an element more, and on Hopper the last registers.
+  subCenters: (architecture: string): Gates =>
+    architecture === '75' ? turing : { ...tileGates(architecture), ptxPerMma: 5.6 },
+  splitSubCenters: (architecture: string): Gates =>
+    architecture === '75'
+      ? turing
+      : {
+          ...{ registers: 255, spillBytes: 0, blocksPerSm: 1, sharedBytes: 128 * KiB },
+          ...{ ptxPerMmaLoop: 2.6, ptxPerMma: 3.6, ...sectors, l2BytesPerMma: 68 },
+        },
+  hopperSubCenters: (): Gates => ({ ...hopper, ptxPerMma: 4.6, l2BytesPerMma: 40 }),
   // Counts beside sums and maxima: two instructions more an element, and the last registers.
   counting: (architecture: string): Gates =>
     architecture === '75' ? turing : { ...tileGates(architecture), ptxPerMma: 3.2 },
@@ -131,6 +142,11 @@ function tileLaunches(type: 'float16' | 'bfloat16' | 'float32'): Launch[] {
     ...tile(kernel, logits, otherBytes),
     gates: halves === 2 ? 'splitBinary' : 'binary',
   });
+  const ofSeveral = (launch: Launch): Launch => ({
+    ...launch,
+    kernel: launch.kernel.replace(`_${type}`, `_sub_centers_${type}`),
+    gates: halves === 2 ? 'splitSubCenters' : 'subCenters',
+  });
   const update = (width: number): Launch => {
     const sums = halves === 2 ? 16384 : 32768;
     const shape = { rows: sums / width, columns: width, halves } as const;
@@ -144,20 +160,28 @@ function tileLaunches(type: 'float16' | 'bfloat16' | 'float32'): Launch[] {
       },
     };
   };
-  return [
-    tile('negatives', logits, 4 * B * (1 + partials(size))),
+  const negatives = [
     tile('negatives_hardest', logits, 4 * B * (1 + 2 * partials(size))),
     {
       ...tile('negatives_above', logits, 4 * B * (2 + 3 * partials(size))),
-      gates: halves === 2 ? 'split' : 'counting',
+      gates: halves === 2 ? ('split' as const) : ('counting' as const),
     },
     tile('negatives_shifted', logits, 4 * B * (2 + partials(size))),
     binary('negatives_binary', 4 * B * (1 + 3 * partials(size))),
     transformed('negatives_transformed', 4 * B * (3 + 2 * partials(size))),
     transformed('negatives_transformed_hard', 4 * B * (3 + 3 * partials(size))),
+  ];
+  const probabilities = [
     tile('probabilities', logits, 8 * B + bytes * B * C),
     transformed('probabilities_transformed', 12 * B + bytes * B * C),
+  ];
+  return [
+    tile('negatives', logits, 4 * B * (1 + partials(size))),
+    ...negatives,
+    binary('negatives_binary', 4 * B * (1 + 3 * partials(size))),
+    ...probabilities,
     binary('probabilities_binary', 8 * B + bytes * B * C),
+    ...[...negatives, ...probabilities].map(ofSeveral),
     tile('cosines', logits, 4 * B * C),
     tile('features_product', bytes * C * (B + D), 4 * B * D * products(size)),
     tile('weights_product', bytes * B * (C + D), 4 * C * D),
@@ -184,6 +208,11 @@ function hopperLaunches(type: 'float16' | 'bfloat16'): Launch[] {
     [`probabilities_${type}`]: [1024, 'hopper'],
     [`probabilities_transformed_${type}`]: [1024, 'hopperTransformed'],
     [`probabilities_binary_${type}`]: [1024, 'hopperBinary'],
+    ...Object.fromEntries(
+      tileLaunches(type)
+        .filter(({ kernel }) => kernel.includes('_sub_centers_'))
+        .map(({ kernel }) => [kernel, [1024, 'hopperSubCenters'] as [number, Launch['gates']]]),
+    ),
     [`features_product_${type}`]: [128, 'hopperStreamed'],
     [`weights_product_${type}`]: [D, 'hopper'],
   };
@@ -236,6 +265,11 @@ function rowLaunches(): Launch[] {
     // Every second class is drawn, of one block of ids; a flag and, of those, a place in the list.
     row('draw_classes', C),
     row('list_classes', 3 * C),
+    // Of three rows a class.
+    row('targets_sub_centers', B * (16 * D + 44)),
+    row('list_sub_centers', 4 * C),
+    row('flag_sub_centers', 4 * C * D + (4 * C) / 3),
+    row('largest_sub_centers', 8 * B * C),
     row('select_nearest', B * (4 * C + 8 * nearest)),
   ];
 }

@@ -39,18 +39,10 @@ extern "C" __global__ void __launch_bounds__(kRowThreads)
   });
 }
 
-// cos = xh . wh_y, clamped, and sin = |wh_y - cos xh|, which has digits near the poles where sqrt(1 - cos^2) has none.
-// Rows without a class here are left alone.
-//
-//   reads   the rows x_i and w_y, twice (the second time from the cache)
-//   writes  cosine, sine, weight_norm [B], own_rows [B, D]
-//   launch  ceil(B / 8) blocks of 8 warps
-extern "C" __global__ void __launch_bounds__(kRowThreads) targets(const __grid_constant__ TargetsParameters p) {
-  const int32_t i = warp_row();
-  if (i >= p.rows || p.labels[i] < 0) return;
+// Cosine and sine of row i and this row of the weights.
+__device__ inline void target_of(const TargetsParameters& p, int32_t i, int64_t row) {
   const float* x = p.features + static_cast<int64_t>(i) * p.dim;
-  const int32_t label = p.index ? p.index[p.labels[i]] : p.labels[i];
-  const StoredRow w = stored_row(p.weights, p.storage, label, p.dim);
+  const StoredRow w = stored_row(p.weights, p.storage, row, p.dim);
   const bool neighbours = aligned_rows(p.features, p.dim) && aligned_rows(p.weights, p.storage, p.dim) &&
                           aligned_rows(p.own_rows, p.dim);
   with_columns(neighbours, p.dim, [&](auto columns) {
@@ -92,6 +84,18 @@ extern "C" __global__ void __launch_bounds__(kRowThreads) targets(const __grid_c
       p.weight_norm[i] = norm;
     }
   });
+}
+
+// cos = xh . wh_y, clamped, and sin = |wh_y - cos xh|, which has digits near the poles where sqrt(1 - cos^2) has none.
+// Rows without a class here are left alone.
+//
+//   reads   the rows x_i and w_y, twice (the second time from the cache)
+//   writes  cosine, sine, weight_norm [B], own_rows [B, D]
+//   launch  ceil(B / 8) blocks of 8 warps
+extern "C" __global__ void __launch_bounds__(kRowThreads) targets(const __grid_constant__ TargetsParameters p) {
+  const int32_t i = warp_row();
+  if (i >= p.rows || p.labels[i] < 0) return;
+  target_of(p, i, p.index ? p.index[p.labels[i]] : p.labels[i]);
 }
 
 // Sum over negatives of a row from its partial sums, in their order and in float64, and what else there is of them; what

@@ -34,6 +34,16 @@ __device__ __forceinline__ void mask_tile(HopperSums<>& sums, const int32_t* lab
     }
 }
 
+// As mma's: of value[i][4 * j + 2 * h] and [4 * j + 2 * h + 1].
+__device__ __forceinline__ void keep_negatives(HopperSums<>& sums, int i, int h, const int32_t* labels, int32_t slot,
+                                               const SubCenterColumns& p) {
+  const int32_t label = __ldg(labels + HopperSums<>::row(i, h));
+#pragma unroll
+  for (int group = 0; group < kTileSide / kGroupSlots; group++)
+    keep_negatives(p, slot, group, label,
+                   [&](int n) -> float& { return sums.value[i][32 * group + n / 2 * 4 + 2 * h + n % 2]; });
+}
+
 // A block's split of the tiles of classes against its tile of rows.
 template <class T, class Parameters>
 struct HopperClasses {
@@ -48,7 +58,7 @@ struct HopperClasses {
   HopperTiles<T, Along::inner, Along::inner> tiles;
 };
 
-template <class T, NegativesMode kMode>
+template <class T, NegativesMode kMode, bool kSubCenters>
 __device__ __forceinline__ void hopper_negatives(const Mapped<NegativesParameters>& m) {
   extern __shared__ __align__(1024) uint8_t stages[];
   const NegativesParameters& p = m.of;
@@ -64,12 +74,15 @@ __device__ __forceinline__ void hopper_negatives(const Mapped<NegativesParameter
   for (int t = consumer; t < classes.count; t += classes.tiles.kNext) {
     HopperSums<> sums;
     classes.tiles.run(sums, t);
-    mask_tile(sums, labels, (classes.first + t) * kTileSide, p.classes);
+    const int32_t class0 = (classes.first + t) * kTileSide;
+    if constexpr (!kSubCenters) mask_tile(sums, labels, class0, p.classes);
 #pragma unroll
     for (int i = 0; i < 2; i++)
 #pragma unroll
       for (int h = 0; h < 2; h++) {
+        if constexpr (kSubCenters) keep_negatives(sums, i, h, labels, class0, p.sub_centers);
         // The tile's own sum first, in two chains, then the running one.
+        constexpr bool kOneChain = kSubCenters && kSumsHard<kMode>;  // there are no more registers
         float part[2] = {};
         const int row = classes.row0 + HopperSums<>::row(i, h);
         const float offset = kMode >= NegativesMode::shifted ? __ldg(p.offset + row) : 0;
@@ -88,9 +101,10 @@ __device__ __forceinline__ void hopper_negatives(const Mapped<NegativesParameter
             if constexpr (kMode == NegativesMode::binary)
               binary.add(p.binary, s);
             else if constexpr (kTransforms<kMode>)
-              part[j / 8] += transformed.exponential(s);
+              part[kOneChain ? 0 : j / 8] += transformed.exponential(s);
             else
-              part[j / 8] += exp2_fast(kMode == NegativesMode::shifted ? fmaf(s, p.factor, -offset) : s);
+              part[kOneChain ? 0 : j / 8] += exp2_fast(kMode == NegativesMode::shifted ? fmaf(s, p.factor, -offset)
+                                                                                       : s);
           }
         total[i][h] += kMode == NegativesMode::binary ? binary.logarithms() : part[0] + part[1];
         if constexpr (kMode == NegativesMode::binary) slopes[i][h] += binary.slopes();
@@ -143,7 +157,7 @@ __device__ __forceinline__ uint4 transpose_quad(const uint32_t (&word)[4]) {
   return make_uint4(b[0], b[1], b[2], b[3]);
 }
 
-template <class T, ProbabilitiesMode kMode>
+template <class T, ProbabilitiesMode kMode, bool kSubCenters>
 __device__ __forceinline__ void hopper_probabilities(const Mapped<ProbabilitiesParameters>& m) {
   extern __shared__ __align__(1024) uint8_t stages[];
   const ProbabilitiesParameters& p = m.of;
@@ -155,11 +169,12 @@ __device__ __forceinline__ void hopper_probabilities(const Mapped<ProbabilitiesP
     HopperSums<> sums;
     classes.tiles.run(sums, t);
     const int32_t class0 = (classes.first + t) * kTileSide;
-    mask_tile(sums, labels, p.first_class + class0, p.first_class + p.classes);
+    if constexpr (!kSubCenters) mask_tile(sums, labels, p.first_class + class0, p.first_class + p.classes);
 #pragma unroll
     for (int i = 0; i < 2; i++)
 #pragma unroll
       for (int h = 0; h < 2; h++) {
+        if constexpr (kSubCenters) keep_negatives(sums, i, h, labels, p.first_class + class0, p.sub_centers);
         const int row = HopperSums<>::row(i, h);
         const ProbabilitiesRow<kMode> probabilities(p, classes.row0 + row);
         uint16_t* to = p.probabilities + static_cast<int64_t>(classes.row0 + row) * p.stride + class0;
@@ -216,34 +231,41 @@ __device__ __forceinline__ void hopper_product(const Mapped<ProductParameters>& 
 
 // By name, for each operand type. A block a multiprocessor.
 #define MARGINFC_HOPPER_KERNEL extern "C" __global__ void __launch_bounds__(marginfc::kHopperThreads, 1)
-#define MARGINFC_HOPPER_NEGATIVES(T, mode, name)                                                           \
+#define MARGINFC_HOPPER_NEGATIVES(T, mode, sub_centers, name)                                              \
   MARGINFC_HOPPER_KERNEL name(const __grid_constant__ marginfc::Mapped<marginfc::NegativesParameters> p) { \
-    marginfc::hopper_negatives<T, marginfc::NegativesMode::mode>(p);                                       \
+    marginfc::hopper_negatives<T, marginfc::NegativesMode::mode, sub_centers>(p);                          \
   }
-#define MARGINFC_HOPPER_PROBABILITIES(T, mode, name)                                                           \
+#define MARGINFC_HOPPER_PROBABILITIES(T, mode, sub_centers, name)                                              \
   MARGINFC_HOPPER_KERNEL name(const __grid_constant__ marginfc::Mapped<marginfc::ProbabilitiesParameters> p) { \
-    marginfc::hopper_probabilities<T, marginfc::ProbabilitiesMode::mode>(p);                                   \
+    marginfc::hopper_probabilities<T, marginfc::ProbabilitiesMode::mode, sub_centers>(p);                      \
   }
 #define MARGINFC_HOPPER_PRODUCT(T, along, share, name)                                                   \
   MARGINFC_HOPPER_KERNEL name(const __grid_constant__ marginfc::Mapped<marginfc::ProductParameters> p) { \
     marginfc::hopper_product<T, marginfc::Along::along, marginfc::Share::share>(p);                      \
   }
-#define MARGINFC_HOPPER_KERNELS(T, name)                                                   \
-  extern "C" __device__ int32_t hopper_threads_##name = marginfc::kHopperThreads;          \
-  extern "C" __device__ int32_t hopper_bytes_##name = marginfc::kHopperBytes;              \
-  MARGINFC_HOPPER_NEGATIVES(T, sums, hopper_negatives_##name)                              \
-  MARGINFC_HOPPER_NEGATIVES(T, hardest, hopper_negatives_hardest_##name)                   \
-  MARGINFC_HOPPER_NEGATIVES(T, above, hopper_negatives_above_##name)                       \
-  MARGINFC_HOPPER_NEGATIVES(T, binary, hopper_negatives_binary_##name)                     \
-  MARGINFC_HOPPER_NEGATIVES(T, shifted, hopper_negatives_shifted_##name)                   \
-  MARGINFC_HOPPER_NEGATIVES(T, transformed, hopper_negatives_transformed_##name)           \
-  MARGINFC_HOPPER_NEGATIVES(T, transformed_hard, hopper_negatives_transformed_hard_##name) \
-  MARGINFC_HOPPER_PROBABILITIES(T, softmax, hopper_probabilities_##name)                   \
-  MARGINFC_HOPPER_PROBABILITIES(T, transformed, hopper_probabilities_transformed_##name)   \
-  MARGINFC_HOPPER_PROBABILITIES(T, binary, hopper_probabilities_binary_##name)             \
-  MARGINFC_HOPPER_PRODUCT(T, inner, turns, hopper_features_product_##name)                 \
-  MARGINFC_HOPPER_PRODUCT(T, outer, turns, hopper_weights_product_##name)                  \
-  MARGINFC_HOPPER_PRODUCT(T, inner, halves, hopper_features_product_wide_##name)           \
+#define MARGINFC_HOPPER_KERNELS(T, name)                                                                     \
+  extern "C" __device__ int32_t hopper_threads_##name = marginfc::kHopperThreads;                            \
+  extern "C" __device__ int32_t hopper_bytes_##name = marginfc::kHopperBytes;                                \
+  MARGINFC_HOPPER_NEGATIVES(T, sums, false, hopper_negatives_##name)                                         \
+  MARGINFC_HOPPER_NEGATIVES(T, hardest, false, hopper_negatives_hardest_##name)                              \
+  MARGINFC_HOPPER_NEGATIVES(T, above, false, hopper_negatives_above_##name)                                  \
+  MARGINFC_HOPPER_NEGATIVES(T, binary, false, hopper_negatives_binary_##name)                                \
+  MARGINFC_HOPPER_NEGATIVES(T, shifted, false, hopper_negatives_shifted_##name)                              \
+  MARGINFC_HOPPER_NEGATIVES(T, transformed, false, hopper_negatives_transformed_##name)                      \
+  MARGINFC_HOPPER_NEGATIVES(T, transformed_hard, false, hopper_negatives_transformed_hard_##name)            \
+  MARGINFC_HOPPER_PROBABILITIES(T, softmax, false, hopper_probabilities_##name)                              \
+  MARGINFC_HOPPER_PROBABILITIES(T, transformed, false, hopper_probabilities_transformed_##name)              \
+  MARGINFC_HOPPER_PROBABILITIES(T, binary, false, hopper_probabilities_binary_##name)                        \
+  MARGINFC_HOPPER_NEGATIVES(T, hardest, true, hopper_negatives_hardest_sub_centers_##name)                   \
+  MARGINFC_HOPPER_NEGATIVES(T, above, true, hopper_negatives_above_sub_centers_##name)                       \
+  MARGINFC_HOPPER_NEGATIVES(T, shifted, true, hopper_negatives_shifted_sub_centers_##name)                   \
+  MARGINFC_HOPPER_NEGATIVES(T, transformed, true, hopper_negatives_transformed_sub_centers_##name)           \
+  MARGINFC_HOPPER_NEGATIVES(T, transformed_hard, true, hopper_negatives_transformed_hard_sub_centers_##name) \
+  MARGINFC_HOPPER_PROBABILITIES(T, softmax, true, hopper_probabilities_sub_centers_##name)                   \
+  MARGINFC_HOPPER_PROBABILITIES(T, transformed, true, hopper_probabilities_transformed_sub_centers_##name)   \
+  MARGINFC_HOPPER_PRODUCT(T, inner, turns, hopper_features_product_##name)                                   \
+  MARGINFC_HOPPER_PRODUCT(T, outer, turns, hopper_weights_product_##name)                                    \
+  MARGINFC_HOPPER_PRODUCT(T, inner, halves, hopper_features_product_wide_##name)                             \
   MARGINFC_HOPPER_PRODUCT(T, outer, halves, hopper_weights_product_wide_##name)
 
 MARGINFC_HOPPER_KERNELS(marginfc::Float16, float16)

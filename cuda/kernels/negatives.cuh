@@ -12,7 +12,7 @@
 #pragma once
 
 #include "cuda/kernels/binary.cuh"
-#include "cuda/kernels/tile.cuh"
+#include "cuda/kernels/sub_centers.cuh"
 #include "cuda/kernels/transform.cuh"
 
 namespace marginfc {
@@ -56,7 +56,7 @@ __device__ __forceinline__ void mask_tile(TileSums<Shape>& sums, const int32_t* 
     }
 }
 
-template <class T, NegativesMode kMode>
+template <class T, NegativesMode kMode, bool kSubCenters>
 __device__ __forceinline__ void negatives(const NegativesParameters& p) {
   extern __shared__ __align__(1024) uint8_t stages[];
   using Sums = TileSums<TileShape<T>>;
@@ -76,11 +76,13 @@ __device__ __forceinline__ void negatives(const NegativesParameters& p) {
   for (int t = 0; t < tiles.count; t++) {
     Sums sums;
     tiles.loop.run(sums);
-    mask_tile(sums, labels, (tiles.first + t) * kTileSide, p.classes);
+    const int32_t class0 = (tiles.first + t) * kTileSide;
+    if constexpr (!kSubCenters) mask_tile(sums, labels, class0, p.classes);
 #pragma unroll
     for (int i = 0; i < kFragments; i++)
 #pragma unroll
       for (int h = 0; h < 2; h++) {
+        if constexpr (kSubCenters) keep_negatives(sums, i, h, labels, class0, p.sub_centers);
         // The tile's own sum first, then the running one: fewer roundings in a row.
         float part = 0;
         uint32_t count = 0;

@@ -55,7 +55,7 @@ class ProbabilitiesRow {
   const TransformedRow transformed_;
 };
 
-template <class T, ProbabilitiesMode kMode>
+template <class T, ProbabilitiesMode kMode, bool kSubCenters>
 __device__ __forceinline__ void probabilities(const ProbabilitiesParameters& p) {
   using Sums = TileSums<TileShape<T>>;
   extern __shared__ __align__(1024) uint8_t stages[];
@@ -67,11 +67,12 @@ __device__ __forceinline__ void probabilities(const ProbabilitiesParameters& p) 
     Sums sums;
     tiles.loop.run(sums);
     const int32_t class0 = (tiles.first + t) * kTileSide;
-    mask_tile(sums, labels, p.first_class + class0, p.first_class + p.classes);
+    if constexpr (!kSubCenters) mask_tile(sums, labels, p.first_class + class0, p.first_class + p.classes);
 #pragma unroll
     for (int i = 0; i < Sums::kFragments; i++)
 #pragma unroll
       for (int h = 0; h < 2; h++) {
+        if constexpr (kSubCenters) keep_negatives(sums, i, h, labels, p.first_class + class0, p.sub_centers);
         const int row = Sums::row(i, h);
         const ProbabilitiesRow<kMode> probabilities(p, tiles.row0 + row);
         uint16_t* to = p.probabilities + static_cast<int64_t>(tiles.row0 + row) * p.stride + class0;

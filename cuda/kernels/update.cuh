@@ -60,6 +60,7 @@ __device__ __forceinline__ void update(const UpdateParameters& p) {
     const int32_t count = min(Shape::rows, finish.classes - first);
     for (int32_t r = threadIdx.x / kWarp; r < count; r += Shape::threads / kWarp) {
       const int64_t row = finish.index ? finish.index[first + r] : first + r;
+      if (row < 0) continue;  // a slot that no class has
       fetch_row(static_cast<const float*>(finish.weights), row, finish.dim);
       fetch_row(finish.momentum, row, finish.dim);
       fetch_row(finish.variance, row, finish.dim);
@@ -79,7 +80,8 @@ __device__ __forceinline__ void update(const UpdateParameters& p) {
     __syncthreads();  // the rows are whole
     with_columns(neighbours, finish.dim, [&](auto columns) {
       for (int32_t r = threadIdx.x / kWarp; r < count; r += Shape::threads / kWarp)
-        finish_class<true, false>(finish, columns, first + r, product + r * kStride);
+        if (!finish.index || finish.index[first + r] >= 0)
+          finish_class<true, false>(finish, columns, first + r, product + r * kStride);
     });
     __syncthreads();  // all warps have read their rows, before the next tile's stages overwrite them
   }

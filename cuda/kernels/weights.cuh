@@ -101,7 +101,8 @@ extern "C" __global__ void __launch_bounds__(kRowThreads)
   const int64_t c = static_cast<int64_t>(blockIdx.x) * kRowWarps + threadIdx.x / kWarp;
   const int64_t place = c < p.classes ? c : p.classes - 1, row = p.index ? p.index[place] : place;
   const StoredRow w = stored_row(p.weights, p.storage, row, p.dim);
-  with_columns(aligned_rows(p.weights, p.storage, p.dim), p.dim, [&](auto columns) {
+  // A slot that no class has is zero: of its row no column is read.
+  with_columns(aligned_rows(p.weights, p.storage, p.dim), row < 0 ? 0 : p.dim, [&](auto columns) {
     const double squares = measure(columns, w, NoGradient(), false).squares;
     if (!isfinite(squares) && p.bad_class && columns.lane == 0) atomicMin(p.bad_class, static_cast<int32_t>(row));
     store_unit_row(columns, w, squares, p.operand_scale, {p.operand + c * p.depth, p.low, p.depth, p.kind}, 0);
@@ -285,13 +286,15 @@ __device__ inline double finish_class(const FinishWeightsParameters& p, const Co
   return 0;
 }
 
-// Whether a class is left as it is, by the flags.
+// Whether a class is left as it is, by the flags, or is none.
 template <typename Columns>
 __device__ inline bool rests(const FinishWeightsParameters& p, const Columns& columns, int32_t c) {
-  if (!p.flags || p.flags[c] != p.resting) return false;
+  const int64_t at = p.index ? p.index[c] : c;
+  if (at < 0) return true;
+  if (!p.flags || p.flags[at] != p.resting) return false;
   bool moves = false;
   for (int32_t start = 0; p.gradient && start < p.dim; start += kColumns) {
-    const Four<float> g = columns.load(p.gradient + static_cast<int64_t>(c) * p.dim, start);
+    const Four<float> g = columns.load(p.gradient + at * p.dim, start);
 #pragma unroll
     for (int e = 0; e < kPerLane; e++) moves |= g.v[e] != 0;
   }

@@ -190,7 +190,8 @@ int main() {
     if (!owned[0]->multiplies(operands)) continue;
     std::printf("operands %d\n", static_cast<int>(operands));
     for (const Size& size : {Size{1, 1, 1, 1, 64}, Size{2, 31, 33, 2, 30}, Size{33, 65, 131, 3, 64},
-                             Size{131, 33, 300, 1, 64}, Size{5, 40, 1009, 3, 128}, Size{0, 8, 16, 1, 64}}) {
+                             Size{131, 33, 300, 1, 64}, Size{5, 40, 1009, 3, 128}, Size{0, 8, 16, 1, 64},
+                             Size{33, 65, 131, 2, 64, 3}, Size{131, 33, 200, 1, 128, 5}}) {
       gradients_match(all, size, Workspace::recompute, operands);
       if (size.dim == 1) continue;
       for (const NegativesOptions& negatives : {curricular(), binary_losses(0), binary_losses(1)})
@@ -202,8 +203,8 @@ int main() {
   for (const auto& engine : owned) engine->device().assume_l2_bytes(1 << 17);
   std::printf("chunks\n");
   for (Precision operands : {Precision::float32, Precision::float16})
-    for (const Size& size : {Size{40, 130, 1500, 1, 64}, Size{140, 24, 1025, 2, 100}, Size{9, 600, 200, 1, 64},
-                             Size{520, 200, 260, 1, 64}})
+    for (const Size& size : {Size{40, 130, 1500, 1, 64}, Size{40, 33, 500, 1, 64, 3}, Size{140, 24, 1025, 2, 100},
+                             Size{9, 600, 200, 1, 64}, Size{520, 200, 260, 1, 64}})
       gradients_match(all, size, Workspace::recompute, operands);
   for (Optimizer::Kind kind : {Optimizer::Kind::sgd, Optimizer::Kind::adamw}) heads_agree(one, kind);
   for (const auto& engine : owned) engine->device().assume_l2_bytes(l2_bytes);

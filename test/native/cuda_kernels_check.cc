@@ -34,6 +34,10 @@ KernelChecks all_checks(const Device& device) {
       {"sum_unit_rows", check_sum_unit_rows},
       {"add_unit_sums", check_add_unit_sums},
       {"cosine_sums", check_cosine_sums},
+      {"targets_sub_centers", check_targets_sub_centers},
+      {"list_sub_centers", check_list_sub_centers},
+      {"flag_sub_centers", check_flag_sub_centers},
+      {"largest_sub_centers", check_largest_sub_centers},
   };
   for (KernelCheck& check : tile_checks(device)) checks.push_back(std::move(check));
   // Not every architecture has all of them.

@@ -230,5 +230,9 @@ void check_finish_weights_aided(const Device& device);
 void check_sum_unit_rows(const Device& device);
 void check_add_unit_sums(const Device& device);
 void check_cosine_sums(const Device& device);
+void check_targets_sub_centers(const Device& device);
+void check_list_sub_centers(const Device& device);
+void check_flag_sub_centers(const Device& device);
+void check_largest_sub_centers(const Device& device);
 
 }  // namespace marginfc::check

@@ -120,14 +120,15 @@ void check_weight_features(const Device& device) {
 
 namespace {
 
-// B rows, some of them at the poles of their class, and C class rows of which some are bad or short.
+// B rows, some of them at the poles of a row of their class, and C classes of `centers` rows of which some are bad or short.
 struct TargetProblem {
-  TargetProblem(int64_t row_count, int64_t width, StorageKind storage, int64_t skew)
+  TargetProblem(int64_t row_count, int64_t width, StorageKind storage, int64_t skew, int32_t of_centers)
       : random(row_count * 10037 + width),
         rows(row_count),
         dim(width),
         classes(row_count / 2 + 1),
-        w(make_rows(random, classes, dim, true), storage, skew),
+        centers(of_centers),
+        w(make_rows(random, classes * centers, dim, true), storage, skew),
         x(make_rows(random, rows, dim, true)) {
     for (int64_t i = 0; i < rows; i++) {
       labels.push_back(i % 7 == 6 ? -1 : random.below(static_cast<int32_t>(classes)));
@@ -136,16 +137,32 @@ struct TargetProblem {
       if (labels[i] < 0 || factor == 0) continue;
       for (int64_t d = 0; d < dim; d++) {
         const double almost = i % 9 == 5 ? 1 + 1e-5 * random.normal() : 1.0;
-        x[i * dim + d] = static_cast<float>(w.values[labels[i] * dim + d] * factor * almost);
+        x[i * dim + d] = static_cast<float>(w.values[(labels[i] * centers + i % centers) * dim + d] * factor * almost);
       }
     }
     norms = norms_of(x, dim);
     labels.resize(padded_rows(rows), -1);
   }
-  const float* class_of(int64_t i) const { return w.values.data() + labels[i] * dim; }
+  const float* class_row(int64_t i, int32_t center) const {
+    return w.values.data() + (labels[i] * centers + center) * dim;
+  }
+  // Which of its class's rows is nearest, of equal ones the first.
+  int32_t center_of(int64_t i) const {
+    int32_t best = 0;
+    double largest = -std::numeric_limits<double>::infinity();
+    for (int32_t k = 0; k < centers; k++) {
+      const double along = dot(x.data() + i * dim, class_row(i, k), dim) / floored(norm_of(class_row(i, k), dim));
+      if (along <= largest) continue;
+      largest = along;
+      best = k;
+    }
+    return best;
+  }
+  const float* class_of(int64_t i) const { return class_row(i, center_of(i)); }
 
   Random random;
   int64_t rows, dim, classes;
+  int32_t centers;
   StoredRows w;
   std::vector<float> x;
   std::vector<int32_t> labels;
@@ -169,21 +186,26 @@ struct BadClasses {
   Buffer<double> norm;
 };
 
-}  // namespace
+// Of one row a class, or with `centers` [B] by the kernel of several.
+void launch_targets(const Device& device, const TargetsParameters& p, int32_t centers, int32_t* center) {
+  const int64_t blocks = (p.rows + kRowWarps - 1) / kRowWarps;
+  if (!center) return device.launch("targets", p, blocks, 32 * kRowWarps);
+  device.launch("targets_sub_centers", SubCenterTargetsParameters{p, center, centers}, blocks, 32 * kRowWarps);
+}
 
-void check_targets(const Device& device) {
+void check_targets_of(const Device& device, const std::string& kernel, int32_t centers) {
+  const bool several = kernel != "targets";
   for_sizes([&](int64_t rows, int64_t dim, int64_t skew) {
     for (const StorageKind storage : kStorages) {
-      TargetProblem problem(rows, dim, storage, skew);
+      TargetProblem problem(rows, dim, storage, skew, centers);
       const Buffer<float> features(problem.x, skew), own_rows(std::vector<float>(rows * dim, 7.0f), skew);
       // With an index rows know their classes' places.
-      const int64_t classes = static_cast<int64_t>(problem.w.values.size()) / dim;
-      const std::vector<int32_t> order = shuffled(classes);
+      const std::vector<int32_t> order = shuffled(problem.classes);
       std::vector<int32_t> places = problem.labels;
       for (int32_t& label : places)
         if (skew && label >= 0)
           label = static_cast<int32_t>(std::find(order.begin(), order.end(), label) - order.begin());
-      const Buffer<int32_t> labels(places), index(order);
+      const Buffer<int32_t> labels(places), index(order), center(std::vector<int32_t>(rows, 7));
       const Buffer<double> norm(problem.norms), cosine(std::vector<double>(rows, 7)),
           sine(std::vector<double>(rows, 7)), weight_norm(std::vector<double>(rows, 7));
       TargetsParameters p{};
@@ -199,11 +221,12 @@ void check_targets(const Device& device) {
       p.rows = static_cast<int32_t>(rows);
       p.dim = static_cast<int32_t>(dim);
       p.storage = storage;
-      device.launch("targets", p, (rows + kRowWarps - 1) / kRowWarps, 32 * kRowWarps);
+      launch_targets(device, p, centers, several ? center.get() : nullptr);
 
-      Values values(size_text("targets", rows, dim) + ", " + name_of(storage));
+      Values values(size_text(kernel.c_str(), rows, dim) + ", " + name_of(storage));
       const std::vector<double> cosines = cosine.read(), sines = sine.read(), weight_norms = weight_norm.read();
       const std::vector<float> kept = own_rows.read();
+      const std::vector<int32_t> picked = center.read();
       for (int64_t i = 0; i < rows; i++) {
         double want_cosine = 7, want_sine = 7, want_norm = 7;
         if (problem.labels[i] >= 0) {
@@ -219,6 +242,7 @@ void check_targets(const Device& device) {
           const bool direction = problem.norms[i] >= kNormFloor && want_norm >= kNormFloor;
           want_sine = direction ? std::sqrt(distance) : std::sqrt(1 - want_cosine * want_cosine);
         }
+        if (several) values.equal(picked[i], problem.labels[i] >= 0 ? problem.center_of(i) : 7, i, 3);
         values.near(cosines[i], want_cosine, 1e-14, i, 0);
         if (problem.labels[i] >= 0) values.equal(std::fabs(cosines[i]) > 1, false, i, 0);
         values.near(sines[i], want_sine, 1e-13, i, 1);
@@ -243,12 +267,18 @@ void check_targets(const Device& device) {
     p.rows = 3;
     p.dim = static_cast<int32_t>(dim);
     p.storage = StorageKind::float32;
-    device.launch("targets", p, 1, 32 * kRowWarps);
-    Values values(size_text("targets", 3, dim) + ", bad classes");
+    const Buffer<int32_t> center(3);
+    launch_targets(device, p, 1, several ? center.get() : nullptr);
+    Values values(size_text(kernel.c_str(), 3, dim) + ", bad classes");
     const std::vector<double> cosines = cosine.read(), norms = weight_norm.read();
     for (int64_t i = 0; i < 3; i++) values.equal(std::isfinite(norms[i]) && std::isfinite(cosines[i]), i == 2, i);
   }
 }
+
+}  // namespace
+
+void check_targets(const Device& device) { check_targets_of(device, "targets", 1); }
+void check_targets_sub_centers(const Device& device) { check_targets_of(device, "targets_sub_centers", 3); }
 
 void check_reduce_negatives(const Device& device) {
   for (const int32_t rows : {1, 255, 257, 1009})
@@ -371,7 +401,7 @@ void check_add_products(const Device& device) {
 void check_finish_features(const Device& device) {
   for_sizes([&](int64_t rows, int64_t dim, int64_t skew) {
     for (const StorageKind storage : kStorages) {
-      TargetProblem problem(rows, dim, storage, skew);
+      TargetProblem problem(rows, dim, storage, skew, 1);
       Random& random = problem.random;
       const int64_t width = padded_width(dim);
       // What the products left behind the last column may be anything.

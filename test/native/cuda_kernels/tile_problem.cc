@@ -113,13 +113,13 @@ std::string TileProblem::text(Path path, const std::string& kernel) const {
          " x " + std::to_string(size.classes) + " x " + std::to_string(size.dim);
 }
 
-std::vector<float> probability_shifts(const TileProblem& problem,
-                                      const std::function<double(int64_t, int64_t)>& exponent) {
+std::vector<float> probability_shifts(const TileProblem& problem, int32_t classes, const std::vector<int32_t>& labels,
+                                      const std::function<double(int64_t, int32_t)>& exponent) {
   std::vector<float> shifts(problem.x.padded, std::numeric_limits<float>::infinity());
   for (int32_t i = 0; i < problem.size.rows; i++) {
     double sum = 0;
-    for (int32_t j = 0; j < problem.size.classes; j++)
-      if (j != problem.labels[i]) sum += std::exp2(exponent(i, j));
+    for (int32_t j = 0; j < classes; j++)
+      if (j != labels[i]) sum += std::exp2(exponent(i, j));
     if (sum > 0) shifts[i] = static_cast<float>(std::log2(sum) - kProbabilityExponent);
   }
   return shifts;
@@ -130,8 +130,8 @@ TileProbabilities::TileProbabilities(const TileProblem& problem)
       low(problem.x.padded * stride + kOperandSlack),
       exact(problem.x.padded * stride) {
   std::vector<uint16_t> bits((problem.kind == OperandKind::split ? 2 : 1) * low, OperandBuffer::kPoison);
-  const auto logit = [&](int64_t i, int64_t j) { return problem.logit(i, j); };
-  const std::vector<float> shifts = probability_shifts(problem, logit);
+  const auto logit = [&](int64_t i, int32_t j) { return problem.logit(i, j); };
+  const std::vector<float> shifts = probability_shifts(problem, problem.size.classes, problem.labels, logit);
   for (int64_t i = 0; i < problem.x.padded; i++)
     for (int64_t j = 0; j < problem.w.padded; j++) {
       const bool counts = i < problem.size.rows && j < problem.size.classes && j != problem.labels[i];

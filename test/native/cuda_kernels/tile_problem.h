@@ -82,8 +82,8 @@ struct TileProbabilities {
   std::unique_ptr<Buffer<uint16_t>> memory;
 };
 // Of exponents (row, class) in log2 units: log2 S - 15, and infinity for padding and rows without negatives.
-std::vector<float> probability_shifts(const TileProblem& problem,
-                                      const std::function<double(int64_t, int64_t)>& exponent);
+std::vector<float> probability_shifts(const TileProblem& problem, int32_t classes, const std::vector<int32_t>& labels,
+                                      const std::function<double(int64_t, int32_t)>& exponent);
 
 std::string type_name(OperandKind kind);
 double widen(uint16_t bits, OperandKind kind);

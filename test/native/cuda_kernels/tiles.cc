@@ -15,14 +15,64 @@ constexpr AccumulatorTransform kTransform{{{1, 0.5f, 0.002f}, {0.5f, 0.002f}}, {
 // Their steepest slope.
 constexpr double kSteepest = 2;
 
+// With classes counted by slots, in which the last group has fewer than fit. Of one column rows are equal.
+constexpr std::pair<TileSize, int32_t> kSubCenterSizes[] = {{{1, 64, 1, 1}, 2},     {{33, 192, 1, 1}, 3},
+                                                            {{131, 320, 33, 2}, 3}, {{140, 128, 31, 4}, 9},
+                                                            {{64, 384, 96, 2}, 16}, {{33, 320, 200, 2}, 5}};
+
 double value_of(const ExponentQuadratic& g, double s) { return g.value[0] + (g.value[1] + g.value[2] * s) * s; }
 double slope_of(const ExponentQuadratic& g, double s) { return g.slope[0] + g.slope[1] * s; }
 
 const AccumulatorBinary& binary_of(const TileProblem& problem) { return kBinaries[problem.size.rows % 3]; }
 
+// The classes of a problem as its kernels take them: each of its class rows is one, or each of its slots is a row of a class of
+// several, whose logit is the largest of them, of equal ones the first's. What slots of no class hold must not count.
+class Classes {
+ public:
+  explicit Classes(const TileProblem& of) : problem(of), count(of.size.classes), labels(of.labels) {}
+  Classes(const TileProblem& of, const SubCenterSlots& of_slots)
+      : problem(of), slots(of_slots), labels(of.labels.size(), -1) {
+    // The last group has classes for one thread and a half.
+    const int32_t groups = of.size.classes / kGroupSlots;
+    count = (groups - 1) * slots.classes_of_group() + (slots.classes_of_thread() * 3 + 1) / 2;
+    for (size_t i = 0; i < labels.size(); i++)
+      if (of.labels[i] >= 0) labels[i] = of.labels[i] == of.size.classes - 1 ? count - 1 : of.labels[i] % count;
+  }
+
+  int64_t slot(int32_t j, int32_t k) const { return several() ? slots.slot(j, k) : j; }
+  // Of the class's rows; kNear: no kernel can tell which.
+  int32_t largest(int64_t i, int32_t j) const {
+    int32_t best = 0;
+    for (int32_t k = 1; k < slots.centers; k++)
+      if (row_logit(i, j, k) > row_logit(i, j, best)) best = k;
+    for (int32_t k = 0; k < slots.centers; k++) {
+      const double below = row_logit(i, j, best) - row_logit(i, j, k);
+      if (below > 0 && below < 1e-3) return kNear;
+    }
+    return best;
+  }
+  double logit(int64_t i, int32_t j) const {
+    double most = row_logit(i, j, 0);
+    for (int32_t k = 1; k < slots.centers; k++) most = std::max(most, row_logit(i, j, k));
+    return most;
+  }
+  bool several() const { return slots.centers > 1; }
+  // `first` as the number of places before these classes.
+  SubCenterColumns columns(int32_t first) const { return columns_of(slots, first + count); }
+
+  static constexpr int32_t kNear = -1;
+  const TileProblem& problem;
+  const SubCenterSlots slots{1, SlotOrder::mma};
+  int32_t count;
+  std::vector<int32_t> labels;  // [padded rows]
+
+ private:
+  double row_logit(int64_t i, int32_t j, int32_t k) const { return problem.logit(i, slot(j, k)); }
+};
+
 // Of rows' negatives: above the largest, below all, and between the others, no accumulator near one; and how many are above.
 struct Thresholds {
-  explicit Thresholds(const TileProblem& problem);
+  explicit Thresholds(const Classes& classes);
   const ExponentQuadratic& transform(int64_t i, double s) const {
     return s > values[i] ? kTransform.above : kTransform.below;
   }
@@ -30,11 +80,12 @@ struct Thresholds {
   std::vector<int32_t> above;  // [padded rows]
 };
 
-Thresholds::Thresholds(const TileProblem& problem) : values(problem.x.padded, std::nanf("")), above(problem.x.padded) {
-  for (int32_t i = 0; i < problem.size.rows; i++) {
+Thresholds::Thresholds(const Classes& classes)
+    : values(classes.problem.x.padded, std::nanf("")), above(classes.problem.x.padded) {
+  for (int32_t i = 0; i < classes.problem.size.rows; i++) {
     std::vector<double> logits;
-    for (int32_t j = 0; j < problem.size.classes; j++)
-      if (j != problem.labels[i]) logits.push_back(problem.logit(i, j));
+    for (int32_t j = 0; j < classes.count; j++)
+      if (j != classes.labels[i]) logits.push_back(classes.logit(i, j));
     std::sort(logits.begin(), logits.end());
     const auto count = static_cast<int64_t>(logits.size());
     // All, none, half of them, a few.
@@ -51,33 +102,35 @@ Thresholds::Thresholds(const TileProblem& problem) : values(problem.x.padded, st
   }
 }
 
-void check_negatives(const TileProblem& problem, Path path, const std::string& kernel) {
-  const bool transformed = kernel.find("_transformed") != std::string::npos,
-             hard = kernel == "negatives_transformed_hard", binary = kernel == "negatives_binary";
-  const bool shifted = kernel == "negatives_shifted", counts = hard || kernel == "negatives_above";
-  const bool hardest = kernel == "negatives_above" || kernel == "negatives_hardest" || binary || (transformed && !hard);
+void check_negatives(const Classes& classes, Path path, const std::string& kind) {
+  const TileProblem& problem = classes.problem;
+  const std::string kernel = kind + (classes.several() ? "_sub_centers" : "");
+  const bool transformed = kind.find("_transformed") != std::string::npos, hard = kind == "negatives_transformed_hard";
+  const bool shifted = kind == "negatives_shifted", counts = hard || kind == "negatives_above";
+  const bool binary = kind == "negatives_binary";
+  const bool hardest = kind == "negatives_above" || kind == "negatives_hardest" || binary || (transformed && !hard);
   const int64_t padded = problem.x.padded, partials = 2 * problem.splits();
-  const Thresholds thresholds(problem);
+  const Thresholds thresholds(classes);
   // Of shifted ones as for s = 128: twice the exponent.
-  const auto exponent = [&](int64_t i, int64_t j) {
-    const double s = problem.logit(i, j);
+  const auto exponent = [&](int64_t i, int32_t j) {
+    const double s = classes.logit(i, j);
     return transformed ? value_of(thresholds.transform(i, s), s) : shifted ? 2 * s : s;
   };
   // From the largest.
   std::vector<float> offsets(padded, std::nanf(""));
   for (int32_t i = 0; i < problem.size.rows; i++) {
     double most = -std::numeric_limits<double>::infinity();
-    for (int32_t j = 0; j < problem.size.classes; j++)
-      if (j != problem.labels[i]) most = std::max(most, exponent(i, j));
+    for (int32_t j = 0; j < classes.count; j++)
+      if (j != classes.labels[i]) most = std::max(most, exponent(i, j));
     offsets[i] = std::isfinite(most) ? static_cast<float>(most) : 0;
   }
   const Buffer<float> offset(offsets), sums(partials * padded), largest(partials * padded);
   const Buffer<float> threshold(thresholds.values), hard_sums(partials * padded), slopes(partials * padded);
-  const Buffer<int32_t> counted(partials * padded);
+  const Buffer<int32_t> counted(partials * padded), labels(classes.labels);
   NegativesParameters p{};
   p.features = problem.x.operand(Padding::poison);
   p.weights = problem.w.operand(Padding::poison);
-  p.labels = problem.label_memory.get();
+  p.labels = labels.get();
   p.offset = shifted || transformed ? offset.get() : nullptr;
   p.factor = 2;
   p.sums = sums.get();
@@ -92,6 +145,7 @@ void check_negatives(const TileProblem& problem, Path path, const std::string& k
   p.tiles_per_split = problem.size.tiles_per_split;
   p.transform = kTransform;
   p.binary = binary_of(problem);
+  p.sub_centers = classes.columns(0);
   problem.launch_product(path, kernel, p, p.features, padded, p.weights, problem.w.padded, problem.splits(),
                          problem.row_tiles());
 
@@ -112,9 +166,9 @@ void check_negatives(const TileProblem& problem, Path path, const std::string& k
     }
     double want = 0, want_most = -std::numeric_limits<double>::infinity(), want_hard = 0, size = 0;
     double want_slopes = 0, off = 0, slopes_off = 0;
-    for (int32_t j = 0; j < problem.size.classes; j++) {
-      if (j == problem.labels[i]) continue;
-      const double s = problem.logit(i, j), z = exponent(i, j) - (p.offset ? offsets[i] : 0);
+    for (int32_t j = 0; j < classes.count; j++) {
+      if (j == classes.labels[i]) continue;
+      const double s = classes.logit(i, j), z = exponent(i, j) - (p.offset ? offsets[i] : 0);
       const BinaryReference reference(p.binary, s);
       want += binary ? reference.logarithm : std::exp2(z);
       want_slopes += reference.sigmoid;
@@ -142,23 +196,25 @@ void check_negatives(const TileProblem& problem, Path path, const std::string& k
 }
 
 // As a chunk that is not the shard's first, of whose columns the last tile is not there.
-void check_probabilities(const TileProblem& problem, Path path, const std::string& kernel) {
-  const bool transformed = kernel == "probabilities_transformed", binary = kernel == "probabilities_binary";
-  constexpr int32_t kFirstClass = 1000;
+void check_probabilities(const Classes& classes, Path path, const std::string& kind) {
+  constexpr int32_t kFirst = 1024;  // class or slot
+  const TileProblem& problem = classes.problem;
+  const bool transformed = kind == "probabilities_transformed", binary = kind == "probabilities_binary";
+  const int32_t first_place = classes.several() ? kFirst / kGroupSlots * classes.slots.classes_of_group() : kFirst;
   const int64_t padded = problem.x.padded, stride = problem.w.padded + kTileSide;
   const int64_t low = padded * stride + kOperandSlack;
   const bool split = problem.kind == OperandKind::split;
   const Buffer<uint16_t> memory(std::vector<uint16_t>((split ? 2 : 1) * low, OperandBuffer::kPoison));
-  const Thresholds thresholds(problem);
-  const auto exponent = [&](int64_t i, int64_t j) {
-    const double s = problem.logit(i, j);
+  const Thresholds thresholds(classes);
+  const auto exponent = [&](int64_t i, int32_t j) {
+    const double s = classes.logit(i, j);
     if (binary) return std::log2(BinaryReference(binary_of(problem), s).sigmoid);
     return transformed ? value_of(thresholds.transform(i, s), s) : s;
   };
-  const std::vector<float> shifts = probability_shifts(problem, exponent);
-  std::vector<int32_t> labels = problem.labels;
+  const std::vector<float> shifts = probability_shifts(problem, classes.count, classes.labels, exponent);
+  std::vector<int32_t> labels = classes.labels;
   for (int32_t& label : labels)
-    if (label >= 0) label += kFirstClass;
+    if (label >= 0) label += first_place;
   const Buffer<float> shift(shifts), threshold(thresholds.values);
   const Buffer<int32_t> label_memory(labels);
   ProbabilitiesParameters p{};
@@ -170,13 +226,15 @@ void check_probabilities(const TileProblem& problem, Path path, const std::strin
   p.probabilities = memory.get();
   p.low = low;
   p.stride = static_cast<int32_t>(stride);
-  p.first_class = kFirstClass;
+  p.first_class = kFirst;
   p.classes = problem.size.classes;
   p.steps = problem.steps();
   p.tiles_per_split = problem.size.tiles_per_split;
   p.threshold = transformed ? threshold.get() : nullptr;
   p.transform = kTransform;
   p.binary = binary_of(problem);
+  p.sub_centers = classes.columns(first_place);
+  const std::string kernel = kind + (classes.several() ? "_sub_centers" : "");
   problem.launch_product(path, kernel, p, p.features, padded, p.weights, problem.w.padded, problem.splits(),
                          problem.row_tiles());
 
@@ -185,7 +243,15 @@ void check_probabilities(const TileProblem& problem, Path path, const std::strin
   const double relative = split                                   ? kExponentError
                           : problem.kind == OperandKind::bfloat16 ? 0x1p-8
                                                                   : 0x1p-11 + kExponentError;
-  for (int64_t i = 0; i < padded; i++)
+  for (int64_t i = 0; i < padded; i++) {
+    // The class whose row counts in this column, or none; and whether it may.
+    std::vector<int32_t> class_of(stride, -1), near(stride);
+    for (int32_t j = 0; i < problem.size.rows && j < classes.count; j++) {
+      if (j == classes.labels[i]) continue;
+      const int32_t k = classes.largest(i, j);
+      if (k != Classes::kNear) class_of[classes.slot(j, k)] = j;
+      for (int32_t of = 0; k == Classes::kNear && of < classes.slots.centers; of++) near[classes.slot(j, of)] = 1;
+    }
     for (int64_t j = 0; j < stride; j++) {
       const int64_t at = i * stride + j;
       if (j >= problem.w.padded) {
@@ -194,12 +260,13 @@ void check_probabilities(const TileProblem& problem, Path path, const std::strin
       }
       double got = widen(bits[at], problem.kind);
       if (split) got += widen(bits[low + at], problem.kind);
-      const bool counts = i < problem.size.rows && j < problem.size.classes && j != problem.labels[i];
-      if (!counts) {
+      const int32_t counted = class_of[j];
+      if (near[j]) continue;
+      if (counted < 0) {
         values.equal(got, 0, i, j);
         continue;
       }
-      const double s = problem.logit(i, j), e = std::exp2(exponent(i, j) - shifts[i]);
+      const double s = classes.logit(i, counted), e = std::exp2(exponent(i, counted) - shifts[i]);
       const BinaryReference reference(p.binary, s);
       const double slope = transformed ? slope_of(thresholds.transform(i, s), s) : binary ? reference.slope : 1;
       const double off = transformed ? kSteepest * kExponentError * std::fabs(slope) + 1e-6
@@ -208,6 +275,7 @@ void check_probabilities(const TileProblem& problem, Path path, const std::strin
       // Below its normal numbers float16 has a fixed step.
       values.near(got, e * slope, e * (relative * std::fabs(slope) + off) + 0x1p-25, i, j);
     }
+  }
 }
 
 void check_cosines(const TileProblem& problem, Path path) {
@@ -323,18 +391,28 @@ KernelChecks tile_checks(const Device& device) {
       {"weights_product", check_weights_product<kTileSide>},
       {"weights_product_wide", check_weights_product<kWideTile>},
   };
-  for (const char* kind : {"", "_hardest", "_above", "_binary", "_shifted", "_transformed", "_transformed_hard"}) {
-    const std::string kernel = std::string("negatives") + kind;
-    kernels.emplace_back(kernel,
-                         [=](const TileProblem& problem, Path path) { check_negatives(problem, path, kernel); });
-  }
+  using LogitCheck = std::function<void(const Classes&, Path)>;
+  std::vector<std::pair<std::string, LogitCheck>> logit_kernels;
   for (const char* kind : {"", "_transformed", "_binary"}) {
     const std::string kernel = std::string("probabilities") + kind;
-    kernels.emplace_back(kernel,
-                         [=](const TileProblem& problem, Path path) { check_probabilities(problem, path, kernel); });
+    logit_kernels.emplace_back(kernel,
+                               [=](const Classes& classes, Path path) { check_probabilities(classes, path, kernel); });
   }
+  for (const char* kind : {"", "_hardest", "_above", "_binary", "_shifted", "_transformed", "_transformed_hard"}) {
+    const std::string kernel = std::string("negatives") + kind;
+    logit_kernels.emplace_back(kernel,
+                               [=](const Classes& classes, Path path) { check_negatives(classes, path, kernel); });
+  }
+  for (const auto& [kernel, check] : logit_kernels)
+    kernels.emplace_back(kernel,
+                         [check = check](const TileProblem& problem, Path path) { check(Classes(problem), path); });
   KernelChecks checks;
   const auto problems = std::make_shared<TileProblems>(device);
+  const auto of_several = [=](OperandKind kind, Path path, const LogitCheck& check) {
+    const SlotOrder order = path == Path::hopper ? SlotOrder::wgmma : SlotOrder::mma;
+    for (const auto& [size, centers] : kSubCenterSizes)
+      check(Classes(problems->of(kind, size), {centers, order}), path);
+  };
   for (const OperandKind kind : kOperands) {
     for (const Path path : {Path::common, Path::hopper})
       for (const auto& [kernel, check] : kernels)
@@ -342,6 +420,10 @@ KernelChecks tile_checks(const Device& device) {
                           [=, check = check](const Device&) {
                             problems->for_each(path, kind, [&](const TileProblem& problem) { check(problem, path); });
                           }});
+    for (const Path path : {Path::common, Path::hopper})
+      for (const auto& [kernel, check] : logit_kernels)
+        checks.push_back({(path == Path::hopper ? "hopper_" : "") + (kernel + ("_sub_centers_" + type_name(kind))),
+                          [=, check = check](const Device&) { of_several(kind, path, check); }});
     for (const int32_t width : {128, 256, 512})
       checks.push_back({"update_" + type_name(kind) + "_" + std::to_string(width),
                         [=](const Device&) { check_updates(*problems, kind, width); },

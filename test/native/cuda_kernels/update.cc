@@ -93,12 +93,16 @@ struct UpdateProblem {
 
   // With the fused kernel if it is given a name. `skew` as in Buffer.
   Written run(const Sink& sink, OperandKind operand_kind, int64_t skew, const char* fused, int32_t shared_bytes) const {
-    // Half of the sinks of the fused kernel touch rows that lie elsewhere, by an index.
-    const bool listed = fused && sink.kind != SinkKind::write && operand_kind != OperandKind::split;
+    // Half of the sinks of the fused kernel touch rows that lie elsewhere, by an index, and none in some places.
+    const bool lists = sink.kind != SinkKind::write && operand_kind != OperandKind::split, listed = fused && lists;
+    const auto is_none = [&](int64_t c) { return lists && c % 3 == 1 && c + 1 < classes; };
     std::vector<int32_t> order(classes);
     std::iota(order.begin(), order.end(), 0);
     if (listed) order = shuffled(classes);
-    const Buffer<int32_t> index(order);
+    std::vector<int32_t> places = order;
+    for (int64_t c = 0; c < classes; c++)
+      if (is_none(c)) places[c] = -1;
+    const Buffer<int32_t> index(places);
     const auto read = [&](const Buffer<float>& rows) { return gathered(rows.read(), order); };
     const StoredRows w(scattered(start, order), sink.storage, skew);
     const std::vector<float> state(classes * dim, 0.5f);
@@ -140,8 +144,17 @@ struct UpdateProblem {
       problem.device.launch(fused, &u, 2, 1, 1, 32 * kRowWarps, shared_bytes);
     else
       problem.device.launch("finish_weights", f, 3, 32 * kRowWarps);
-    return {read(gradient), sink.storage == StorageKind::float32 ? read(w.wide) : std::vector<float>{}, read(momentum),
-            read(variance), operand.memory.read()};
+    Written written{read(gradient), sink.storage == StorageKind::float32 ? read(w.wide) : std::vector<float>{},
+                    read(momentum), read(variance), operand.memory.read()};
+    // Without a list those places are touched.
+    for (int64_t c = 0; c < classes && !fused; c++) {
+      if (!is_none(c)) continue;
+      for (std::vector<float>* rows : {&written.gradient, &written.momentum, &written.variance})
+        std::fill_n(rows->begin() + c * dim, dim, 0.5f);
+      if (!written.weights.empty()) std::copy_n(start.begin() + c * dim, dim, written.weights.begin() + c * dim);
+      std::fill_n(written.operand.begin() + c * operand.depth, operand.depth, OperandBuffer::kPoison);
+    }
+    return written;
   }
 
   const TileProblem& problem;
