@@ -75,9 +75,10 @@ __device__ __forceinline__ void probabilities(const ProbabilitiesParameters& p) 
         if constexpr (kSubCenters) keep_negatives(sums, i, h, labels, p.first_class + class0, p.sub_centers);
         const int row = Sums::row(i, h);
         const ProbabilitiesRow<kMode> probabilities(p, tiles.row0 + row);
-        uint16_t* to = p.probabilities + static_cast<int64_t>(tiles.row0 + row) * p.stride + class0;
 #pragma unroll
         for (int g = 0; g < 2; g++) {
+          // In the loop, or it has a register that sm_75 has not.
+          uint16_t* to = p.probabilities + static_cast<int64_t>(tiles.row0 + row) * p.stride + class0;
           const int column = Sums::template column<true>(4 * g);
           float values[8];
 #pragma unroll
