@@ -167,7 +167,6 @@ function tileLaunches(type: 'float16' | 'bfloat16' | 'float32'): Launch[] {
       gates: halves === 2 ? ('split' as const) : ('counting' as const),
     },
     tile('negatives_shifted', logits, 4 * B * (2 + partials(size))),
-    binary('negatives_binary', 4 * B * (1 + 3 * partials(size))),
     transformed('negatives_transformed', 4 * B * (3 + 2 * partials(size))),
     transformed('negatives_transformed_hard', 4 * B * (3 + 3 * partials(size))),
   ];
