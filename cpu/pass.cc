@@ -173,8 +173,7 @@ void CpuPass::choose_sub_centers() {
       owner.index = place;
     }
   });
-  std::stable_sort(owners_.begin(), owners_.end(),
-                   [](Owner a, Owner b) { return a.index != b.index ? a.index < b.index : a.row < b.row; });
+  sort_owners(&owners_);
 }
 
 // Cosine and sine of the angle between a row and its own class.

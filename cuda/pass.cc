@@ -199,8 +199,7 @@ Status CudaPass::upload_owner_slots(const std::vector<int32_t>& center) {
   std::vector<Owner> owners;
   for (const Owner& owner : owners_)
     owners.push_back({static_cast<int32_t>(slots_.slot(owner.index, center[owner.row])), owner.row});
-  std::stable_sort(owners.begin(), owners.end(),
-                   [](Owner a, Owner b) { return a.index != b.index ? a.index < b.index : a.row < b.row; });
+  sort_owners(&owners);
   std::vector<int32_t> values;
   for (const Owner& owner : owners) values.push_back(owner.index);
   for (const Owner& owner : owners) values.push_back(owner.row);
@@ -210,7 +209,7 @@ Status CudaPass::upload_owner_slots(const std::vector<int32_t>& center) {
 }
 
 const Kernel& CudaPass::negatives_kernel(Finds finds) const {
-  return finds.above ? logits_.negatives_above : finds.hardest ? logits_.negatives_hardest : logits_.negatives;
+  return finds.above ? logits_.negatives_above : finds.hardest ? logits_.negatives_hardest : products_.negatives;
 }
 
 Status CudaPass::launch_negatives(const Kernel& kernel, const float* offset, const float* threshold, Finds finds) {

@@ -4,6 +4,11 @@
 
 namespace marginfc {
 
+void sort_owners(std::vector<Owner>* owners) {
+  std::sort(owners->begin(), owners->end(),
+            [](Owner a, Owner b) { return a.index != b.index ? a.index < b.index : a.row < b.row; });
+}
+
 std::vector<Owner> find_owners(const Batch& batch, ClassRange range) {
   std::vector<Owner> owners;
   for (int64_t i = 0; i < batch.rows; i++) {
@@ -11,7 +16,7 @@ std::vector<Owner> find_owners(const Batch& batch, ClassRange range) {
     if (label >= range.start && label < range.end)
       owners.push_back({static_cast<int32_t>(label - range.start), static_cast<int32_t>(i)});
   }
-  std::stable_sort(owners.begin(), owners.end(), [](Owner a, Owner b) { return a.index < b.index; });
+  sort_owners(&owners);
   return owners;
 }
 

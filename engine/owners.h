@@ -13,6 +13,7 @@ struct Owner {
 };
 
 // By class, then row.
+void sort_owners(std::vector<Owner>* owners);
 std::vector<Owner> find_owners(const Batch& batch, ClassRange range);
 
 }  // namespace marginfc
