@@ -24,7 +24,8 @@ EngineRow device_row(int32_t index) {
 
 Status check_shape(const ClassShape& shape) {
   return shape.sub_centers > kMostSubCenters
-             ? Status::failure(Code::unavailable, "GPUs have no more than 16 sub-centres a class")
+             ? Status::failure(Code::unavailable,
+                               "GPUs have no more than " + std::to_string(kMostSubCenters) + " sub-centres a class")
              : Status{};
 }
 

@@ -43,31 +43,24 @@ struct ProductKernelName {
 };
 constexpr ProductKernelName kProductKernels[] = {
     {"negatives_", &ProductKernels::negatives},
-    {"negatives_hardest_", &ProductKernels::negatives_hardest},
-    {"negatives_above_", &ProductKernels::negatives_above},
     {"negatives_binary_", &ProductKernels::negatives_binary},
-    {"negatives_shifted_", &ProductKernels::negatives_shifted},
-    {"negatives_transformed_", &ProductKernels::negatives_transformed},
-    {"negatives_transformed_hard_", &ProductKernels::negatives_transformed_hard},
-    {"probabilities_", &ProductKernels::probabilities},
-    {"probabilities_transformed_", &ProductKernels::probabilities_transformed},
     {"probabilities_binary_", &ProductKernels::probabilities_binary},
     {"features_product_", &ProductKernels::features_product},
     {"weights_product_", &ProductKernels::weights_product},
 };
 
 struct LogitKernelName {
-  const char* name;  // _T
+  const char* name;  // _T, and _sub_centers_T
   Kernel LogitKernels::* kernel;
 };
-constexpr LogitKernelName kSubCenterKernels[] = {
-    {"negatives_hardest_sub_centers_", &LogitKernels::negatives_hardest},
-    {"negatives_above_sub_centers_", &LogitKernels::negatives_above},
-    {"negatives_shifted_sub_centers_", &LogitKernels::negatives_shifted},
-    {"negatives_transformed_sub_centers_", &LogitKernels::negatives_transformed},
-    {"negatives_transformed_hard_sub_centers_", &LogitKernels::negatives_transformed_hard},
-    {"probabilities_sub_centers_", &LogitKernels::probabilities},
-    {"probabilities_transformed_sub_centers_", &LogitKernels::probabilities_transformed},
+constexpr LogitKernelName kLogitKernels[] = {
+    {"negatives_hardest_", &LogitKernels::negatives_hardest},
+    {"negatives_above_", &LogitKernels::negatives_above},
+    {"negatives_shifted_", &LogitKernels::negatives_shifted},
+    {"negatives_transformed_", &LogitKernels::negatives_transformed},
+    {"negatives_transformed_hard_", &LogitKernels::negatives_transformed_hard},
+    {"probabilities_", &LogitKernels::probabilities},
+    {"probabilities_transformed_", &LogitKernels::probabilities_transformed},
 };
 
 // The functions and variables of a module; keeps what was wrong with the first that did not do.
@@ -109,8 +102,10 @@ class Names {
     if (!read(shape + "_threads_" + kind, &threads) || !read(shape + "_bytes_" + kind, &bytes)) return false;
     for (const ProductKernelName& product : kProductKernels)
       if (!find(prefix + product.name + kind, threads, bytes, &(products->*product.kernel))) return false;
-    for (const LogitKernelName& logit : kSubCenterKernels)
-      if (!find(prefix + logit.name + kind, threads, bytes, &(products->sub_centers.*logit.kernel))) return false;
+    for (const LogitKernelName& logit : kLogitKernels)
+      if (!find(prefix + logit.name + kind, threads, bytes, &(products->*logit.kernel)) ||
+          !find(prefix + logit.name + "sub_centers_" + kind, threads, bytes, &(products->sub_centers.*logit.kernel)))
+        return false;
     int32_t blocks = 0;
     driver_->blocks_per_multiprocessor(&blocks, products->negatives.function, static_cast<int32_t>(threads), bytes);
     products->blocks_per_multiprocessor = std::max(blocks, 1);

@@ -83,6 +83,7 @@ class CudaPass final : public ShardPass {
     bool hard = false;  // with above
     bool slopes = false;
   };
+  // Of classes of several rows no kernel finds less than the hardest.
   Finds wanted() const { return {batch_.hardest || has_sub_centers(), batch_.above, false}; }
   const Kernel& negatives_kernel(Finds finds) const;
   // `offset` and `threshold` [padded rows]: where the kernel looks at them.
