@@ -72,8 +72,8 @@ async function whyMissing(environment: Readonly<Record<string, string>>): Promis
 
 /** A software GPU of each compute capability, and the GPUs of this machine; those that can be used. */
 export async function findGpuOfEachCapability(): Promise<Engine[]> {
-  const capabilities = new Map((await findSoftwareGpus()).map((gpu) => [gpu.environment.GPUSIM_SM, gpu]));
-  return [...capabilities.values(), ...(await findGpus())].filter(({ missing }) => missing === undefined);
+  const software = familiesOf(await findSoftwareGpus()).flatMap((family) => family.slice(-1));
+  return [...software, ...(await findGpus())].filter(({ missing }) => missing === undefined);
 }
 
 /** The GPUs of this machine as one engine; none where it has none, or where MARGINFC_LIBCUDA names another driver. */

@@ -120,6 +120,7 @@ class Launcher {
     if (name.size() > several.size() && name.compare(name.size() - several.size(), several.size(), several) == 0)
       return run_logits(name.substr(0, name.size() - several.size()), products.sub_centers, kind);
     if (run_logits(name, products, kind)) return true;
+    if (name == "negatives") return negatives(products.negatives, kind);
     if (name == "negatives_binary") return negatives(products.negatives_binary, kind);
     if (name == "probabilities_binary") return probabilities(products.probabilities_binary, kind);
     if (name == "features_product") return features_product(products.features_product, kind, kTileSide);
@@ -132,7 +133,6 @@ class Launcher {
   }
 
   bool run_logits(const std::string& name, const LogitKernels& products, OperandKind kind) {
-    if (name == "negatives") return negatives(products.negatives, kind);
     if (name == "negatives_hardest") return negatives(products.negatives_hardest, kind);
     if (name == "negatives_above") return negatives(products.negatives_above, kind);
     if (name == "negatives_shifted") return negatives(products.negatives_shifted, kind);

@@ -56,12 +56,7 @@ export const gates = {
   subCenters: (architecture: string): Gates =>
     architecture === '75' ? turing : { ...tileGates(architecture), ptxPerMma: 5.6 },
   splitSubCenters: (architecture: string): Gates =>
-    architecture === '75'
-      ? turing
-      : {
-          ...{ registers: 255, spillBytes: 0, blocksPerSm: 1, sharedBytes: 128 * KiB },
-          ...{ ptxPerMmaLoop: 2.6, ptxPerMma: 3.6, ...sectors, l2BytesPerMma: 68 },
-        },
+    architecture === '75' ? turing : { ...splitGates(architecture), ptxPerMma: 3.6 },
   hopperSubCenters: (): Gates => ({ ...hopper, ptxPerMma: 4.6, l2BytesPerMma: 40 }),
   // Counts beside sums and maxima: two instructions more an element, and the last registers.
   counting: (architecture: string): Gates =>

@@ -58,12 +58,11 @@ function blocksOf(listing: string): Block[] {
   const blockAt = new Map(first.map((k, index) => [code[k]?.address, index]));
   return first.map((from, index) => {
     const inside = code.slice(from, first[index + 1]);
-    const last = inside.at(-1);
-    const branch = blockAt.get(last?.target);
-    const falls =
-      !ends(last?.text ?? '') || /^@/.test(last?.text ?? '') || /\bBRA\.(U|DIV)\b/.test(last?.text ?? '');
+    const { text = '', target } = inside.at(-1) ?? {};
+    const branch = blockAt.get(target);
+    const falls = !ends(text) || /^@|\bBRA\.(U|DIV)\b/.test(text);
     return {
-      instructions: inside.map(({ text }) => text),
+      instructions: inside.map((one) => one.text),
       next: [
         ...(branch === undefined ? [] : [branch]),
         ...(falls && index + 1 < first.length ? [index + 1] : []),
