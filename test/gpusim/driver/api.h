@@ -86,8 +86,6 @@ struct KernelNodeParams {
   unsigned shared_bytes;
   void** params;
   void** extra;
-  void* kernel;
-  Context* context;
 };
 
 struct GraphUpdateInfo {

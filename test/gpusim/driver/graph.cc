@@ -1,4 +1,5 @@
-// Capturing streams into graphs, and running those. Nodes run in the order of capture, which respects all dependencies.
+// Graphs: captured from streams, in whose order they run then, or made node by node. Of nodes that may run next the one that was
+// added last does, so that a dependency that is missing shows.
 #include <algorithm>
 #include <cstring>
 
@@ -14,12 +15,34 @@ void end_capture(Capture& capture) {
     if (Driver::get().streams.count(stream) != 0) stream->capture.reset();
 }
 
+// A graph's nodes in the order in which they run.
+std::vector<GraphNode*> in_order(const Graph& graph) {
+  std::vector<GraphNode*> order, left;
+  for (const auto& node : graph.nodes) left.push_back(node.get());
+  const auto ready = [&](const GraphNode* node) {
+    return std::all_of(node->after.begin(), node->after.end(), [&](const GraphNode* before) {
+      return std::find(order.begin(), order.end(), before) != order.end();
+    });
+  };
+  while (!left.empty()) {
+    const auto last = std::find_if(left.rbegin(), left.rend(), ready);
+    order.push_back(*last);
+    left.erase(std::next(last).base());
+  }
+  return order;
+}
+
+void copy_nodes(const Graph& graph, GraphExec* exec) {
+  exec->nodes.clear();
+  for (GraphNode* node : in_order(graph)) exec->nodes.emplace_back(node, std::make_shared<GraphNode>(*node));
+}
+
 Result instantiate(Driver& driver, GraphExec** exec, Graph* graph) {
   if (exec == nullptr) return Result::invalid_value;
   if (driver.graphs.count(graph) == 0) return Result::invalid_handle;
   *exec = new GraphExec;
   (*exec)->device = graph->device;
-  for (auto& node : graph->nodes) (*exec)->nodes.emplace_back(node.get(), std::make_shared<GraphNode>(*node));
+  copy_nodes(*graph, *exec);
   driver.graph_execs.insert(*exec);
   return Result::success;
 }
@@ -81,6 +104,27 @@ GPUSIM_API int cuGraphCreate(Graph** graph, unsigned flags) {
     *graph = new Graph;
     (*graph)->device = current_context()->device;
     driver.graphs.insert(*graph);
+    return Result::success;
+  });
+}
+
+GPUSIM_API int cuGraphAddKernelNode(GraphNode** node, Graph* graph, GraphNode* const* dependencies, size_t count,
+                                    const KernelNodeParams* kernel) {
+  return call(true, [&](Driver& driver) {
+    if (node == nullptr || kernel == nullptr || (count > 0 && dependencies == nullptr)) return Result::invalid_value;
+    if (driver.graphs.count(graph) == 0) return Result::invalid_handle;
+    auto added = std::make_unique<GraphNode>();
+    added->type = kKernelNode;
+    added->function = kernel->function;
+    for (size_t i = 0; i < count; i++) {
+      const auto same = [&](const auto& other) { return other.get() == dependencies[i]; };
+      if (std::none_of(graph->nodes.begin(), graph->nodes.end(), same)) return Result::invalid_value;
+      added->after.push_back(dependencies[i]);
+    }
+    const Result result = prepare_kernel(driver, graph->device, *kernel, &added->run);
+    if (result != Result::success) return result;
+    *node = added.get();
+    graph->nodes.push_back(std::move(added));
     return Result::success;
   });
 }
@@ -149,22 +193,38 @@ GPUSIM_API int cuGraphLaunch(GraphExec* exec, Stream* stream) {
   });
 }
 
+/// Of launches from now on.
+GPUSIM_API int cuGraphExecKernelNodeSetParams(GraphExec* exec, GraphNode* node, const KernelNodeParams* kernel) {
+  return call(true, [&](Driver& driver) {
+    if (driver.graph_execs.count(exec) == 0) return Result::invalid_handle;
+    const auto same = [&](const auto& copy) { return copy.first == node; };
+    const auto found = std::find_if(exec->nodes.begin(), exec->nodes.end(), same);
+    if (kernel == nullptr || found == exec->nodes.end() || found->second->type != kKernelNode)
+      return Result::invalid_value;
+    auto changed = std::make_shared<GraphNode>(*found->second);
+    changed->function = kernel->function;
+    const Result result = prepare_kernel(driver, exec->device, *kernel, &changed->run);
+    if (result == Result::success) found->second = std::move(changed);
+    return result;
+  });
+}
+
 /// An instantiated graph takes over another of the same shape: the same kinds of nodes and the same kernels in order.
 GPUSIM_API int cuGraphExecUpdate_v2(GraphExec* exec, Graph* graph, GraphUpdateInfo* info) {
   return call(true, [&](Driver& driver) {
     if (driver.graph_execs.count(exec) == 0 || driver.graphs.count(graph) == 0) return Result::invalid_handle;
     GraphUpdateInfo outcome{};
     if (exec->nodes.size() != graph->nodes.size()) outcome.result = 2;  // topology changed
-    for (size_t i = 0; outcome.result == 0 && i < graph->nodes.size(); i++) {
-      const GraphNode &before = *exec->nodes[i].second, &after = *graph->nodes[i];
+    const std::vector<GraphNode*> nodes = in_order(*graph);
+    for (size_t i = 0; outcome.result == 0 && i < nodes.size(); i++) {
+      const GraphNode &before = *exec->nodes[i].second, &after = *nodes[i];
       if (before.type != after.type) outcome.result = 3;
       if (before.function != after.function) outcome.result = 4;
-      if (outcome.result != 0) outcome.error_node = graph->nodes[i].get();
+      if (outcome.result != 0) outcome.error_node = nodes[i];
     }
     if (info != nullptr) *info = outcome;
     if (outcome.result != 0) return Result::graph_exec_update_failure;
-    exec->nodes.clear();
-    for (auto& node : graph->nodes) exec->nodes.emplace_back(node.get(), std::make_shared<GraphNode>(*node));
+    copy_nodes(*graph, exec);
     return Result::success;
   });
 }

@@ -62,56 +62,53 @@ Result check_limits(const Function& function, const unsigned* grid, const unsign
 
 }  // namespace
 
-Result launch_kernel(Driver& driver, Stream* stream, Function* function, const unsigned* grid, const unsigned* block,
-                     unsigned shared_bytes, void** params, void** extra) {
-  stream = driver.resolve(stream);
-  if (stream == nullptr || driver.find_function(function) == nullptr) return Result::invalid_handle;
-  if (function->module->device != stream->device) return Result::invalid_handle;
-  Result result = check_limits(*function, grid, block, shared_bytes);
+Result prepare_kernel(Driver& driver, const Device* device, const KernelNodeParams& kernel,
+                      std::function<void()>* run) {
+  Function* function = driver.find_function(kernel.function);
+  if (function == nullptr || function->module->device != device) return Result::invalid_handle;
+  Result result = check_limits(*function, kernel.grid, kernel.block, kernel.shared_bytes);
   if (result != Result::success) return result;
   auto launch = std::make_shared<Launch>();
   launch->program = function->program.get();
   launch->options = &Options::get();
   launch->counting = launch->options->checks || !launch->options->stats_path.empty();
-  launch->device = stream->device->ordinal;
-  launch->dynamic_shared = shared_bytes;
+  launch->device = device->ordinal;
+  launch->dynamic_shared = kernel.shared_bytes;
   for (int i = 0; i < 3; i++) {
-    launch->grid[i] = grid[i];
-    launch->block[i] = block[i];
+    launch->grid[i] = kernel.grid[i];
+    launch->block[i] = kernel.block[i];
   }
-  result = collect_params(*launch->program, params, extra, &launch->params);
+  result = collect_params(*launch->program, kernel.params, kernel.extra, &launch->params);
   if (result != Result::success) return result;
-  const Device* device = stream->device;
-  GraphNode* node = nullptr;
-  result = driver.enqueue(
-      stream, 0,
-      [launch, device, keep = function->program] {
-        Launch running;
-        running.program = launch->program;
-        running.options = launch->options;
-        running.counting = launch->counting;
-        running.device = launch->device;
-        running.dynamic_shared = launch->dynamic_shared;
-        running.params = launch->params;
-        running.reachable = device->peers;
-        for (int i = 0; i < 3; i++) {
-          running.grid[i] = launch->grid[i];
-          running.block[i] = launch->block[i];
-        }
-        running.run();
-        report_launch(running, device->sm);
-        cover(running, device->sm);
-      },
-      &node);
-  if (node != nullptr) {
-    node->function = function;
-    node->launch.function = function;
-    node->launch.shared_bytes = shared_bytes;
+  *run = [launch, device, keep = function->program] {
+    Launch running;
+    running.program = launch->program;
+    running.options = launch->options;
+    running.counting = launch->counting;
+    running.device = launch->device;
+    running.dynamic_shared = launch->dynamic_shared;
+    running.params = launch->params;
+    running.reachable = device->peers;
     for (int i = 0; i < 3; i++) {
-      node->launch.grid[i] = grid[i];
-      node->launch.block[i] = block[i];
+      running.grid[i] = launch->grid[i];
+      running.block[i] = launch->block[i];
     }
-  }
+    running.run();
+    report_launch(running, device->sm);
+    cover(running, device->sm);
+  };
+  return Result::success;
+}
+
+Result launch_kernel(Driver& driver, Stream* stream, const KernelNodeParams& kernel) {
+  stream = driver.resolve(stream);
+  if (stream == nullptr) return Result::invalid_handle;
+  std::function<void()> run;
+  Result result = prepare_kernel(driver, stream->device, kernel, &run);
+  if (result != Result::success) return result;
+  GraphNode* node = nullptr;
+  result = driver.enqueue(stream, kKernelNode, std::move(run), &node);
+  if (node != nullptr) node->function = kernel.function;
   return result;
 }
 
@@ -121,8 +118,8 @@ GPUSIM_API int cuLaunchKernel(Function* function, unsigned grid_x, unsigned grid
                               unsigned block_y, unsigned block_z, unsigned shared_bytes, Stream* stream, void** params,
                               void** extra) {
   return call(true, [&](Driver& driver) {
-    const unsigned grid[] = {grid_x, grid_y, grid_z}, block[] = {block_x, block_y, block_z};
-    return launch_kernel(driver, stream, function, grid, block, shared_bytes, params, extra);
+    return launch_kernel(
+        driver, stream, {function, {grid_x, grid_y, grid_z}, {block_x, block_y, block_z}, shared_bytes, params, extra});
   });
 }
 
@@ -149,7 +146,9 @@ GPUSIM_API int cuLaunchKernelEx(const LaunchConfig* config, Function* function, 
         default: return Result::not_supported;
       }
     }
-    return launch_kernel(driver, config->stream, function, config->grid, config->block, config->shared_bytes, params,
-                         extra);
+    const unsigned *grid = config->grid, *block = config->block;
+    return launch_kernel(
+        driver, config->stream,
+        {function, {grid[0], grid[1], grid[2]}, {block[0], block[1], block[2]}, config->shared_bytes, params, extra});
   });
 }

@@ -103,8 +103,10 @@ Result Driver::enqueue(Stream* stream, int node_type, std::function<void()> work
     auto captured = std::make_unique<GraphNode>();
     captured->type = node_type;
     captured->run = std::move(work);
+    auto& nodes = stream->capture->graph->nodes;
+    if (!nodes.empty()) captured->after.push_back(nodes.back().get());
     if (node != nullptr) *node = captured.get();
-    stream->capture->graph->nodes.push_back(std::move(captured));
+    nodes.push_back(std::move(captured));
     if (stream != stream->capture->origin) stream->capture->unjoined.insert(stream);
     return Result::success;
   }

@@ -98,23 +98,23 @@ struct Function {
   int max_threads() const;
 };
 
+constexpr int kKernelNode = 0;  // CUgraphNodeType
+
 struct GraphNode {
   int type = 5;
   std::function<void()> run;
-  // For kernels:
-  Function* function = nullptr;
-  KernelNodeParams launch{};
-  std::vector<uint8_t> params;
+  std::vector<const GraphNode*> after;  // its dependencies
+  Function* function = nullptr;         // of a kernel
 };
 
 struct Graph {
   Device* device = nullptr;
-  std::vector<std::unique_ptr<GraphNode>> nodes;  // in an order that respects their dependencies
+  std::vector<std::unique_ptr<GraphNode>> nodes;  // each behind its dependencies
 };
 
 struct GraphExec {
   Device* device = nullptr;
-  std::vector<std::pair<GraphNode*, std::shared_ptr<GraphNode>>> nodes;  // the graph's node, and this copy
+  std::vector<std::pair<GraphNode*, std::shared_ptr<GraphNode>>> nodes;  // the graph's node, and this copy; as they run
 };
 
 class Driver {
@@ -195,7 +195,8 @@ int call(bool needs_context, F&& f) {
 /// Prints to GPUSIM_LOG, or to the standard error.
 void log_line(const std::string& text);
 
-Result launch_kernel(Driver& driver, Stream* stream, Function* function, const unsigned* grid, const unsigned* block,
-                     unsigned shared_bytes, void** params, void** extra);
+/// What a launch of the kernel does, once its limits and parameters have been looked at.
+Result prepare_kernel(Driver& driver, const Device* device, const KernelNodeParams& kernel, std::function<void()>* run);
+Result launch_kernel(Driver& driver, Stream* stream, const KernelNodeParams& kernel);
 
 }  // namespace gpusim

@@ -16,6 +16,10 @@ int cuEventCreate(gpusim::Event**, unsigned);
 int cuEventRecord(gpusim::Event*, gpusim::Stream*);
 int cuEventSynchronize(gpusim::Event*);
 int cuEventQuery(gpusim::Event*);
+int cuGraphCreate(gpusim::Graph**, unsigned);
+int cuGraphAddKernelNode(gpusim::GraphNode**, gpusim::Graph*, gpusim::GraphNode* const*, size_t,
+                         const gpusim::KernelNodeParams*);
+int cuGraphExecKernelNodeSetParams(gpusim::GraphExec*, gpusim::GraphNode*, const gpusim::KernelNodeParams*);
 int cuGraphInstantiateWithFlags(gpusim::GraphExec**, gpusim::Graph*, unsigned long long);
 int cuGraphLaunch(gpusim::GraphExec*, gpusim::Stream*);
 int cuGraphExecDestroy(gpusim::GraphExec*);
@@ -134,6 +138,53 @@ void lateness() {
             cuEventQuery(reinterpret_cast<Event*>(&event)) == 400,
         "handles are checked");
   cuMemFreeHost(pinned_of);
+}
+
+const std::string kDoubleAndAdd = kernel_text(
+    ".param .u64 a, .param .u32 b",
+    "ld.param.u64 %rd0, [a];\nld.param.u32 %r2, [b];\nld.global.u32 %r1, [%rd0];\nadd.u32 %r1, %r1, %r1;\n"
+    "add.u32 %r1, %r1, %r2;\nst.global.u32 [%rd0], %r1;");
+
+// A graph made node by node runs in the order that its nodes ask for, and only in that; new arguments are of launches to come.
+void graphs() {
+  start(90);
+  Kernel1 kernel(kDoubleAndAdd, "k");
+  uint64_t memory = 0;
+  cuMemAlloc_v2(&memory, 128);
+  Stream* stream = nullptr;
+  cuStreamCreate(&stream, 1);
+  uint32_t value = 0;
+  void* arguments[] = {&memory, &value};
+  const KernelNodeParams params{kernel.function, {1, 1, 1}, {1, 1, 1}, 0, arguments, nullptr};
+  for (const bool ordered : {true, false}) {
+    Graph* graph = nullptr;
+    GraphExec* exec = nullptr;
+    GraphNode* nodes[2] = {};
+    check(cuGraphCreate(&graph, 0) == 0, "an empty graph");
+    value = 1;
+    check(cuGraphAddKernelNode(&nodes[0], graph, nullptr, 0, &params) == 0, "a node");
+    value = 2;
+    check(cuGraphAddKernelNode(&nodes[1], graph, nodes, ordered ? 1 : 0, &params) == 0, "a second one");
+    check(cuGraphInstantiateWithFlags(&exec, graph, 0) == 0, "an executable graph");
+    uint32_t result = 0;
+    cuMemcpyHtoD_v2(memory, &result, 4);
+    cuGraphLaunch(exec, stream);
+    value = 5;
+    check(cuGraphExecKernelNodeSetParams(exec, nodes[1], &params) == 0, "new arguments");
+    cuStreamSynchronize(stream);
+    cuMemcpyDtoH_v2(&result, memory, 4);
+    check(result == (ordered ? 4 : 5), "nodes run after those that they depend on");
+    cuGraphLaunch(exec, stream);
+    cuStreamSynchronize(stream);
+    cuMemcpyDtoH_v2(&result, memory, 4);
+    check(result == (ordered ? 4 * 4 + 2 + 5 : (5 * 2 + 5) * 2 + 1), "arguments are those of the launch");
+    GraphNode* stranger = reinterpret_cast<GraphNode*>(&result);
+    check(cuGraphAddKernelNode(&nodes[0], graph, &stranger, 1, &params) == 1 &&
+              cuGraphExecKernelNodeSetParams(exec, stranger, &params) == 1,
+          "nodes are checked");
+    cuGraphExecDestroy(exec);
+    cuGraphDestroy(graph);
+  }
 }
 
 // Two streams of which one reads what the other writes: with a seed, in either order, but not where an event is waited for.
@@ -285,6 +336,7 @@ void fatbins() {
 
 void check_driver() {
   lateness();
+  graphs();
   orders();
   limits();
   devices();
