@@ -61,6 +61,15 @@ Napi::Value time_launches(const Napi::CallbackInfo& info) {
   return rows;
 }
 
+// (name, on)
+void use_graphs(const Napi::CallbackInfo& info) {
+  const Napi::Env env = info.Env();
+  std::shared_ptr<cuda::CudaEngine> engine;
+  Status status = Environment::of(env).gpu(gpu_index(info[0].ToString().Utf8Value()), &engine);
+  if (status.ok()) status = engine->device().use_graphs(info[1].ToBoolean());
+  if (!status.ok()) throw make_error(env, status);
+}
+
 Napi::Value describe_cuda(const Napi::CallbackInfo& info) {
   const Napi::Env env = info.Env();
   Napi::Object object = Napi::Object::New(env);
@@ -155,6 +164,7 @@ Napi::Object install(Napi::Env env, Napi::Object exports) {
   GroupObject::install(env, exports);
   exports.Set("listEngines", Napi::Function::New<list_engines>(env, "listEngines"));
   exports.Set("openGpu", Napi::Function::New<open_gpu>(env, "openGpu"));
+  exports.Set("useGraphs", Napi::Function::New<use_graphs>(env, "useGraphs"));
   exports.Set("timeLaunches", Napi::Function::New<time_launches>(env, "timeLaunches"));
   exports.Set("describeCuda", Napi::Function::New<describe_cuda>(env, "describeCuda"));
   exports.Set("describeMpi", Napi::Function::New<describe_mpi>(env, "describeMpi"));

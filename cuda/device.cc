@@ -1,6 +1,7 @@
 #include "cuda/device.h"
 
 #include <algorithm>
+#include <cstdlib>
 #include <cstring>
 #include <new>
 #include <utility>
@@ -148,7 +149,16 @@ Status Device::start() {
   const Turn turn(*this);
   MARGINFC_TRY(turn.status());
   MARGINFC_TRY(start_copies());
-  return load_kernels();
+  MARGINFC_TRY(load_kernels());
+  const char* graphs = std::getenv("MARGINFC_GRAPHS");
+  return use_graphs(!graphs || std::string(graphs) != "0");
+}
+
+Status Device::use_graphs(bool use) {
+  const Turn turn(*this);
+  MARGINFC_TRY(turn.status());
+  graphs_ = use ? std::make_unique<LaunchGraphs>(driver_) : nullptr;
+  return {};
 }
 
 Status Device::start_copies() {
@@ -180,6 +190,7 @@ Device::~Device() {
   if (!context_) return;
   {
     const Turn turn(*this);
+    graphs_.reset();
     // Of a lost device nothing can be given back but the context.
     if (turn.status().ok()) {
       if (stream_) driver_->stream_synchronize(stream_);
@@ -235,8 +246,27 @@ Status Device::check(Result result, const char* what) {
   return lost_;
 }
 
-Status Device::launch(const Kernel& kernel, Grid grid, const void* parameters) {
-  return timing_ ? launch_timed(kernel, grid, parameters) : enqueue(kernel, grid, parameters);
+Status Device::launch(const Kernel& kernel, Grid grid, const void* parameters, size_t bytes) {
+  if (timing_) return launch_timed(kernel, grid, parameters);
+  return keeps_back_ ? keep_back(kernel, grid, parameters, bytes) : enqueue(kernel, grid, parameters);
+}
+
+Status Device::keep_back(const Kernel& kernel, Grid grid, const void* parameters, size_t bytes) try {
+  const char* from = static_cast<const char*>(parameters);
+  kept_back_.push_back({&kernel, grid, {from, from + bytes}});
+  return {};
+} catch (const std::bad_alloc&) {
+  // Without memory to be kept in it goes at once.
+  MARGINFC_TRY(hand_over());
+  return enqueue(kernel, grid, parameters);
+}
+
+Status Device::hand_over() {
+  if (kept_back_.empty()) return {};
+  const std::vector<Launch> launches = std::exchange(kept_back_, {});
+  if (graphs_ && graphs_->launch(launches, stream_)) return {};
+  for (const Launch& launch : launches) MARGINFC_TRY(enqueue(*launch.kernel, launch.grid, launch.parameters.data()));
+  return {};
 }
 
 Status Device::enqueue(const Kernel& kernel, Grid grid, const void* parameters) {
@@ -267,6 +297,7 @@ void Device::drop_downloads() {
 }
 
 Status Device::upload(const DeviceBuffer& to, const void* from, size_t bytes, size_t offset) {
+  MARGINFC_TRY(hand_over());
   const DevicePointer address = to.address() + offset;
   for (size_t at = 0; at < bytes; at += kSlotBytes) {
     Slot* slot;
@@ -281,6 +312,7 @@ Status Device::upload(const DeviceBuffer& to, const void* from, size_t bytes, si
 }
 
 Status Device::download(void* to, const DeviceBuffer& from, size_t bytes, size_t offset) {
+  MARGINFC_TRY(hand_over());
   const Handover& handover = handovers_[2];
   MARGINFC_TRY(check(driver_->event_record(handover.written, stream_), "cuEventRecord"));
   return download_after(handover, to, from.address() + offset, bytes);
@@ -302,10 +334,12 @@ Status Device::download_after(const Handover& handover, void* to, DevicePointer 
 }
 
 Status Device::ready(int buffer) {
+  MARGINFC_TRY(hand_over());
   return check(driver_->event_record(handovers_[buffer].written, stream_), "cuEventRecord");
 }
 
 Status Device::writable(int buffer) {
+  MARGINFC_TRY(hand_over());
   return check(driver_->stream_wait(stream_, handovers_[buffer].read, 0), "cuStreamWaitEvent");
 }
 
@@ -314,6 +348,7 @@ Status Device::download_ready(int buffer, void* to, const DeviceBuffer& from, si
 }
 
 Status Device::settle_downloads() {
+  MARGINFC_TRY(hand_over());
   for (size_t n = 0; n < slots_.size(); n++) {
     Slot& slot = slots_[(next_slot_ + n) % slots_.size()];
     if (slot.to) MARGINFC_TRY(finish(slot));
@@ -322,17 +357,20 @@ Status Device::settle_downloads() {
 }
 
 Status Device::settle() {
+  MARGINFC_TRY(hand_over());
   for (size_t n = 0; n < slots_.size(); n++) MARGINFC_TRY(finish(slots_[(next_slot_ + n) % slots_.size()]));
   return check(driver_->stream_synchronize(stream_), "cuStreamSynchronize");
 }
 
 Status Device::fill(const DeviceBuffer& at, uint32_t word, size_t bytes, size_t offset) {
   if (bytes == 0) return {};
+  MARGINFC_TRY(hand_over());
   return check(driver_->fill_words(at.address() + offset, word, bytes / sizeof word, stream_), "cuMemsetD32Async");
 }
 
 Status Device::copy(const DeviceBuffer& to, const DeviceBuffer& from, size_t bytes) {
   if (bytes == 0) return {};
+  MARGINFC_TRY(hand_over());
   return check(driver_->copy(to.address(), from.address(), bytes, stream_), "cuMemcpyAsync");
 }
 
@@ -359,6 +397,7 @@ Status Device::find(const char* argument, const void* address, size_t bytes, boo
 }
 
 Status Device::pace() {
+  MARGINFC_TRY(hand_over());
   EventHandle* event = paces_[next_pace_];
   next_pace_ = (next_pace_ + 1) % paces_.size();
   MARGINFC_TRY(check(driver_->event_synchronize(event), "cuEventSynchronize"));
@@ -380,13 +419,15 @@ Status Device::take_pooled(size_t bytes, Block* block) {
   return take(bytes, &block->address);
 }
 
-// One that is not much larger.
+// One that is not much larger: the smallest, then the first in memory, so that a step like the one before has the same addresses.
 bool Device::find_idle(size_t bytes, Block* block) {
   const std::lock_guard<std::mutex> lock(pool_mutex_);
+  const auto better = [](const Block& a, const Block& b) {
+    return a.bytes < b.bytes || (a.bytes == b.bytes && a.address < b.address);
+  };
   auto best = idle_.end();
   for (auto it = idle_.begin(); it != idle_.end(); ++it)
-    if (it->bytes >= bytes && it->bytes <= bytes + bytes / 2 && (best == idle_.end() || it->bytes <= best->bytes))
-      best = it;
+    if (it->bytes >= bytes && it->bytes <= bytes + bytes / 2 && (best == idle_.end() || better(*it, *best))) best = it;
   if (best == idle_.end()) return false;
   *block = *best;
   idle_.erase(best);

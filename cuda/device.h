@@ -13,6 +13,7 @@
 #include "cuda/driver.h"
 #include "cuda/hopper.h"
 #include "cuda/kernel_table.h"
+#include "cuda/launch_graphs.h"
 #include "engine/status.h"
 
 namespace marginfc::cuda {
@@ -58,12 +59,6 @@ struct LaunchTime {
   float milliseconds;
 };
 
-struct Grid {
-  int64_t x = 1;
-  int64_t y = 1;
-  int64_t z = 1;
-};
-
 class Device {
  public:
   // Fails with Code::unavailable and the reason: no driver, no such device, too old a device, no kernels for it.
@@ -102,8 +97,28 @@ class Device {
   // Launches in stream order. `parameters` are read before this returns.
   template <class Parameters>
   Status launch(const Kernel& kernel, Grid grid, const Parameters& parameters) {
-    return launch(kernel, grid, static_cast<const void*>(&parameters));
+    return launch(kernel, grid, &parameters, sizeof parameters);
   }
+
+  // While one of these lives launches are kept back, where that is asked for, to be handed to the driver together
+  // (launch_graphs.h): by end(), or before anything else in the stream.
+  class LaunchRun {
+   public:
+    LaunchRun(Device& device, bool keeps_back) : device_(device) { device.keeps_back_ = keeps_back; }
+    ~LaunchRun() {
+      device_.keeps_back_ = false;
+      device_.kept_back_.clear();
+    }
+    LaunchRun(const LaunchRun&) = delete;
+    LaunchRun& operator=(const LaunchRun&) = delete;
+    Status end() {
+      device_.keeps_back_ = false;
+      return device_.hand_over();
+    }
+
+   private:
+    Device& device_;
+  };
 
   // From pageable memory, which may change when this returns; in stream order.
   Status upload(const DeviceBuffer& to, const void* from, size_t bytes, size_t offset = 0);
@@ -133,6 +148,9 @@ class Device {
   // Waits until all but the last few calls of this are done: bounds what is queued, so that a caller who gives up is
   // heard soon.
   Status pace();
+
+  // Whether launches that are kept back may go as a graph; forgets those that there are. As MARGINFC_GRAPHS says at first: all but 0.
+  Status use_graphs(bool use);
 
   // For benchmarks: until stop_timing(), each launch runs alone, with other data in the L2 cache, and is timed.
   Status start_timing();
@@ -171,7 +189,10 @@ class Device {
   Status start();
   Status start_copies();
   Status load_kernels();
-  Status launch(const Kernel& kernel, Grid grid, const void* parameters);
+  Status launch(const Kernel& kernel, Grid grid, const void* parameters, size_t bytes);
+  Status keep_back(const Kernel& kernel, Grid grid, const void* parameters, size_t bytes);
+  // Enqueues what was kept back.
+  Status hand_over();
   Status enqueue(const Kernel& kernel, Grid grid, const void* parameters);
   Status launch_timed(const Kernel& kernel, Grid grid, const void* parameters);
   // `what` is the driver's entry point.
@@ -203,6 +224,9 @@ class Device {
   Handover handovers_[3];  // of the two buffers, and of all other downloads
   ModuleHandle* module_ = nullptr;
   KernelTable kernels_;
+  std::unique_ptr<LaunchGraphs> graphs_;  // null: none
+  bool keeps_back_ = false;
+  std::vector<Launch> kept_back_;
   std::vector<Slot> slots_;
   size_t next_slot_ = 0;
   std::vector<EventHandle*> paces_;

@@ -3,15 +3,16 @@
 //
 // cuda/ is the engine of engine/engine.h on NVIDIA GPUs; it may include engine/ and the system, nothing else:
 //
-//   driver       the driver's entry points, and what its errors say
-//   device       one GPU: context, streams, memory, copies
-//   hopper       tensor maps for the kernels of compute capability 9.0
-//   kernel_table the kernels by name
-//   parameters   what the host hands to each kernel (hopper_parameters: to those of compute capability 9.0)
-//   cuda_engine  the engine of one device, and the list of devices
-//   shard        a class range: weights, operands, optimiser state
-//   pass         a batch against a shard: the phases
-//   kernels/     device code, compiled to one image that the addon carries
+//   driver         the driver's entry points, and what its errors say
+//   device         one GPU: context, streams, memory, copies
+//   launch_graphs  launches that follow each other, handed over at once
+//   hopper         tensor maps for the kernels of compute capability 9.0
+//   kernel_table   the kernels by name
+//   parameters     what the host hands to each kernel (hopper_parameters: to those of compute capability 9.0)
+//   cuda_engine    the engine of one device, and the list of devices
+//   shard          a class range: weights, operands, optimiser state
+//   pass           a batch against a shard: the phases
+//   kernels/       device code, compiled to one image that the addon carries
 #pragma once
 
 #include <cstddef>
@@ -27,6 +28,9 @@ struct StreamHandle;
 struct EventHandle;
 struct ModuleHandle;
 struct FunctionHandle;
+struct GraphHandle;
+struct GraphNodeHandle;
+struct GraphExecHandle;
 
 // CUresult, as far as it is told apart here.
 enum class Result : int32_t {
@@ -55,6 +59,16 @@ enum class FunctionAttribute : int32_t { max_dynamic_shared_bytes = 8 };
 
 // CUjit_option.
 enum class JitOption : int32_t { error_log = 5, error_log_bytes = 6 };
+
+// CUDA_KERNEL_NODE_PARAMS in its first version.
+struct KernelNode {
+  FunctionHandle* function;
+  uint32_t grid[3];
+  uint32_t block[3];
+  uint32_t shared_bytes;
+  const void* const* parameters;
+  void** extra;
+};
 
 constexpr uint32_t kStreamNonBlocking = 1;
 constexpr uint32_t kEventDisableTiming = 2;
@@ -114,6 +128,14 @@ struct DriverFunctions {
   Result (*tensor_map_encode)(void* map, int32_t type, uint32_t rank, void* address, const uint64_t* sizes,
                               const uint64_t* strides, const uint32_t* box, const uint32_t* element_strides,
                               int32_t interleave, int32_t swizzle, int32_t promotion, int32_t fill);
+  Result (*graph_create)(GraphHandle** graph, uint32_t flags);
+  Result (*graph_destroy)(GraphHandle* graph);
+  Result (*graph_add_kernel)(GraphNodeHandle** node, GraphHandle* graph, GraphNodeHandle* const* after, size_t count,
+                             const KernelNode* kernel);
+  Result (*graph_instantiate)(GraphExecHandle** exec, GraphHandle* graph, uint64_t flags);
+  Result (*graph_exec_destroy)(GraphExecHandle* exec);
+  Result (*graph_set_kernel)(GraphExecHandle* exec, GraphNodeHandle* node, const KernelNode* kernel);
+  Result (*graph_launch)(GraphExecHandle* exec, StreamHandle* stream);
 };
 
 enum class Need { required, optional };
@@ -169,6 +191,14 @@ inline constexpr Entry kEntries[] = {
     {"cuEventElapsedTime", offsetof(DriverFunctions, event_elapsed), Need::optional},
     // Drivers since CUDA 12, for kernels of compute capability 9.0.
     {"cuTensorMapEncodeTiled", offsetof(DriverFunctions, tensor_map_encode), Need::optional},
+    // Drivers since CUDA 11.4 have all of these.
+    {"cuGraphCreate", offsetof(DriverFunctions, graph_create), Need::optional},
+    {"cuGraphDestroy", offsetof(DriverFunctions, graph_destroy), Need::optional},
+    {"cuGraphAddKernelNode", offsetof(DriverFunctions, graph_add_kernel), Need::optional},
+    {"cuGraphInstantiateWithFlags", offsetof(DriverFunctions, graph_instantiate), Need::optional},
+    {"cuGraphExecDestroy", offsetof(DriverFunctions, graph_exec_destroy), Need::optional},
+    {"cuGraphExecKernelNodeSetParams", offsetof(DriverFunctions, graph_set_kernel), Need::optional},
+    {"cuGraphLaunch", offsetof(DriverFunctions, graph_launch), Need::optional},
 };
 static_assert(sizeof(kEntries) / sizeof(Entry) * sizeof(void*) == sizeof(DriverFunctions), "one entry per function");
 

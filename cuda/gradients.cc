@@ -113,12 +113,15 @@ Status CudaPass::gradients(const RowCoefficients& rows, const FeatureSink& featu
   }
   if (!features.gradient && sink.kind == WeightSink::Kind::none) return {};
   double unscale;
+  // In the other sinks chunks are waited for one by one.
+  Device::LaunchRun run(device_, sink.kind == WeightSink::Kind::update || sink.kind == WeightSink::Kind::accumulate);
   MARGINFC_TRY(upload_coefficients(rows, &unscale));
   if (sink.kind == WeightSink::Kind::measure) MARGINFC_TRY(memory_.squares.clear(device_));
   MARGINFC_TRY(run_chunks(features.gradient != nullptr, sink, unscale));
   if (sink.kind == WeightSink::Kind::measure) MARGINFC_TRY(memory_.squares.add_to(device_, sink.square));
+  if (features.gradient) MARGINFC_TRY(launch_feature_finish(rows));
+  MARGINFC_TRY(run.end());
   if (features.gradient) {
-    MARGINFC_TRY(launch_feature_finish(rows));
     MARGINFC_TRY(features.place == Place::host ? device_.download(features.gradient, memory_.features, feature_bytes)
                                                : device_.copy(DeviceBuffer::view(features.gradient, feature_bytes),
                                                               memory_.features, feature_bytes));
@@ -161,7 +164,7 @@ Status CudaPass::upload_coefficients(const RowCoefficients& rows, double* unscal
 
   MARGINFC_TRY(device_.upload(m.coefficients, values.data(), values.size() * sizeof(double)));
   if (!m.weighted) return {};
-  WeightFeaturesParameters p;
+  WeightFeaturesParameters p{};
   p.features = features_.as<float>();
   p.norm = norms_memory_.as<double>();
   p.factor = m.coefficients.as<double>();
@@ -219,7 +222,7 @@ Status CudaPass::run_chunks(bool features, const WeightSink& sink, double unscal
     const Chunk chunk = chunk_from(first, m.chunk_tiles);
     if (cancellable && cancelled()) return Status::aborted();
     if (first > 0 || !begun) {
-      MARGINFC_TRY(device_.pace());
+      if (cancellable) MARGINFC_TRY(device_.pace());
       MARGINFC_TRY(launch_probabilities(chunk));
       if (features) MARGINFC_TRY(launch_feature_product(chunk));
     }
@@ -238,7 +241,7 @@ Status CudaPass::run_chunks(bool features, const WeightSink& sink, double unscal
 }
 
 Status CudaPass::launch_probabilities(const Chunk& chunk) {
-  ProbabilitiesParameters p;
+  ProbabilitiesParameters p{};
   p.features = features_operand_.from(0);
   p.weights = class_operand().from(chunk.first);
   p.labels = labels_.as<int32_t>();
@@ -265,7 +268,7 @@ Status CudaPass::launch_probabilities(const Chunk& chunk) {
 Status CudaPass::launch_feature_product(const Chunk& chunk) {
   constexpr int32_t kSteps = kTileSide / kStageDepth;  // of a tile of classes
   const GradientMemory& m = memory_;
-  ProductParameters p;
+  ProductParameters p{};
   p.left = m.probabilities.from(0);
   p.right = class_operand().from(chunk.first);
   p.out = m.products.as<float>();
@@ -281,7 +284,7 @@ Status CudaPass::launch_feature_product(const Chunk& chunk) {
   MARGINFC_TRY(launch_product(kernel, {divide_up(across, each), row_tiles(), splits}, m.probabilities, 0,
                               class_operand(), chunk.first, p, each));
 
-  AddProductsParameters add;
+  AddProductsParameters add{};
   add.products = p.out;
   add.total = m.total.as<double>();
   add.count = add.split_stride = p.split_stride;
@@ -292,7 +295,7 @@ Status CudaPass::launch_feature_product(const Chunk& chunk) {
 }
 
 Status CudaPass::launch_weight_product(const Chunk& chunk) {
-  ProductParameters p;
+  ProductParameters p{};
   p.left = memory_.probabilities.from(0);
   p.right = memory_.weighted.from(0);
   p.out = memory_.raw.as<float>();
@@ -309,7 +312,7 @@ Status CudaPass::launch_weight_product(const Chunk& chunk) {
 
 Status CudaPass::launch_weights(const Chunk& chunk, const WeightSink& sink, double unscale, const DeviceBuffer& to) {
   if (const Kernel* kernel = aided(sink) ? nullptr : fused(sink.kind)) {
-    UpdateParameters p;
+    UpdateParameters p{};
     p.left = memory_.probabilities.from(0);
     p.right = memory_.weighted.from(0);
     p.steps = padded_rows_ / kStageDepth;
@@ -384,7 +387,7 @@ Status CudaPass::launch_others(const WeightSink& sink) {
 
 Status CudaPass::launch_feature_finish(const RowCoefficients& rows) {
   const GradientMemory& m = memory_;
-  FinishFeaturesParameters p;
+  FinishFeaturesParameters p{};
   p.total = m.total.as<double>();
   p.scale = m.coefficients.as<double>(rows_);
   p.features = features_.as<float>();

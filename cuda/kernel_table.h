@@ -27,6 +27,13 @@ struct Kernel {
   uint32_t shared_bytes = 0;  // dynamic
 };
 
+// Blocks of a launch.
+struct Grid {
+  int64_t x = 1;
+  int64_t y = 1;
+  int64_t z = 1;
+};
+
 // Rows of D that the fused update is there for.
 constexpr int32_t kUpdateWidths[] = {128, 256, 512};
 

@@ -38,7 +38,7 @@ Status CudaPass::nearest(int64_t k, int32_t* classes, float* cosines) try {
     const Chunk chunk = chunk_from(first, chunk_tiles);
     if (cancelled()) return Status::aborted();
     MARGINFC_TRY(device_.pace());
-    CosinesParameters p;
+    CosinesParameters p{};
     p.features = features_operand_.from(0);
     p.weights = class_operand().from(first);
     p.cosines = products.as<float>();
@@ -48,7 +48,7 @@ Status CudaPass::nearest(int64_t k, int32_t* classes, float* cosines) try {
     p.tiles_per_split = tiles_per_block(chunk.tiles, row_tiles(), slots(tiles_), 1, chunk.tiles);
     MARGINFC_TRY(device_.launch(tiles_.cosines, {divide_up(chunk.tiles, p.tiles_per_split), row_tiles()}, p));
 
-    SelectNearestParameters select;
+    SelectNearestParameters select{};
     const int64_t count = rows_of(chunk).count / slots_.centers;
     select.cosines = p.cosines;
     select.stride = p.stride;

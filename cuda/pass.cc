@@ -92,7 +92,7 @@ Status CudaPass::prepare_features() {
   MARGINFC_TRY(device_.fill(norms_memory_, 0, norm_bytes));
   MARGINFC_TRY(features_operand_.allocate(device_, padded_rows_, dim_, kind_));
 
-  PrepareFeaturesParameters p;
+  PrepareFeaturesParameters p{};
   p.features = features_.as<float>();
   p.operand = features_operand_.values(0);
   p.low = features_operand_.low();
@@ -157,7 +157,7 @@ Status CudaPass::targets(Target* targets) {
   std::vector<int32_t> center(rows_);
   if (!owners_.empty()) {
     MARGINFC_TRY(own_rows_.allocate(device_, rows_ * dim_ * sizeof(float)));
-    TargetsParameters p;
+    TargetsParameters p{};
     p.features = features_.as<float>();
     p.weights = class_rows().as<char>();
     p.index = classes_index();
@@ -228,7 +228,7 @@ Status CudaPass::launch_negatives(const Kernel& kernel, const float* offset, con
     if (finds.above) MARGINFC_TRY(partial_above_.allocate(device_, bytes));
     if (finds.hard) MARGINFC_TRY(partial_hard_.allocate(device_, bytes));
     if (finds.slopes) MARGINFC_TRY(partial_slopes_.allocate(device_, bytes));
-    NegativesParameters p;
+    NegativesParameters p{};
     p.features = features_operand_.from(row);
     p.weights = class_operand().from(0);
     p.labels = labels_.as<int32_t>(row);
@@ -249,7 +249,7 @@ Status CudaPass::launch_negatives(const Kernel& kernel, const float* offset, con
     p.tiles_per_split = each;
     MARGINFC_TRY(launch_product(kernel, {splits, tiles}, features_operand_, row, class_operand(), 0, p));
 
-    ReduceNegativesParameters reduce;
+    ReduceNegativesParameters reduce{};
     reduce.sums = p.sums;
     reduce.hardest = p.hardest;
     reduce.above = p.above;
@@ -322,7 +322,7 @@ Status CudaPass::launch_cosine_sums() {
   AddUnitSumsParameters add{};
   add.sum = class_sum_.as<double>();
   MARGINFC_TRY(sum_unit_rows(class_rows(), shard_.storage(), classes_, nullptr, add));
-  CosineSumsParameters p;
+  CosineSumsParameters p{};
   p.features = features_.as<float>();
   p.norm = norms_memory_.as<double>();
   p.class_sum = add.sum;
@@ -337,7 +337,7 @@ Status CudaPass::sum_unit_rows(const DeviceBuffer& rows, Precision storage, int6
   // Few parts, for one thread a column to add up.
   const int64_t blocks = std::min<int64_t>(divide_up(count, kUnitRows), 2 * device_.multiprocessors());
   MARGINFC_TRY(unit_partials_.allocate(device_, blocks * dim_ * sizeof(double)));
-  SumUnitRowsParameters p;
+  SumUnitRowsParameters p{};
   p.rows = rows.as<char>();
   p.factor = factor;
   p.partials = unit_partials_.as<double>();

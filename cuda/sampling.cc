@@ -22,7 +22,7 @@ Status SampledClasses::draw(Device& device, const Sampling& sampling, ClassRange
   MARGINFC_TRY(device.upload(owner_class_, owner_class.data(), owner_bytes));
   MARGINFC_TRY(flags_.allocate(device, range.size()));
   MARGINFC_TRY(counts_.allocate(device, blocks() * sizeof(int32_t)));
-  DrawClassesParameters p;
+  DrawClassesParameters p{};
   p.seed = sampling.seed;
   p.step = sampling.step;
   p.first_class = range.start;
@@ -41,7 +41,7 @@ Status SampledClasses::list(Device& device) {
   const size_t place_bytes = places_.size() * sizeof(int32_t);
   MARGINFC_TRY(index_.allocate(device, most_ * sizeof(int32_t)));
   MARGINFC_TRY(places_memory_.allocate(device, place_bytes));
-  ListClassesParameters p;
+  ListClassesParameters p{};
   p.first_class = range_.start;
   p.classes = range_.size();
   p.flags = flags_.as<uint8_t>();

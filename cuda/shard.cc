@@ -93,7 +93,7 @@ Status CudaShard::initialize(double std, uint64_t seed, ClassRange range) {
   const Device::Turn turn(device_);
   MARGINFC_TRY(turn.status());
   mark_written();
-  InitializeWeightsParameters p;
+  InitializeWeightsParameters p{};
   p.weights = weights_.as<float>((range.start - range_.start) * sub_centers_ * dim_);
   p.classes = range.size() * sub_centers_;
   p.first_class = range.start * sub_centers_;
@@ -161,7 +161,7 @@ Status CudaShard::prepare_operand(Device& device, const DeviceBuffer& weights, P
                                   int64_t classes, int32_t dim, OperandKind kind, const OperandRows& operand,
                                   const DeviceBuffer& bad_class) {
   MARGINFC_TRY(device.fill(bad_class, INT32_MAX, sizeof(int32_t)));
-  PrepareWeightsParameters p;
+  PrepareWeightsParameters p{};
   p.weights = weights.as<char>();
   p.index = index;
   p.operand = operand.values(0);

@@ -12,7 +12,7 @@ Status SubCenterList::make(Device& device, const SubCenterSlots& slots, const in
   const size_t bytes = slots.count(count) * sizeof(int32_t);
   MARGINFC_TRY(index_.allocate(device, bytes));
   MARGINFC_TRY(device.fill(index_, UINT32_MAX, bytes));
-  ListSubCentersParameters p;
+  ListSubCentersParameters p{};
   p.classes = classes;
   p.index = index_.as<int32_t>();
   p.count = count;
@@ -22,7 +22,7 @@ Status SubCenterList::make(Device& device, const SubCenterSlots& slots, const in
 
 Status flag_rows(Device& device, const uint8_t* flags, const float* gradient, int64_t classes, int32_t centers,
                  int32_t dim, const DeviceBuffer& row_flags) {
-  FlagSubCentersParameters p;
+  FlagSubCentersParameters p{};
   p.flags = flags;
   p.gradient = gradient;
   p.row_flags = row_flags.as<uint8_t>();

@@ -464,6 +464,8 @@ export interface Addon {
    * the device's clock. Else ends that, and returns the times.
    */
   timeLaunches(name: string, on: boolean): NativeLaunchTime[];
+  /** For benchmarks: whether launches on GPU `cuda:N` that follow each other may go to the driver as a CUDA graph. */
+  useGraphs(name: string, on: boolean): void;
   /** For benchmarks. */
   describeCpu(): NativeCpu;
   /**

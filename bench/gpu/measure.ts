@@ -112,8 +112,15 @@ export async function measure(
   const step = () => head.stepSync(batch, { learningRate: 1e-6 });
   const product = 2 * size.B * size.D * size.C;
   try {
+    const withGraphs = (on: boolean, call: string) => {
+      addon().useGraphs(device, on);
+      // The second of steps that are alike makes a graph.
+      step();
+      return timeCall(call, step, 3 * product);
+    };
     const calls = [
-      timeCall('step of a head', step, 3 * product),
+      withGraphs(false, 'step without CUDA graphs'),
+      withGraphs(true, 'step of a head'),
       timeCall('evaluate of a head', () => head.evaluateSync(batch), product),
     ];
     const runs = Array.from({ length: timedSteps }, () => {

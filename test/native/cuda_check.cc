@@ -107,10 +107,53 @@ void steps_need_little_memory(void* driver) {
   idle(false);
 }
 
+// Weights after steps of two heads by turns in many chunks, or how that failed.
+Status train_two(cuda::CudaEngine& engine, std::vector<float>* weights) {
+  const Size size{33, 37, 700, 1, 64};
+  const Problem problem = make_problem(size, 7);
+  Optimizer optimizer;
+  optimizer.momentum = 0.9;
+  std::unique_ptr<Head> heads[2];
+  for (const int64_t of : {0, 1}) {
+    MARGINFC_TRY(Head::create({&engine}, size.classes, {0, size.classes}, size.dim, 1, optimizer, &heads[of]));
+    MARGINFC_TRY(heads[of]->initialize(0.1, 11 + of, {0, size.classes}));
+  }
+  for (int step = 0; step < 10; step++) {
+    const auto sink = step % 5 == 4 ? WeightSink::Kind::accumulate : WeightSink::Kind::update;
+    for (const auto& head : heads) MARGINFC_TRY(take_step(*head, size, problem, sink, 0.01 + 0.001 * step));
+  }
+  const int64_t values = size.classes * size.dim;
+  weights->resize(2 * values);
+  for (const int64_t of : {0, 1}) MARGINFC_TRY(heads[of]->read(0, size.classes, weights->data() + of * values));
+  return {};
+}
+
+// Steps by graphs have the bits of those without. With test/native/failing_driver.cc as the driver also where it refuses them.
+void graphs_change_nothing(bool (*fail)(const char*, int, int)) {
+  std::printf("graphs\n");
+  std::shared_ptr<cuda::CudaEngine> engine;
+  check(cuda::CudaEngine::create(0, &engine).ok(), "create");
+  engine->device().assume_l2_bytes(1 << 16);
+  std::vector<float> without, with;
+  check(engine->device().use_graphs(false).ok() && train_two(*engine, &without).ok(), "steps without graphs");
+  check(engine->device().use_graphs(true).ok() && train_two(*engine, &with).ok(), "steps with graphs");
+  check(with == without, "the same weights");
+  if (!fail) return;
+  for (const char* symbol : {"cuGraphCreate", "cuGraphAddKernelNode", "cuGraphInstantiateWithFlags",
+                             "cuGraphExecKernelNodeSetParams", "cuGraphLaunch"})
+    for (const int call : {1, 2}) {
+      check(engine->device().use_graphs(true).ok(), "again");
+      fail(symbol, call, 1);
+      check(train_two(*engine, &with).ok() && with == without, "the same weights where a driver refuses");
+      check(fail("", 0, 0), symbol);
+    }
+}
+
 // With test/native/failing_driver.cc as the driver: every allocation fails once, every launch loses the device once.
 void failures_of_the_driver() {
   void* library = dlopen(std::getenv("MARGINFC_LIBCUDA"), RTLD_NOW | RTLD_NOLOAD);
   auto* fail = reinterpret_cast<bool (*)(const char*, int, int)>(library ? dlsym(library, "fail_driver") : nullptr);
+  graphs_change_nothing(fail);
   if (!fail) return;
   std::printf("memory\n");
   steps_need_little_memory(library);

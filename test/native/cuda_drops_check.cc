@@ -1,7 +1,7 @@
-// Every launch, copy, fill, and every wait between host and streams of the CUDA engine is needed, and a comparison with float64
-// sees where one is missing: with test/native/dropping_driver.cc as the driver each launch, copy and fill of a batch or a step is
-// left out once, and all waits and records of a kind are, in orders of the streams in which that may show; on memory that is full
-// of poison. Prints "N passed, N failed".
+// Every launch, copy and fill, all that graphs are told, and every wait between host and streams of the CUDA engine is needed, and
+// a comparison with float64 sees where one is missing: with test/native/dropping_driver.cc as the driver each launch, copy, fill
+// and call for a graph of a batch or a step is left out once, and all waits and records of a kind are, in orders of the streams in
+// which that may show; on memory that is full of poison. Prints "N passed, N failed".
 #include <dlfcn.h>
 
 #include <algorithm>
@@ -115,7 +115,8 @@ bool gradients_are_right(Engine& engine, const Setting& setting, Place place = P
          close(dw, expected.weight_gradient, problem.weights, size.dim, limits.gradient);
 }
 
-// Two steps of a head, each compared with the optimiser's rule in float64 from where the weights were.
+// Three steps of a head, of which one launches kernels, one makes a graph of them and one tells it what changed; each compared
+// with the optimiser's rule in float64 from where the weights were.
 bool steps_are_right(Engine& engine, const Setting& setting, Optimizer::Kind kind, bool accumulate) {
   const Size& size = setting.size;
   Problem problem = plain_problem(size);
@@ -124,7 +125,7 @@ bool steps_are_right(Engine& engine, const Setting& setting, Optimizer::Kind kin
   optimizer.momentum = 0.5;
   optimizer.epsilon = 0.1;  // far from a sign, which rounding would decide
   const bool adamw = kind == Optimizer::Kind::adamw;
-  constexpr double kRate = 0.25;
+
   std::unique_ptr<Head> head;
   if (!Head::create({&engine}, size.classes, {0, size.classes}, static_cast<int32_t>(size.dim), size.shards, optimizer,
                     &head)
@@ -134,23 +135,28 @@ bool steps_are_right(Engine& engine, const Setting& setting, Optimizer::Kind kin
   const Limits limits = limits_of(setting.operands);
   const size_t count = problem.weights.size();
   std::vector<double> momentum(count), variance(count);
-  for (int step = 1; step <= 2; step++) {
+  for (int step = 1; step <= 3; step++) {
+    const double rate = 0.25 * step;
     std::vector<double> gradient(count);
     for (int round = 0; round < (accumulate ? 2 : 1); round++) {
       // Another batch each time, so that none can use what an earlier one left.
       for (float& x : problem.features) x = 1.25f * x + 0.5f;
       std::rotate(problem.labels.begin(), problem.labels.begin() + 1, problem.labels.end());
-      const Result expected = reference(size, problem);
-      for (size_t e = 0; e < count; e++) gradient[e] += expected.weight_gradient[e];
+      // No kernel has the arguments of another batch.
+      const double loss_gradient = 1 + 0.25 * step + 0.1 * round;
+      Result expected = reference(size, problem);
+      for (double& g : expected.feature_gradient) g *= loss_gradient;
+      for (size_t e = 0; e < count; e++) gradient[e] += loss_gradient * expected.weight_gradient[e];
       const auto sink = accumulate ? WeightSink::Kind::accumulate : WeightSink::Kind::update;
       Batch batch = make_batch(size, problem, Workspace::recompute);
       batch.operands = setting.operands;
       Evaluation evaluation(head->shards(), batch, {});
       std::vector<float> row_loss(size.rows), lse(size.rows), cosine(size.rows), dx(size.rows * size.dim, NAN);
       Gradients gradients;
+      gradients.loss_gradient = loss_gradient;
       gradients.features.gradient = dx.data();
       gradients.weights.kind = sink;
-      gradients.weights.learning_rate = kRate;
+      gradients.weights.learning_rate = rate;
       gradients.weights.step = head->step_count() + 1;
       ForwardResult result;
       if (!evaluation.forward(arcface(), gradients.plan(), {row_loss.data(), lse.data(), cosine.data()}, &result)
@@ -161,7 +167,7 @@ bool steps_are_right(Engine& engine, const Setting& setting, Optimizer::Kind kin
           !(std::fabs(result.loss - expected.loss) <= limits.loss * expected.loss))
         return false;
     }
-    if (accumulate && !head->apply(kRate).ok()) return false;
+    if (accumulate && !head->apply(rate).ok()) return false;
     if (!accumulate) head->count_step();
 
     std::vector<float> moved(count), change(count);
@@ -169,7 +175,7 @@ bool steps_are_right(Engine& engine, const Setting& setting, Optimizer::Kind kin
     std::vector<double> want(count);
     for (size_t e = 0; e < count; e++) {
       const double g = gradient[e];
-      change[e] = static_cast<float>((static_cast<double>(problem.weights[e]) - moved[e]) / kRate);
+      change[e] = static_cast<float>((static_cast<double>(problem.weights[e]) - moved[e]) / rate);
       if (adamw) {
         momentum[e] = optimizer.beta1 * momentum[e] + (1 - optimizer.beta1) * g;
         variance[e] = optimizer.beta2 * variance[e] + (1 - optimizer.beta2) * g * g;
@@ -253,6 +259,7 @@ constexpr Exception kExceptions[] = {
     {"nearest", "upload of 1240 bytes", "labels, which it does not use"},
     {"gradients, transformed", "download of 264 bytes",
      "sums of a first try, without which offsets are searched for all the same"},
+    {"sgd, wide", "order of finish_features", "it needs nothing of the kernels before it"},
     {"sgd, wide", "fill of 240000 bytes", "weights of a new head, all of which are written before they are used"},
     {"", "fill of 24000 bytes", "the same"},
 };
@@ -297,11 +304,14 @@ struct Totals {
 
 // Memory full of poison. A kernel that read poison may have taken the device along.
 void prepare(const Driver& driver, std::shared_ptr<cuda::CudaEngine>* engine) {
-  if (*engine && driver.poison()) return;
-  engine->reset();
-  check(cuda::CudaEngine::create(0, engine).ok(), "another engine");
-  // A cache of a few tiles: several chunks of classes.
-  (*engine)->device().assume_l2_bytes(1 << 17);
+  if (!*engine || !driver.poison()) {
+    engine->reset();
+    check(cuda::CudaEngine::create(0, engine).ok(), "another engine");
+    // A cache of a few tiles: several chunks of classes.
+    (*engine)->device().assume_l2_bytes(1 << 16);
+  }
+  // Without those of earlier runs.
+  check((*engine)->device().use_graphs(true).ok(), "graphs");
 }
 
 void drop_each(const Driver& driver, const Scenario& scenario, std::shared_ptr<cuda::CudaEngine>* engine,

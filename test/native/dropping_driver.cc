@@ -1,6 +1,7 @@
-// A driver that leaves one call out when told to, a launch, copy or fill, or all waits or records of a kind: exports some of the driver's entry points over those of the library it is
-// linked to, as failing_driver.cc does. What is left out reports success. New memory is full of poison, and old memory is again
-// when told to, so that nothing is right because it was right before.
+// A driver that leaves one call out when told to, a launch, a copy, a fill or a call for a graph, or all waits or records of a
+// kind: exports some of the driver's entry points over those of the library it is linked to, as failing_driver.cc does. What is left
+// out reports success. New memory is full of poison, and old memory is again when told to, so that nothing is right because it was
+// right before.
 #include <dlfcn.h>
 
 #include <cstddef>
@@ -54,6 +55,11 @@ bool drops_kind(const char* who, void* stream, const char* what, void* of) {
 int poison(uint64_t memory, size_t bytes) {
   const int code = forward("cuMemsetD8_v2", memory, kPoison, bytes);
   return code != 0 ? code : forward("cuStreamSynchronize", static_cast<void*>(nullptr));
+}
+
+std::string kernel_name(void* function) {
+  const std::lock_guard<std::mutex> lock(mutex);
+  return kernels[function];
 }
 
 // Whether this call is the one to leave out.
@@ -152,14 +158,22 @@ DRIVER_API int cuModuleGetFunction(void** function, void* module, const char* na
 DRIVER_API int cuLaunchKernel(void* function, unsigned grid_x, unsigned grid_y, unsigned grid_z, unsigned block_x,
                               unsigned block_y, unsigned block_z, unsigned shared_bytes, void* stream,
                               void** parameters, void** extra) {
-  std::string name;
-  {
-    const std::lock_guard<std::mutex> lock(mutex);
-    name = kernels[function];
-  }
-  if (drops(name)) return 0;
+  if (drops(kernel_name(function))) return 0;
   return forward("cuLaunchKernel", function, grid_x, grid_y, grid_z, block_x, block_y, block_z, shared_bytes, stream,
                  parameters, extra);
+}
+// Of a node, whose parameters begin with its function: that it waits for the one before.
+DRIVER_API int cuGraphAddKernelNode(void** node, void* graph, void* const* after, size_t count, void* const* kernel) {
+  if (count > 0 && drops("order of " + kernel_name(*kernel))) count = 0;
+  return forward("cuGraphAddKernelNode", node, graph, after, count, kernel);
+}
+DRIVER_API int cuGraphExecKernelNodeSetParams(void* exec, void* node, void* const* kernel) {
+  if (drops("arguments of " + kernel_name(*kernel))) return 0;
+  return forward("cuGraphExecKernelNodeSetParams", exec, node, kernel);
+}
+DRIVER_API int cuGraphLaunch(void* exec, void* stream) {
+  if (drops("graph")) return 0;
+  return forward("cuGraphLaunch", exec, stream);
 }
 DRIVER_API int cuMemcpyHtoDAsync_v2(uint64_t to, const void* from, size_t bytes, void* stream) {
   if (drops("upload of " + std::to_string(bytes) + " bytes")) return 0;

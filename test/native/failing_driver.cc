@@ -83,3 +83,14 @@ DRIVER_API int cuLaunchKernel(void* function, unsigned grid_x, unsigned grid_y, 
   return forward("cuLaunchKernel", function, grid_x, grid_y, grid_z, block_x, block_y, block_z, shared_bytes, stream,
                  parameters, extra);
 }
+DRIVER_API int cuGraphCreate(void** graph, unsigned flags) { return forward("cuGraphCreate", graph, flags); }
+DRIVER_API int cuGraphAddKernelNode(void** node, void* graph, void* const* after, size_t count, const void* kernel) {
+  return forward("cuGraphAddKernelNode", node, graph, after, count, kernel);
+}
+DRIVER_API int cuGraphInstantiateWithFlags(void** exec, void* graph, unsigned long long flags) {
+  return forward("cuGraphInstantiateWithFlags", exec, graph, flags);
+}
+DRIVER_API int cuGraphExecKernelNodeSetParams(void* exec, void* node, const void* kernel) {
+  return forward("cuGraphExecKernelNodeSetParams", exec, node, kernel);
+}
+DRIVER_API int cuGraphLaunch(void* exec, void* stream) { return idle ? 0 : forward("cuGraphLaunch", exec, stream); }
