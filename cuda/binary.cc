@@ -28,7 +28,7 @@ Status CudaPass::binary_negatives(const BinaryReduction& binary) {
   Finds finds;
   finds.hardest = finds.slopes = true;
   MARGINFC_TRY(reserve_sums(finds));
-  MARGINFC_TRY(launch_negatives(products_.negatives_binary, nullptr, nullptr, finds));
+  MARGINFC_TRY(launch_negatives(logits_.negatives_binary, nullptr, nullptr, finds));
   MARGINFC_TRY(device_.download(slope_sums_host_.data(), slope_sums_, rows_ * sizeof(double)));
   return batch_.hardest && !batch_.above
              ? device_.download(largest_host_.data(), largest_, largest_host_.size() * sizeof(float))

@@ -258,7 +258,7 @@ Status CudaPass::launch_probabilities(const Chunk& chunk) {
   p.transform = transform_;
   p.binary = binary_terms_;
   p.sub_centers = columns_of(slots_, static_cast<int32_t>(classes_));
-  const Kernel& kernel = binary_       ? products_.probabilities_binary
+  const Kernel& kernel = binary_       ? logits_.probabilities_binary
                          : transforms_ ? logits_.probabilities_transformed
                                        : logits_.probabilities;
   return launch_product(kernel, {divide_up(chunk.tiles, p.tiles_per_split), row_tiles()}, features_operand_, 0,

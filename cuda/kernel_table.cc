@@ -43,8 +43,6 @@ struct ProductKernelName {
 };
 constexpr ProductKernelName kProductKernels[] = {
     {"negatives_", &ProductKernels::negatives},
-    {"negatives_binary_", &ProductKernels::negatives_binary},
-    {"probabilities_binary_", &ProductKernels::probabilities_binary},
     {"features_product_", &ProductKernels::features_product},
     {"weights_product_", &ProductKernels::weights_product},
 };
@@ -56,11 +54,13 @@ struct LogitKernelName {
 constexpr LogitKernelName kLogitKernels[] = {
     {"negatives_hardest_", &LogitKernels::negatives_hardest},
     {"negatives_above_", &LogitKernels::negatives_above},
+    {"negatives_binary_", &LogitKernels::negatives_binary},
     {"negatives_shifted_", &LogitKernels::negatives_shifted},
     {"negatives_transformed_", &LogitKernels::negatives_transformed},
     {"negatives_transformed_hard_", &LogitKernels::negatives_transformed_hard},
     {"probabilities_", &LogitKernels::probabilities},
     {"probabilities_transformed_", &LogitKernels::probabilities_transformed},
+    {"probabilities_binary_", &LogitKernels::probabilities_binary},
 };
 
 // The functions and variables of a module; keeps what was wrong with the first that did not do.

@@ -39,15 +39,15 @@ constexpr int32_t kUpdateWidths[] = {128, 256, 512};
 
 // The products with the classes that take exponentials.
 struct LogitKernels {
-  Kernel negatives_hardest, negatives_above, negatives_shifted;
+  Kernel negatives_hardest, negatives_above, negatives_binary, negatives_shifted;
   Kernel negatives_transformed, negatives_transformed_hard;
-  Kernel probabilities, probabilities_transformed;
+  Kernel probabilities, probabilities_transformed, probabilities_binary;
 };
 
 // The products of a pass.
 struct ProductKernels : LogitKernels {
   LogitKernels sub_centers;  // of classes of several rows
-  Kernel negatives, negatives_binary, probabilities_binary, features_product, weights_product;
+  Kernel negatives, features_product, weights_product;
   int32_t blocks_per_multiprocessor = 1;
 
   bool available() const { return negatives.function != nullptr; }

@@ -121,9 +121,9 @@ struct ProbabilitiesParameters {
   SubCenterColumns sub_centers;  // sub_centers
 };
 
-// With _sub_centers before _T (all of negatives but the first, and both of probabilities): of classes of several rows. Then
-// what is [classes] above and in the products below is of slots, first_class too, and labels are places of classes; of each
-// class only its largest row counts, and all rows of a row's own class are masked.
+// With _sub_centers before _T (all but negatives_T): of classes of several rows. Then what is [classes] above and in the
+// products below is of slots, first_class too, and labels are places of classes; of each class only its largest row counts,
+// and all rows of a row's own class are masked.
 
 // features_product_T (dX): out[split] = P . W over the split's classes, [padded rows, width] float32.
 // Grid: x = width / 128, y = padded rows / 128, z = splits.

@@ -373,9 +373,6 @@ Status CudaPass::find_apart() {
 }
 
 Status CudaPass::negatives(const GradientPlan& plan, const Negatives& result) try {
-  if (result.binary && has_sub_centers())
-    return Status::failure(Code::unavailable,
-                           "binary cross-entropies of classes of several rows are not there on GPUs");
   const Device::Turn turn(device_);
   MARGINFC_TRY(turn.status());
   if (cancelled()) return Status::aborted();

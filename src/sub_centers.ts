@@ -1,6 +1,5 @@
 /** Classes of several rows: Sub-center ArcFace (Deng et al., ECCV 2020), whose cosine to a class is the largest to its rows. */
 
-import { isBinary } from './batch_margins.js';
 import type { DeviceName, Loss } from './options.js';
 import { termOf } from './terms.js';
 import { checkInteger, maxCount, mustBe } from './validate.js';
@@ -32,7 +31,7 @@ const mostOnGpus = 16;
 /** Whether so many classes of so many rows can be counted, and whether the loss can be had of them. */
 export function checkSubCentersOf(
   { subCenters, classes }: { readonly subCenters: number; readonly classes: number },
-  { margin, labelSmoothing, terms }: Pick<Loss, 'margin' | 'labelSmoothing' | 'terms'>,
+  { labelSmoothing, terms }: Pick<Loss, 'labelSmoothing' | 'terms'>,
   devices: readonly DeviceName[],
 ): void {
   if (subCenters === 1) return;
@@ -43,8 +42,6 @@ export function checkSubCentersOf(
   const gpu = devices.find((name) => name !== 'cpu');
   if (gpu !== undefined && subCenters > mostOnGpus)
     throw refuse('ERR_ENGINE_UNAVAILABLE', `at most ${mostOnGpus} on ${gpu}, as on all GPUs`);
-  if (gpu !== undefined && isBinary(margin))
-    throw refuse('ERR_ENGINE_UNAVAILABLE', `1 with margin ${margin.kind} on ${gpu}, as on all GPUs`);
   if (labelSmoothing > 0)
     throw refuse(
       'ERR_OPTION',

@@ -121,8 +121,6 @@ class Launcher {
       return run_logits(name.substr(0, name.size() - several.size()), products.sub_centers, kind);
     if (run_logits(name, products, kind)) return true;
     if (name == "negatives") return negatives(products.negatives, kind);
-    if (name == "negatives_binary") return negatives(products.negatives_binary, kind);
-    if (name == "probabilities_binary") return probabilities(products.probabilities_binary, kind);
     if (name == "features_product") return features_product(products.features_product, kind, kTileSide);
     if (name == "weights_product") return weights_product(products.weights_product, kind, kTileSide);
     if (name == "features_product_wide") return features_product(tiles.features_product_wide, kind, kWideTile);
@@ -135,11 +133,13 @@ class Launcher {
   bool run_logits(const std::string& name, const LogitKernels& products, OperandKind kind) {
     if (name == "negatives_hardest") return negatives(products.negatives_hardest, kind);
     if (name == "negatives_above") return negatives(products.negatives_above, kind);
+    if (name == "negatives_binary") return negatives(products.negatives_binary, kind);
     if (name == "negatives_shifted") return negatives(products.negatives_shifted, kind);
     if (name == "negatives_transformed") return negatives(products.negatives_transformed, kind);
     if (name == "negatives_transformed_hard") return negatives(products.negatives_transformed_hard, kind);
     if (name == "probabilities") return probabilities(products.probabilities, kind);
     if (name == "probabilities_transformed") return probabilities(products.probabilities_transformed, kind);
+    if (name == "probabilities_binary") return probabilities(products.probabilities_binary, kind);
     return false;
   }
 

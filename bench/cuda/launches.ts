@@ -70,6 +70,11 @@ export const gates = {
   splitBinary: (architecture: string): Gates =>
     architecture === '75' ? turing : { ...splitGates(architecture), ptxPerMma: 3.6 },
   hopperBinary: (): Gates => ({ ...hopper, ptxPerMma: 5.8, l2BytesPerMma: 40 }),
+  binarySubCenters: (architecture: string): Gates =>
+    architecture === '75' ? turing : { ...tileGates(architecture), ptxPerMma: 7.6 },
+  splitBinarySubCenters: (architecture: string): Gates =>
+    architecture === '75' ? turing : { ...splitGates(architecture), ptxPerMma: 4.0 },
+  hopperBinarySubCenters: (): Gates => ({ ...hopper, ptxPerMma: 6.8, l2BytesPerMma: 40 }),
   hopperTransformed: (): Gates => ({ ...hopper, ptxPerMma: 3.4, l2BytesPerMma: 40 }),
   hopperCounting: (): Gates => ({ ...hopper, ptxPerMma: 1.85, l2BytesPerMma: 40 }),
   split: splitGates,
@@ -116,6 +121,12 @@ const partials = ({ C }: Size) => 2 * Math.ceil(C / 1024);
 const products = ({ C }: Size) => Math.ceil(C / 2048);
 
 const size: Size = { B: 512, D: 512, C: 2048 };
+
+/** Of kernels with sub-centres that differ from the others', by the gates of those without. */
+const ofSeveralGates: Partial<Record<Launch['gates'], Launch['gates']>> = {
+  binary: 'binarySubCenters',
+  splitBinary: 'splitBinarySubCenters',
+};
 const nearest = 10;
 
 function tileLaunches(type: 'float16' | 'bfloat16' | 'float32'): Launch[] {
@@ -140,7 +151,7 @@ function tileLaunches(type: 'float16' | 'bfloat16' | 'float32'): Launch[] {
   const ofSeveral = (launch: Launch): Launch => ({
     ...launch,
     kernel: launch.kernel.replace(`_${type}`, `_sub_centers_${type}`),
-    gates: halves === 2 ? 'splitSubCenters' : 'subCenters',
+    gates: ofSeveralGates[launch.gates] ?? (halves === 2 ? 'splitSubCenters' : 'subCenters'),
   });
   const update = (width: number): Launch => {
     const sums = halves === 2 ? 16384 : 32768;
@@ -161,6 +172,7 @@ function tileLaunches(type: 'float16' | 'bfloat16' | 'float32'): Launch[] {
       ...tile('negatives_above', logits, 4 * B * (2 + 3 * partials(size))),
       gates: halves === 2 ? ('split' as const) : ('counting' as const),
     },
+    binary('negatives_binary', 4 * B * (1 + 3 * partials(size))),
     tile('negatives_shifted', logits, 4 * B * (2 + partials(size))),
     transformed('negatives_transformed', 4 * B * (3 + 2 * partials(size))),
     transformed('negatives_transformed_hard', 4 * B * (3 + 3 * partials(size))),
@@ -168,13 +180,12 @@ function tileLaunches(type: 'float16' | 'bfloat16' | 'float32'): Launch[] {
   const probabilities = [
     tile('probabilities', logits, 8 * B + bytes * B * C),
     transformed('probabilities_transformed', 12 * B + bytes * B * C),
+    binary('probabilities_binary', 8 * B + bytes * B * C),
   ];
   return [
     tile('negatives', logits, 4 * B * (1 + partials(size))),
     ...negatives,
-    binary('negatives_binary', 4 * B * (1 + 3 * partials(size))),
     ...probabilities,
-    binary('probabilities_binary', 8 * B + bytes * B * C),
     ...[...negatives, ...probabilities].map(ofSeveral),
     tile('cosines', logits, 4 * B * C),
     tile('features_product', bytes * C * (B + D), 4 * B * D * products(size)),
@@ -205,7 +216,10 @@ function hopperLaunches(type: 'float16' | 'bfloat16'): Launch[] {
     ...Object.fromEntries(
       tileLaunches(type)
         .filter(({ kernel }) => kernel.includes('_sub_centers_'))
-        .map(({ kernel }) => [kernel, [1024, 'hopperSubCenters'] as [number, Launch['gates']]]),
+        .map(({ kernel, gates }): [string, [number, Launch['gates']]] => [
+          kernel,
+          [1024, gates === 'binarySubCenters' ? 'hopperBinarySubCenters' : 'hopperSubCenters'],
+        ]),
     ),
     [`features_product_${type}`]: [128, 'hopperStreamed'],
     [`weights_product_${type}`]: [D, 'hopper'],

@@ -258,11 +258,13 @@ __device__ __forceinline__ void hopper_product(const Mapped<ProductParameters>& 
   MARGINFC_HOPPER_PROBABILITIES(T, binary, false, hopper_probabilities_binary_##name)                        \
   MARGINFC_HOPPER_NEGATIVES(T, hardest, true, hopper_negatives_hardest_sub_centers_##name)                   \
   MARGINFC_HOPPER_NEGATIVES(T, above, true, hopper_negatives_above_sub_centers_##name)                       \
+  MARGINFC_HOPPER_NEGATIVES(T, binary, true, hopper_negatives_binary_sub_centers_##name)                     \
   MARGINFC_HOPPER_NEGATIVES(T, shifted, true, hopper_negatives_shifted_sub_centers_##name)                   \
   MARGINFC_HOPPER_NEGATIVES(T, transformed, true, hopper_negatives_transformed_sub_centers_##name)           \
   MARGINFC_HOPPER_NEGATIVES(T, transformed_hard, true, hopper_negatives_transformed_hard_sub_centers_##name) \
   MARGINFC_HOPPER_PROBABILITIES(T, softmax, true, hopper_probabilities_sub_centers_##name)                   \
   MARGINFC_HOPPER_PROBABILITIES(T, transformed, true, hopper_probabilities_transformed_sub_centers_##name)   \
+  MARGINFC_HOPPER_PROBABILITIES(T, binary, true, hopper_probabilities_binary_sub_centers_##name)             \
   MARGINFC_HOPPER_PRODUCT(T, inner, turns, hopper_features_product_##name)                                   \
   MARGINFC_HOPPER_PRODUCT(T, outer, turns, hopper_weights_product_##name)                                    \
   MARGINFC_HOPPER_PRODUCT(T, inner, halves, hopper_features_product_wide_##name)                             \

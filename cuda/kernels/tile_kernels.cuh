@@ -39,11 +39,13 @@
   MARGINFC_TILE_PROBABILITIES(T, binary, false, probabilities_binary_##name)                        \
   MARGINFC_TILE_NEGATIVES(T, hardest, true, negatives_hardest_sub_centers_##name)                   \
   MARGINFC_TILE_NEGATIVES(T, above, true, negatives_above_sub_centers_##name)                       \
+  MARGINFC_TILE_NEGATIVES(T, binary, true, negatives_binary_sub_centers_##name)                     \
   MARGINFC_TILE_NEGATIVES(T, shifted, true, negatives_shifted_sub_centers_##name)                   \
   MARGINFC_TILE_NEGATIVES(T, transformed, true, negatives_transformed_sub_centers_##name)           \
   MARGINFC_TILE_NEGATIVES(T, transformed_hard, true, negatives_transformed_hard_sub_centers_##name) \
   MARGINFC_TILE_PROBABILITIES(T, softmax, true, probabilities_sub_centers_##name)                   \
   MARGINFC_TILE_PROBABILITIES(T, transformed, true, probabilities_transformed_sub_centers_##name)   \
+  MARGINFC_TILE_PROBABILITIES(T, binary, true, probabilities_binary_sub_centers_##name)             \
   MARGINFC_TILE_KERNEL(T) cosines_##name(const __grid_constant__ marginfc::CosinesParameters p) {   \
     marginfc::cosines<T>(p);                                                                        \
   }                                                                                                 \
