@@ -20,9 +20,9 @@ import {
   type ValueAndGradOptions,
   valueAndGradSync,
 } from '../src/index.js';
-import { closeEngines, evaluate, findEngines, halfInstructionSets } from './engines.js';
+import { closeEngines, evaluate } from './engines.js';
 import { expectFailure } from './failures.js';
-import { findGpuOfEachCapability } from './gpus.js';
+import { findEveryKindOfEngine } from './gpus.js';
 import {
   type Case,
   cases,
@@ -38,11 +38,7 @@ import { makeProblem, type Problem, rowsBetween } from './problems.js';
 import { processGroup } from './process_group.js';
 import { type ReferenceOptions, reference } from './reference.js';
 
-const processors = await findEngines(halfInstructionSets);
-const engines = [
-  ...processors.filter(({ missing }) => missing === undefined),
-  ...(await findGpuOfEachCapability()),
-];
+const engines = await findEveryKindOfEngine();
 afterAll(closeEngines);
 
 const binary = cases.filter((tested) => tested.binary);

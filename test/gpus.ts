@@ -4,7 +4,7 @@
  */
 import { join } from 'node:path';
 import { type DeviceName, listEngines, type Precision } from '../src/index.js';
-import { type Engine, listEnginesIn, withoutMissing } from './engines.js';
+import { type Engine, findEngines, halfInstructionSets, listEnginesIn, withoutMissing } from './engines.js';
 import { pairwise } from './pairwise.js';
 
 /** The driver that implements the software device; test/build_gpusim.ts makes it. */
@@ -70,10 +70,14 @@ async function whyMissing(environment: Readonly<Record<string, string>>): Promis
   return rows[0]?.reason ?? 'listEngines() names no GPU';
 }
 
-/** A software GPU of each compute capability, and the GPUs of this machine; those that can be used. */
-export async function findGpuOfEachCapability(): Promise<Engine[]> {
+/**
+ * The cpu with each instruction set that has products of its own, a software GPU of each compute capability, and the GPUs of this
+ * machine; those that can be used.
+ */
+export async function findEveryKindOfEngine(): Promise<Engine[]> {
+  const processors = await findEngines(halfInstructionSets);
   const software = familiesOf(await findSoftwareGpus()).flatMap((family) => family.slice(-1));
-  return [...software, ...(await findGpus())].filter(({ missing }) => missing === undefined);
+  return [...processors, ...software, ...(await findGpus())].filter(({ missing }) => missing === undefined);
 }
 
 /** The GPUs of this machine as one engine; none where it has none, or where MARGINFC_LIBCUDA names another driver. */

@@ -17,9 +17,9 @@ import {
   valueAndGradSync,
 } from '../src/index.js';
 import type { Execution } from './cases.js';
-import { closeEngines, type Engine, evaluate, findEngines, halfInstructionSets } from './engines.js';
+import { closeEngines, type Engine, evaluate } from './engines.js';
 import { expectFailure } from './failures.js';
-import { findGpuOfEachCapability } from './gpus.js';
+import { findEveryKindOfEngine } from './gpus.js';
 import {
   type Case,
   cases,
@@ -37,11 +37,7 @@ import { processGroup } from './process_group.js';
 import { seeded } from './random.js';
 import { reference } from './reference.js';
 
-const processors = await findEngines(halfInstructionSets);
-const engines = [
-  ...processors.filter(({ missing }) => missing === undefined),
-  ...(await findGpuOfEachCapability()),
-];
+const engines = await findEveryKindOfEngine();
 afterAll(closeEngines);
 
 const transformed = cases.filter(({ negative }) => negative);
