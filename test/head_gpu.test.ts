@@ -13,6 +13,8 @@ import {
   type MarginHeadOptions,
   type SampledUpdate,
   sgd,
+  sphereface2,
+  uniface,
   valueAndGrad,
   valueAndGradSync,
 } from '../src/index.js';
@@ -51,6 +53,12 @@ function expectGradientsAlike(got: Float32Array, expected: Float32Array, rows: F
   expect(gradientError(got, expected, norms(rows))).toBeLessThan(1.2e-4);
 }
 
+/** Of losses that have one. */
+function expectBiasAlike(got: MarginHead, expected: MarginHead): void {
+  if (expected.bias === undefined) expect(got.bias).toBeUndefined();
+  else expect(got.bias).toBeCloseTo(expected.bias, 5);
+}
+
 describe.skipIf(gpus.length === 0)('a head on engine cuda', () => {
   test('counts angles, and follows schedules, as the cpu', async () => {
     const schedules = { scale: linear({ from: 32, to: 64, steps: 2 }) };
@@ -70,20 +78,33 @@ describe.skipIf(gpus.length === 0)('a head on engine cuda', () => {
     ['all GPUs', gpus],
     ['the cpu and a GPU', ['cpu', first]],
   ];
-  const optimizers = {
-    'sgd with momentum': sgd({ learningRate: 0.1, momentum: 0.9, weightDecay: 5e-4, nesterov: true }),
-    adamw: adamw({ learningRate: 1e-3 }),
+  const momentum = sgd({ learningRate: 0.1, momentum: 0.9, weightDecay: 5e-4, nesterov: true });
+  // Of gradients below epsilon its steps are small, not by the sign of what may be rounding.
+  const adaptive = adamw({ learningRate: 0.01, epsilon: 0.01 });
+  const trainings: Record<string, Partial<MarginHeadOptions>> = {
+    'sgd with momentum': { optimizer: momentum },
+    adamw: { optimizer: adaptive },
+    'sphereface2, sgd with momentum, clipped classes': {
+      margin: sphereface2({ weight: 50 }),
+      optimizer: momentum,
+      clipWeightGradient: { perClass: 0.15 },
+    },
+    'uniface, adamw, clipped': {
+      margin: uniface(),
+      optimizer: adaptive,
+      clipWeightGradient: { global: 1 },
+    },
   };
 
   test.each(
     places.flatMap(([place, devices]) =>
-      Object.entries(optimizers).map(
-        ([name, optimizer]) => [`${name} on ${place}`, devices, optimizer] as const,
+      Object.entries(trainings).map(
+        ([name, training]) => [`${name} on ${place}`, devices, training] as const,
       ),
     ),
-  )('makes the steps of the cpu engine: %s', async (_, devices, optimizer) => {
-    const got = await makeHead({ devices, optimizer, shards: devices.length + 1 });
-    const expected = await makeHead({ optimizer });
+  )('makes the steps of the cpu engine: %s', async (_, devices, training) => {
+    const got = await makeHead({ devices, ...training, shards: devices.length + 1 });
+    const expected = await makeHead(training);
     for (const batch of batches) {
       const [a, b] = [await got.step(batch), await expected.step(batch)];
       expect(a.engine).toBe(devices.join('+'));
@@ -93,14 +114,17 @@ describe.skipIf(gpus.length === 0)('a head on engine cuda', () => {
     }
     expect(got.stepCount).toBe(batches.length);
     const [moved, reference] = [got.weights(), expected.weights()];
-    // AdamW divides by the root of a gradient that may be rounding alone.
-    const close = optimizer.kind === 'adamw' ? 2e-3 : 1e-5;
     const apart = moved.reduce((most, value, i) => Math.max(most, Math.abs(value - reference[i]!)), 0);
-    expect(apart).toBeLessThan(close * weights.reduce((most, value) => Math.max(most, Math.abs(value)), 0));
+    expect(apart).toBeLessThan(1e-5 * weights.reduce((most, value) => Math.max(most, Math.abs(value)), 0));
+    expectBiasAlike(got, expected);
   });
 
-  test('accumulates and applies as the cpu engine', async () => {
-    const made = await Promise.all([makeHead({ devices: gpus }), makeHead({})]);
+  test.each<[string, Partial<MarginHeadOptions>]>([
+    ['arcface', {}],
+    ['sphereface2, clipped', { margin: sphereface2({ weight: 50 }), clipWeightGradient: { global: 2 } }],
+    ['uniface, clipped classes', { margin: uniface(), clipWeightGradient: { perClass: 0.5 } }],
+  ])('accumulates and applies as the cpu engine: %s', async (_, options) => {
+    const made = await Promise.all([makeHead({ devices: gpus, ...options }), makeHead(options)]);
     for (const head of made) {
       for (const batch of batches) await head.accumulate(batch, { gradientScale: 1 / batches.length });
       expect(await head.apply({ learningRate: 0.2 })).toBe(true);
@@ -109,6 +133,7 @@ describe.skipIf(gpus.length === 0)('a head on engine cuda', () => {
     const [got, expected] = made.map((head) => head.weights());
     const moved = (values: Float32Array) => values.map((value, i) => value - weights[i]!);
     expectGradientsAlike(moved(got!), moved(expected!), new Float32Array(weights.length).fill(1));
+    expectBiasAlike(made[0]!, made[1]!);
   });
 
   test('shares its classes with a process of the cpu engine, and with one of other GPUs', async () => {
