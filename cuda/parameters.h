@@ -61,7 +61,8 @@ struct AccumulatorTransform {
 };
 
 // z of a BinaryReduction (engine/engine.h) in log2 units, of accumulators s: with r = s * root_unit + root_zero, a multiple of
-// (c + 1) / 2, z = r^(exponent + 1) + constant, and the gradient's factor is r^exponent * slope_factor + slope_constant.
+// (c + 1) / 2, z = r^(exponent + 1) + constant, and the gradient's factor is r^exponent * slope_factor + slope_constant. With
+// exponent 0 root_zero is 0.
 constexpr int kMostBinaryExponent = 15;
 struct AccumulatorBinary {
   float root_unit, root_zero, constant;

@@ -35,8 +35,9 @@ constexpr int32_t kCenters = 3;
 // MV-Softmax's.
 constexpr AccumulatorTransform kTransform{{{0, 1, 0}, {1, 0}}, {{18.5f, 1.2f, 0}, {1.2f, 0}}};
 
-// SphereFace2's at s = 40 and t = 3, with negatives on both sides of 0.
+// SphereFace2's at s = 40 and t = 3, with negatives on both sides of 0; and UniFace's.
 constexpr AccumulatorBinary kBinary{0.02f, 2.4f, -14, 2, 0.17f, 0};
+constexpr AccumulatorBinary kFirstPower{1, 0, -14, 0, 1, 0};
 
 struct Request {
   std::string kernel, variant;
@@ -153,6 +154,8 @@ class Launcher {
   Operand weights(OperandKind kind) { return memory_.operand(classes_, depth_, kind); }
   int32_t* no_labels() { return memory_.all<int32_t>(rows_, -1); }
 
+  const AccumulatorBinary& binary() const { return request_.variant == "first_power" ? kFirstPower : kBinary; }
+
   bool negatives(const Kernel& kernel, OperandKind kind) {
     NegativesParameters p{};
     p.features = features(kind);
@@ -167,7 +170,7 @@ class Launcher {
     p.hard = memory_.empty<float>(2 * splits() * rows_);
     p.slopes = memory_.empty<float>(2 * splits() * rows_);
     p.transform = kTransform;
-    p.binary = kBinary;
+    p.binary = binary();
     p.sub_centers = columns_of(slots(), classes_of_slots());
     p.padded_rows = rows_;
     p.classes = C_;
@@ -192,7 +195,7 @@ class Launcher {
     p.tiles_per_split = kTilesPerBlock;
     p.threshold = memory_.all(rows_, 1.0f);
     p.transform = kTransform;
-    p.binary = kBinary;
+    p.binary = binary();
     p.sub_centers = columns_of(slots(), classes_of_slots());
     return launch_product(kernel, splits(), rows_ / kTileSide, 1, p, p.features, rows_, p.weights, classes_);
   }

@@ -64,17 +64,21 @@ export const gates = {
   // Each exponent and each slope by a threshold: some ten instructions more an element.
   transformed: (architecture: string): Gates =>
     architecture === '75' ? turing : { ...tileGates(architecture), ptxPerMma: 4.4 },
-  // A power by four multiplications, softplus and sigmoid: some 34 instructions an element.
+  // A power by four multiplications, softplus and sigmoid: some 30 instructions an element.
   binary: (architecture: string): Gates =>
-    architecture === '75' ? turing : { ...tileGates(architecture), ptxPerMma: 6.5 },
+    architecture === '75' ? turing : { ...tileGates(architecture), ptxPerMma: 6.0 },
   splitBinary: (architecture: string): Gates =>
-    architecture === '75' ? turing : { ...splitGates(architecture), ptxPerMma: 3.6 },
-  hopperBinary: (): Gates => ({ ...hopper, ptxPerMma: 5.8, l2BytesPerMma: 40 }),
+    architecture === '75' ? turing : { ...splitGates(architecture), ptxPerMma: 3.5 },
+  hopperBinary: (): Gates => ({ ...hopper, ptxPerMma: 4.8, l2BytesPerMma: 40 }),
   binarySubCenters: (architecture: string): Gates =>
-    architecture === '75' ? turing : { ...tileGates(architecture), ptxPerMma: 7.6 },
+    architecture === '75' ? turing : { ...tileGates(architecture), ptxPerMma: 7.0 },
   splitBinarySubCenters: (architecture: string): Gates =>
-    architecture === '75' ? turing : { ...splitGates(architecture), ptxPerMma: 4.0 },
-  hopperBinarySubCenters: (): Gates => ({ ...hopper, ptxPerMma: 6.8, l2BytesPerMma: 40 }),
+    architecture === '75' ? turing : { ...splitGates(architecture), ptxPerMma: 3.9 },
+  hopperBinarySubCenters: (): Gates => ({ ...hopper, ptxPerMma: 5.9, l2BytesPerMma: 40 }),
+  // No power: some 16.
+  firstPower: (architecture: string): Gates =>
+    architecture === '75' ? turing : { ...tileGates(architecture), ptxPerMma: 4.3 },
+  hopperFirstPower: (): Gates => ({ ...hopper, ptxPerMma: 2.9, l2BytesPerMma: 40 }),
   hopperTransformed: (): Gates => ({ ...hopper, ptxPerMma: 3.4, l2BytesPerMma: 40 }),
   hopperCounting: (): Gates => ({ ...hopper, ptxPerMma: 1.85, l2BytesPerMma: 40 }),
   split: splitGates,
@@ -122,10 +126,20 @@ const products = ({ C }: Size) => Math.ceil(C / 2048);
 
 const size: Size = { B: 512, D: 512, C: 2048 };
 
-/** Of kernels with sub-centres that differ from the others', by the gates of those without. */
-const ofSeveralGates: Partial<Record<Launch['gates'], Launch['gates']>> = {
+/** Gates of the kernels with sub-centres, by those of the kernels without, where they are not just for sub-centres. */
+const subCenterGates: Partial<Record<Launch['gates'], Launch['gates']>> = {
   binary: 'binarySubCenters',
   splitBinary: 'splitBinarySubCenters',
+};
+
+/** Gates of the kernels on wgmma, by those of the kernels on mma.sync. */
+const hopperGates: Partial<Record<Launch['gates'], Launch['gates']>> = {
+  binary: 'hopperBinary',
+  binarySubCenters: 'hopperBinarySubCenters',
+  counting: 'hopperCounting',
+  firstPower: 'hopperFirstPower',
+  subCenters: 'hopperSubCenters',
+  transformed: 'hopperTransformed',
 };
 const nearest = 10;
 
@@ -144,14 +158,17 @@ function tileLaunches(type: 'float16' | 'bfloat16' | 'float32'): Launch[] {
     ...tile(kernel, logits, otherBytes),
     gates: halves === 2 ? 'split' : 'transformed',
   });
-  const binary = (kernel: string, otherBytes: number): Launch => ({
-    ...tile(kernel, logits, otherBytes),
-    gates: halves === 2 ? 'splitBinary' : 'binary',
-  });
+  const binary = (kernel: string, otherBytes: number): Launch[] => {
+    const of = tile(kernel, logits, otherBytes);
+    return [
+      { ...of, gates: halves === 2 ? 'splitBinary' : 'binary' },
+      { ...of, kernel: `${of.kernel}:first_power`, gates: halves === 2 ? 'split' : 'firstPower' },
+    ];
+  };
   const ofSeveral = (launch: Launch): Launch => ({
     ...launch,
     kernel: launch.kernel.replace(`_${type}`, `_sub_centers_${type}`),
-    gates: ofSeveralGates[launch.gates] ?? (halves === 2 ? 'splitSubCenters' : 'subCenters'),
+    gates: subCenterGates[launch.gates] ?? (halves === 2 ? 'splitSubCenters' : 'subCenters'),
   });
   const update = (width: number): Launch => {
     const sums = halves === 2 ? 16384 : 32768;
@@ -172,7 +189,7 @@ function tileLaunches(type: 'float16' | 'bfloat16' | 'float32'): Launch[] {
       ...tile('negatives_above', logits, 4 * B * (2 + 3 * partials(size))),
       gates: halves === 2 ? ('split' as const) : ('counting' as const),
     },
-    binary('negatives_binary', 4 * B * (1 + 3 * partials(size))),
+    ...binary('negatives_binary', 4 * B * (1 + 3 * partials(size))),
     tile('negatives_shifted', logits, 4 * B * (2 + partials(size))),
     transformed('negatives_transformed', 4 * B * (3 + 2 * partials(size))),
     transformed('negatives_transformed_hard', 4 * B * (3 + 3 * partials(size))),
@@ -180,7 +197,7 @@ function tileLaunches(type: 'float16' | 'bfloat16' | 'float32'): Launch[] {
   const probabilities = [
     tile('probabilities', logits, 8 * B + bytes * B * C),
     transformed('probabilities_transformed', 12 * B + bytes * B * C),
-    binary('probabilities_binary', 8 * B + bytes * B * C),
+    ...binary('probabilities_binary', 8 * B + bytes * B * C),
   ];
   return [
     tile('negatives', logits, 4 * B * (1 + partials(size))),
@@ -203,22 +220,12 @@ function hopperLaunches(type: 'float16' | 'bfloat16'): Launch[] {
     tile: { rows: 128, columns, halves: 1 },
   });
   const columns: Readonly<Record<string, [number, Launch['gates']]>> = {
-    [`negatives_${type}`]: [1024, 'hopper'],
-    [`negatives_hardest_${type}`]: [1024, 'hopper'],
-    [`negatives_above_${type}`]: [1024, 'hopperCounting'],
-    [`negatives_shifted_${type}`]: [1024, 'hopper'],
-    [`negatives_binary_${type}`]: [1024, 'hopperBinary'],
-    [`negatives_transformed_${type}`]: [1024, 'hopperTransformed'],
-    [`negatives_transformed_hard_${type}`]: [1024, 'hopperTransformed'],
-    [`probabilities_${type}`]: [1024, 'hopper'],
-    [`probabilities_transformed_${type}`]: [1024, 'hopperTransformed'],
-    [`probabilities_binary_${type}`]: [1024, 'hopperBinary'],
     ...Object.fromEntries(
       tileLaunches(type)
-        .filter(({ kernel }) => kernel.includes('_sub_centers_'))
+        .filter(({ kernel }) => /^(negatives|probabilities)_/.test(kernel))
         .map(({ kernel, gates }): [string, [number, Launch['gates']]] => [
           kernel,
-          [1024, gates === 'binarySubCenters' ? 'hopperBinarySubCenters' : 'hopperSubCenters'],
+          [1024, hopperGates[gates] ?? 'hopper'],
         ]),
     ),
     [`features_product_${type}`]: [128, 'hopperStreamed'],

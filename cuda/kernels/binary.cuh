@@ -4,7 +4,8 @@
 //   log2(1 + 2^z) = max(z, 0) + log2(1 + E),   sigmoid = 1 / (1 + E) where z > 0, else E / (1 + E)
 //
 // The logarithms of a row and tile are that of the product of 1 + E, kept as the product less 1, in which no small E is lost:
-// (1 + product) (1 + E) - 1 = product (1 + E) + E. Masked accumulators are -infinity, of which powers know nothing.
+// (1 + product) (1 + E) - 1 = product (1 + E) + E. Masked accumulators are -infinity, as which the first power leaves them; of
+// others z is not a number.
 #pragma once
 
 #include "cuda/kernels/instructions.cuh"
@@ -24,8 +25,34 @@ __device__ __forceinline__ float log2_of_one_plus(float q) {
   return q < 0.0625f ? q * series * kLog2OfE : log2_fast(1 + q);
 }
 
-// z, and the power that the gradient's factor is made of; neither is a number of masked accumulators.
-struct BinaryLogit {
+// As a type: whether z is of the first power, for which no powers are made and no masked accumulators looked for.
+template <bool kValue>
+struct FirstPower {
+  static constexpr bool value = kValue;
+};
+
+// Calls `use` with what it is of a kernel's elements, all of which have the same power: a branch outside of their loop.
+template <bool kBinary, class Use>
+__device__ __forceinline__ void with_power(const AccumulatorBinary& of, const Use& use) {
+  if (kBinary && of.exponent == 0)
+    use(FirstPower<true>());
+  else
+    use(FirstPower<false>());
+}
+
+// z, and the power that the gradient's factor is made of.
+template <bool kFirstPower>
+struct BinaryLogit;
+
+template <>
+struct BinaryLogit<true> {
+  __device__ __forceinline__ BinaryLogit(const AccumulatorBinary& of, float s)
+      : power(1), z(fmaf(s, of.root_unit, of.constant)) {}
+  float power, z;
+};
+
+template <>
+struct BinaryLogit<false> {
   __device__ __forceinline__ BinaryLogit(const AccumulatorBinary& of, float s) {
     const float root = fmaf(s, of.root_unit, of.root_zero);
     float square = root;
@@ -51,8 +78,10 @@ struct Softplus {
 // Of some of a row's negatives: the sums of log2(1 + 2^z) and of its derivatives.
 class BinarySums {
  public:
-  __device__ __forceinline__ void add(const AccumulatorBinary& of, float s) {
-    const Softplus softplus(s == -INFINITY ? s : BinaryLogit(of, s).z);
+  template <bool kFirstPower>
+  __device__ __forceinline__ void add(const AccumulatorBinary& of, float s, FirstPower<kFirstPower>) {
+    const float z = BinaryLogit<kFirstPower>(of, s).z;
+    const Softplus softplus(!kFirstPower && s == -INFINITY ? s : z);
     product_ = fmaf(product_, 1 + softplus.small, softplus.small);
     bounded_ += softplus.bounded;
     slopes_ += softplus.sigmoid;
@@ -72,10 +101,11 @@ class BinaryRow {
       : of_(of), factor_(of.slope_factor * scale), constant_(of.slope_constant * scale) {}
 
   // 0 of masked ones.
-  __device__ __forceinline__ float gradient(float s) const {
-    const BinaryLogit logit(of_, s);
+  template <bool kFirstPower>
+  __device__ __forceinline__ float gradient(float s, FirstPower<kFirstPower>) const {
+    const BinaryLogit<kFirstPower> logit(of_, s);
     const float slope = Softplus(logit.z).sigmoid * fmaf(logit.power, factor_, constant_);
-    return s == -INFINITY ? 0 : slope;
+    return !kFirstPower && s == -INFINITY ? 0 : slope;
   }
 
  private:

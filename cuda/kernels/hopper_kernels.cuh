@@ -90,22 +90,24 @@ __device__ __forceinline__ void hopper_negatives(const Mapped<NegativesParameter
         const TransformedRow transformed(p.transform, threshold, offset);
         float hard_part = 0;
         BinarySums binary;
+        with_power<kMode == NegativesMode::binary>(p.binary, [&](auto first_power) {
 #pragma unroll
-        for (int j = 0; j < 16; j++)
+          for (int j = 0; j < 16; j++)
 #pragma unroll
-          for (int e = 0; e < 2; e++) {
-            const float s = sums.value[i][4 * j + 2 * h + e];
-            if constexpr (kFindsHardest<kMode>) largest[i][h] = fmaxf(largest[i][h], s);
-            if constexpr (kCounts<kMode>) above[i][h] += s > threshold;
-            if constexpr (kSumsHard<kMode>) hard_part += s > threshold ? s : 0;
-            if constexpr (kMode == NegativesMode::binary)
-              binary.add(p.binary, s);
-            else if constexpr (kTransforms<kMode>)
-              part[kOneChain ? 0 : j / 8] += transformed.exponential(s);
-            else
-              part[kOneChain ? 0 : j / 8] += exp2_fast(kMode == NegativesMode::shifted ? fmaf(s, p.factor, -offset)
-                                                                                       : s);
-          }
+            for (int e = 0; e < 2; e++) {
+              const float s = sums.value[i][4 * j + 2 * h + e];
+              if constexpr (kFindsHardest<kMode>) largest[i][h] = fmaxf(largest[i][h], s);
+              if constexpr (kCounts<kMode>) above[i][h] += s > threshold;
+              if constexpr (kSumsHard<kMode>) hard_part += s > threshold ? s : 0;
+              if constexpr (kMode == NegativesMode::binary)
+                binary.add(p.binary, s, first_power);
+              else if constexpr (kTransforms<kMode>)
+                part[kOneChain ? 0 : j / 8] += transformed.exponential(s);
+              else
+                part[kOneChain ? 0 : j / 8] += exp2_fast(kMode == NegativesMode::shifted ? fmaf(s, p.factor, -offset)
+                                                                                         : s);
+            }
+        });
         total[i][h] += kMode == NegativesMode::binary ? binary.logarithms() : part[0] + part[1];
         if constexpr (kMode == NegativesMode::binary) slopes[i][h] += binary.slopes();
         if constexpr (kSumsHard<kMode>) hard[i][h] += hard_part;
@@ -178,16 +180,18 @@ __device__ __forceinline__ void hopper_probabilities(const Mapped<ProbabilitiesP
         const int row = HopperSums<>::row(i, h);
         const ProbabilitiesRow<kMode> probabilities(p, classes.row0 + row);
         uint16_t* to = p.probabilities + static_cast<int64_t>(classes.row0 + row) * p.stride + class0;
+        with_power<kMode == ProbabilitiesMode::binary>(p.binary, [&](auto first_power) {
 #pragma unroll
-        for (int g = 0; g < 4; g++) {
-          uint32_t words[4];
+          for (int g = 0; g < 4; g++) {
+            uint32_t words[4];
 #pragma unroll
-          for (int k = 0; k < 4; k++) {
-            const float* pair = sums.value[i] + 4 * (4 * g + k) + 2 * h;
-            words[k] = T::pack(probabilities.of(pair[0]), probabilities.of(pair[1]));
+            for (int k = 0; k < 4; k++) {
+              const float* pair = sums.value[i] + 4 * (4 * g + k) + 2 * h;
+              words[k] = T::pack(probabilities.of(pair[0], first_power), probabilities.of(pair[1], first_power));
+            }
+            __stcg(reinterpret_cast<uint4*>(to + g * 32 + (threadIdx.x & 3) * 8), transpose_quad(words));
           }
-          __stcg(reinterpret_cast<uint4*>(to + g * 32 + (threadIdx.x & 3) * 8), transpose_quad(words));
-        }
+        });
       }
   }
 }

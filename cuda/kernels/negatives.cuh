@@ -92,21 +92,23 @@ __device__ __forceinline__ void negatives(const NegativesParameters& p) {
         const TransformedRow transformed(p.transform, threshold, offset);
         float hard_part = 0;
         BinarySums binary;
+        with_power<kMode == NegativesMode::binary>(p.binary, [&](auto first_power) {
 #pragma unroll
-        for (int j = 0; j < 8; j++)
+          for (int j = 0; j < 8; j++)
 #pragma unroll
-          for (int e = 0; e < 2; e++) {
-            const float s = sums.value[i][j][2 * h + e];
-            if constexpr (kFindsHardest<kMode>) largest[i][h] = fmaxf(largest[i][h], s);
-            if constexpr (kCounts<kMode>) count += s > threshold;
-            if constexpr (kSumsHard<kMode>) hard_part += s > threshold ? s : 0;
-            if constexpr (kMode == NegativesMode::binary)
-              binary.add(p.binary, s);
-            else if constexpr (kTransforms<kMode>)
-              part += transformed.exponential(s);
-            else
-              part += exp2_fast(kMode == NegativesMode::shifted ? fmaf(s, p.factor, -offset) : s);
-          }
+            for (int e = 0; e < 2; e++) {
+              const float s = sums.value[i][j][2 * h + e];
+              if constexpr (kFindsHardest<kMode>) largest[i][h] = fmaxf(largest[i][h], s);
+              if constexpr (kCounts<kMode>) count += s > threshold;
+              if constexpr (kSumsHard<kMode>) hard_part += s > threshold ? s : 0;
+              if constexpr (kMode == NegativesMode::binary)
+                binary.add(p.binary, s, first_power);
+              else if constexpr (kTransforms<kMode>)
+                part += transformed.exponential(s);
+              else
+                part += exp2_fast(kMode == NegativesMode::shifted ? fmaf(s, p.factor, -offset) : s);
+            }
+        });
         total[i][h] += kMode == NegativesMode::binary ? binary.logarithms() : part;
         if constexpr (kMode == NegativesMode::binary) slopes[i][h] += binary.slopes();
         if constexpr (kSumsHard<kMode>) {

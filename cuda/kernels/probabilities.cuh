@@ -42,9 +42,11 @@ class ProbabilitiesRow {
         binary_(p.binary, kMode == ProbabilitiesMode::binary ? exp2_fast(-shift_) : 0),
         transformed_(p.transform, kMode == ProbabilitiesMode::transformed ? __ldg(p.threshold + row) : 0, shift_) {}
 
-  __device__ __forceinline__ float of(float s) const {
+  // By FirstPower.
+  template <class Power>
+  __device__ __forceinline__ float of(float s, Power first_power) const {
     if constexpr (kMode == ProbabilitiesMode::transformed) return transformed_.gradient(s);
-    if constexpr (kMode == ProbabilitiesMode::binary) return binary_.gradient(s);
+    if constexpr (kMode == ProbabilitiesMode::binary) return binary_.gradient(s, first_power);
     return exp2_fast(fmaf(s, p_.factor, -shift_));
   }
 
@@ -75,16 +77,19 @@ __device__ __forceinline__ void probabilities(const ProbabilitiesParameters& p) 
         if constexpr (kSubCenters) keep_negatives(sums, i, h, labels, p.first_class + class0, p.sub_centers);
         const int row = Sums::row(i, h);
         const ProbabilitiesRow<kMode> probabilities(p, tiles.row0 + row);
+        with_power<kMode == ProbabilitiesMode::binary>(p.binary, [&](auto first_power) {
 #pragma unroll
-        for (int g = 0; g < 2; g++) {
-          // In the loop, or it has a register that sm_75 has not.
-          uint16_t* to = p.probabilities + static_cast<int64_t>(tiles.row0 + row) * p.stride + class0;
-          const int column = Sums::template column<true>(4 * g);
-          float values[8];
+          for (int g = 0; g < 2; g++) {
+            // In the loop, or it has a register that sm_75 has not.
+            uint16_t* to = p.probabilities + static_cast<int64_t>(tiles.row0 + row) * p.stride + class0;
+            const int column = Sums::template column<true>(4 * g);
+            float values[8];
 #pragma unroll
-          for (int k = 0; k < 8; k++) values[k] = probabilities.of(sums.value[i][4 * g + k / 2][2 * h + k % 2]);
-          store_probabilities<T>(values, to + column, p.low);
-        }
+            for (int k = 0; k < 8; k++)
+              values[k] = probabilities.of(sums.value[i][4 * g + k / 2][2 * h + k % 2], first_power);
+            store_probabilities<T>(values, to + column, p.low);
+          }
+        });
       }
   }
 }
