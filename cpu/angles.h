@@ -1,16 +1,5 @@
 // Angles between unit rows in place of exponentials. Included by cpu/kernels.cc only, inside its anonymous namespace.
 
-// arccos(x) / sqrt(1 - x) for 0 <= x <= 1: Abramowitz and Stegun 4.4.46, whose arccos is off by 2e-8 at most.
-MARGINFC_INLINE Vector arccos_over_root(Vector x) {
-  Vector p = splat(-0.0012624911f) * x + 0.0066700901f;
-  p = p * x - 0.0170881256f;
-  p = p * x + 0.0308918810f;
-  p = p * x - 0.0501743046f;
-  p = p * x + 0.0889789874f;
-  p = p * x - 0.2145988016f;
-  return p * x + 1.5707963050f;
-}
-
 void angles(const NegativesTask& task) {
   for (int64_t lane = 0; lane < static_cast<int64_t>(task.panels) * kPanel; lane += kLanes) {
     const Integers label = load(task.labels + lane);

@@ -20,6 +20,7 @@
 
 #include <cstdint>
 
+#include "engine/arccos.h"
 #include "engine/exponent_quadratic.h"
 #include "engine/optimizer_step.h"
 
@@ -32,9 +33,6 @@ constexpr float kLongestSquare = 1e12f;
 
 // Negatives above a threshold that are counted at least.
 constexpr float kCountedAbove = 5;
-
-// sin(theta) is not taken smaller than this in a quotient, where theta is of a float32 cosine.
-constexpr float kLeastSine = 1e-3f;
 
 // Rows whose E is made and used while a class block is in the cache.
 constexpr int64_t kRowBlock = 128;

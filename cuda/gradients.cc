@@ -2,7 +2,7 @@
 //
 //   P  = exp2(X W^T factor - shift)        normalised by the row's sum over negatives, S = exp(offset) sum; with a
 //                                          transform of negatives exp2(G - shift) G'; of a binary reduction sigmoid(z) g' by
-//                                          the row's sum of sigmoids
+//                                          the row's sum of sigmoids; of angles 1 / sin, as it is
 //   dX += P W                              in float64 over chunks and splits
 //   dW  = P^T V, V = f xh                  then projection, own rows, and the sink: written, added or used up
 //
@@ -79,8 +79,8 @@ Status CudaPass::reserve(const FeatureSink& features, const WeightSink& sink) tr
     if (!to || place == Place::host || rows == 0) return Status{};
     return device_.find(argument, to, rows * dim_ * sizeof(float), here);
   };
-  if (samples() && sink.kind == WeightSink::Kind::write)
-    return Status::failure(Code::internal, "of sampled classes no gradient is written");
+  if (samples() && (sink.added || sink.kind == WeightSink::Kind::write))
+    return Status::failure(Code::internal, "of sampled classes no gradient is written, and nothing is added to it");
   gradient_here_ = false;
   MARGINFC_TRY(find("out.dFeatures", features.place, features.gradient, batch_.rows, nullptr));
   MARGINFC_TRY(find("out.dWeights", sink.place, sink.gradient, shard_.rows(), &gradient_here_));
@@ -91,6 +91,10 @@ Status CudaPass::reserve(const FeatureSink& features, const WeightSink& sink) tr
   MARGINFC_TRY(plan_gradients({features.gradient != nullptr, sink.kind}));
   if (sink.kind == WeightSink::Kind::measure)
     MARGINFC_TRY(memory_.squares.allocate(device_, finish_blocks(memory_.chunk_tiles * kTileSide)));
+  if (sink.kind != WeightSink::Kind::none && sink.added) {
+    const int64_t most = std::min(memory_.chunk_tiles * kTileSide, shard_.rows());
+    MARGINFC_TRY(memory_.added.allocate(device_, most * dim_ * sizeof(float)));
+  }
   return sink.kind != WeightSink::Kind::none && aided(sink) ? reserve_raw() : Status{};
 } catch (const std::bad_alloc&) {
   return Status::no_workspace();
@@ -228,6 +232,10 @@ Status CudaPass::run_chunks(bool features, const WeightSink& sink, double unscal
     }
     if (!weights) continue;
     if (download) MARGINFC_TRY(device_.writable(buffer));
+    if (sink.added) {
+      const ChunkRows rows = rows_of(chunk);
+      MARGINFC_TRY(device_.upload(m.added, sink.added + rows.first * dim_, rows.count * dim_ * sizeof(float)));
+    }
     const DeviceBuffer there = write && !download ? result(chunk) : DeviceBuffer();
     MARGINFC_TRY(launch_weights(chunk, sink, unscale, write && gradient_here_ ? there : m.weights[buffer]));
     if (copy) MARGINFC_TRY(device_.copy(there, m.weights[buffer], there.bytes()));
@@ -258,7 +266,8 @@ Status CudaPass::launch_probabilities(const Chunk& chunk) {
   p.transform = transform_;
   p.binary = binary_terms_;
   p.sub_centers = columns_of(slots_, static_cast<int32_t>(classes_));
-  const Kernel& kernel = binary_       ? logits_.probabilities_binary
+  const Kernel& kernel = batch_.angles ? tiles_.probabilities_angles
+                         : binary_     ? logits_.probabilities_binary
                          : transforms_ ? logits_.probabilities_transformed
                                        : logits_.probabilities;
   return launch_product(kernel, {divide_up(chunk.tiles, p.tiles_per_split), row_tiles()}, features_operand_, 0,
@@ -348,6 +357,7 @@ FinishWeightsParameters CudaPass::weight_finish(const Chunk& chunk, const Weight
   }
   p.unscale = unscale;
   if (smooth_) p.uniform = memory_.uniform.as<float>();
+  if (sink.added) p.added = memory_.added.as<float>((first - rows_of(chunk).first) * dim_);
   p.clip_scale = sink.clip.scale;
   p.clip_longest = sink.clip.longest;
   p.squares = memory_.squares.parts();

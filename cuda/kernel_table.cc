@@ -129,6 +129,10 @@ void find_tiles(Names& names, const std::string& kind, bool hopper, TileKernels*
   if (!names.find_products("", "tile", kind, tiles)) return;
   const Kernel& like = tiles->negatives;
   if (!names.find("cosines_" + kind, like.threads, like.shared_bytes, &tiles->cosines)) return;
+  if (kind == kKindNames[static_cast<int>(OperandKind::split)] &&
+      (!names.find("negatives_angles_" + kind, like.threads, like.shared_bytes, &tiles->negatives_angles) ||
+       !names.find("probabilities_angles_" + kind, like.threads, like.shared_bytes, &tiles->probabilities_angles)))
+    return;
   if (hopper && names.has("hopper_negatives_" + kind)) {
     if (!names.find_products("hopper_", "hopper", kind, &tiles->hopper)) return;
     const Kernel& of = tiles->hopper.negatives;

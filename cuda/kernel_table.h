@@ -59,7 +59,8 @@ struct TileKernels : ProductKernels {
   ProductKernels hopper;
   Kernel features_product_wide, weights_product_wide;
   Kernel cosines;
-  Kernel updates[3];  // by kUpdateWidths; none where shared memory is too small
+  Kernel negatives_angles, probabilities_angles;  // float32 only
+  Kernel updates[3];                              // by kUpdateWidths; none where shared memory is too small
 
   // The fused update for rows of this padded width, or null.
   const Kernel* update(int32_t width) const {

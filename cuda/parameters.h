@@ -71,16 +71,18 @@ struct AccumulatorBinary {
 };
 
 // negatives_T, negatives_hardest_T, negatives_above_T, negatives_binary_T, negatives_shifted_T, negatives_transformed_T,
-// negatives_transformed_hard_T: sums over classes of exp2(exponent), of binary log2(1 + 2^z), without the row's own.
-// Grid: x = splits (ceil(tiles / tiles_per_split)), y = padded rows / 128. Partial sums leave as [2 * splits, padded
-// rows]: two halves of every tile; each entry is written once.
+// negatives_transformed_hard_T, negatives_angles_float32: sums over classes of exp2(exponent), of binary log2(1 + 2^z), of
+// angles arccos(accumulator * factor), without the row's own. Grid: x = splits (ceil(tiles / tiles_per_split)), y = padded
+// rows / 128. Partial sums leave as [2 * splits, padded rows]: two halves of every tile; each entry is written once.
 struct NegativesParameters {
-  Operand features;       // [padded rows, padded depth], x / |x| * min(s, 64) * log2 e (/ 2^4 on the float32 path)
+  // [padded rows, padded depth], x / |x| * min(s, 64) * log2 e, of angles x / |x| / factor (/ 2^4 on the float32 path)
+  Operand features;
   Operand weights;        // [padded classes, padded depth], w / |w| (* 2^4 on the float32 path)
   const int32_t* labels;  // [padded rows], the row's own class counted from the shard's first, -1 for none
   const float* offset;    // [padded rows], shifted and transformed: subtracted from the exponent, in log2 units
-  float factor;           // shifted: exponent = accumulator * factor - offset, factor = s / min(s, 64)
-  float* sums;            // [2 * splits, padded rows]
+  // shifted: exponent = accumulator * factor - offset, factor = s / min(s, 64); angles: cosine = accumulator * factor
+  float factor;
+  float* sums;  // [2 * splits, padded rows]
   // [2 * splits, padded rows], largest accumulator over negatives, -inf if none; hardest, above, binary and transformed
   float* hardest;
   const float* threshold;  // [padded rows]; above and transformed
@@ -98,10 +100,10 @@ struct NegativesParameters {
   SubCenterColumns sub_centers;  // sub_centers
 };
 
-// probabilities_T, probabilities_transformed_T, probabilities_binary_T: P for a chunk of classes. Grid: x = splits over the
-// chunk's tiles, y = padded rows / 128. P[i, j] = exp2(accumulator * factor - shift[i]), transformed: exp2(value - shift[i]) *
-// slope of the accumulator, binary: sigmoid(z) * the gradient's factor / exp2(shift[i]); 0 for the row's own class and for
-// padding.
+// probabilities_T, probabilities_transformed_T, probabilities_binary_T, probabilities_angles_float32: P for a chunk of classes.
+// Grid: x = splits over the chunk's tiles, y = padded rows / 128. P[i, j] = exp2(accumulator * factor - shift[i]), transformed:
+// exp2(value - shift[i]) * slope of the accumulator, binary: sigmoid(z) * the gradient's factor / exp2(shift[i]), angles:
+// 1 / max(sin, kLeastSine) / exp2(shift[i]); 0 for the row's own class and for padding.
 struct ProbabilitiesParameters {
   Operand features;       // as above
   Operand weights;        // of the chunk's first class
@@ -344,8 +346,8 @@ enum class SinkKind : int32_t { write, accumulate, sgd, adamw, measure };
 // the second term in float64 and after the projection; rows shorter than 1e-12 as above. write: gradient = dw;
 // accumulate: gradient += dw; sgd, adamw: the weights move, and the operand of the new row is written.
 // Grid: any, 256 threads, a warp a class, strided loop; for padding rows of the operand the last class is repeated.
-// finish_weights_aided: the same, but g = (raw + uniform) * unscale, and before the sink dw is multiplied with clip_scale *
-// min(1, clip_longest / |clip_scale dw|); measure: only the sum over classes of |dw|^2 is added to squares.
+// finish_weights_aided: the same, but g = (raw + uniform) * unscale, dw has `added` besides, and before the sink it is multiplied
+// with clip_scale * min(1, clip_longest / |clip_scale dw|); measure: only the sum over classes of |dw|^2 is added to squares.
 struct FinishWeightsParameters {
   const float* raw;  // [padded classes of the chunk, width]; null: gradient holds dw already (apply), and is zeroed
   double unscale;
@@ -380,6 +382,7 @@ struct FinishWeightsParameters {
       flags;  // [classes]; those that equal `resting`, and whose gradient is 0, are left as they are; nullable
   uint8_t resting;
   const float* uniform;             // [width]; nullable
+  const float* added;               // [classes, D] as gradient; nullable
   double clip_scale, clip_longest;  // 1 and infinity: as it is
   double* squares;                  // [8 * blocks of the grid]; measure
 };

@@ -29,6 +29,12 @@ CudaPass::CudaPass(CudaShard& shard, const Batch& batch)
       rows_(static_cast<int32_t>(std::max<int64_t>(batch.rows, 1))),
       padded_rows_(static_cast<int32_t>(padded_rows(rows_))),
       width_(static_cast<int32_t>(padded_width(batch.dim))) {
+  if (batch.angles) {
+    // No exponential is taken, so the scale is free: one that suits the operands' low halves, and a power of two.
+    operand_scale_ = kMostPlainScale;
+    factor_ = static_cast<float>(1 / operand_scale_);
+    return;
+  }
   // The factor is float32: what it rounds off goes to the operand.
   if (batch.scale > kMostPlainScale) factor_ = static_cast<float>(batch.scale / kMostPlainScale);
   operand_scale_ = batch.scale * kLog2E / factor_;
@@ -209,6 +215,7 @@ Status CudaPass::upload_owner_slots(const std::vector<int32_t>& center) {
 }
 
 const Kernel& CudaPass::negatives_kernel(Finds finds) const {
+  if (batch_.angles) return tiles_.negatives_angles;
   return finds.above ? logits_.negatives_above : finds.hardest ? logits_.negatives_hardest : products_.negatives;
 }
 
@@ -292,7 +299,15 @@ Status CudaPass::begin_negatives() {
   if (classes_ == 0 || negatives_begun_) return {};
   negatives_begun_ = true;
   MARGINFC_TRY(reserve_sums(wanted()));
-  return launch_negatives(negatives_kernel(wanted()), nullptr, thresholds_.as<float>(), wanted());
+  MARGINFC_TRY(launch_negatives(negatives_kernel(wanted()), nullptr, thresholds_.as<float>(), wanted()));
+  return batch_.angles ? fill_shifts() : Status{};
+}
+
+// 1 / sin is between 1 and 1 / kLeastSine: by the sum over many classes it would lose digits.
+Status CudaPass::fill_shifts() {
+  constexpr uint32_t kInfinity = 0x7f800000;
+  MARGINFC_TRY(device_.fill(shifts_memory_, kInfinity, padded_rows_ * sizeof(float)));
+  return device_.fill(shifts_memory_, 0, rows_ * sizeof(float));
 }
 
 // s > 64: the largest exponent of each row becomes its offset. Its own product, so this path costs 2 BCD more.

@@ -47,6 +47,7 @@ class CudaPass final : public ShardPass {
     DeviceBuffer uniform_sum;                // [dim] float64: sum over rows of uniform xh
     DeviceBuffer uniform;                    // [width]: the same, as it is added to the raw product
     SquareSum squares;
+    DeviceBuffer added;       // what dW of a chunk has more, [chunk, dim]
     DeviceBuffer features;    // dX, [rows, dim]
     DeviceBuffer weights[2];  // dW of a chunk on its way to the host, [chunk, dim]
   };
@@ -93,6 +94,8 @@ class CudaPass final : public ShardPass {
   Status upload_thresholds(const double* cosine, DeviceBuffer* to);
   // Phase 2 of a scale that needs no offsets; nothing where it was launched already.
   Status begin_negatives();
+  // No shift of P, but for padding; of angles.
+  Status fill_shifts();
   Status find_offsets();
   Status upload_offsets();
   // Phase 2 but for what all have in common: without a transform, in transform.cc with one, and in binary.cc of a binary
@@ -146,7 +149,7 @@ class CudaPass final : public ShardPass {
   Status reserve_raw();
   // Whether dW takes more than the fused kernels do.
   bool aided(const WeightSink& sink) const {
-    return smooth_ || sink.kind == WeightSink::Kind::measure || !sink.clip.none();
+    return smooth_ || sink.added || sink.kind == WeightSink::Kind::measure || !sink.clip.none();
   }
   // P and dX of the first chunk need the sums but not what the host makes of them.
   Status begin_gradients(const GradientPlan& plan);
@@ -180,7 +183,8 @@ class CudaPass final : public ShardPass {
   const int32_t rows_;
   const int32_t padded_rows_;
   const int32_t width_;
-  float factor_ = 1;          // exponent = accumulator * factor - offset, in log2 units
+  float factor_ =
+      1;  // exponent = accumulator * factor - offset, in log2 units; of angles cosine = accumulator * factor
   double operand_scale_ = 1;  // accumulator = cosine * operand_scale
 
   SampledClasses sampled_;               // where classes are sampled

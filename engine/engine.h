@@ -100,8 +100,8 @@ struct Batch {
   bool hardest = false;     // phase 2 will be asked for Negatives::hardest
   bool above = false;       // and for Negatives::above
   bool transforms = false;  // and be given Negatives::transform or Negatives::binary
-  // Phase 2 sums the angles theta_ij instead of exp(s * cos_ij), and phase 4 takes kappa_i / sin(theta_ij); with s = ln 2, and only on
-  // the cpu engine in float32.
+  // Phase 2 sums the angles theta_ij instead of exp(s * cos_ij), and phase 4 takes kappa_i / sin(theta_ij); with s = ln 2, in
+  // float32, and of classes of one row.
   bool angles = false;
   Sampling sampling;  // of owned weights; the others are as if they were not there
   Workspace workspace = Workspace::recompute;
@@ -219,13 +219,14 @@ struct WeightSink {
   // measure: only the sum of squares of the gradient's elements is taken.
   enum class Kind { none, write, accumulate, update, measure };
   Kind kind = Kind::none;
-  float* gradient = nullptr;     // write: [classes of the shard, dim]
-  Place place = Place::host;     // of the gradient
-  double learning_rate = 0;      // update
-  int64_t step = 0;              // update: number of this update, from 1 (adamw's bias correction, stochastic rounding)
-  Clip clip;                     // update
-  const float* added = nullptr;  // [classes of the shard, dim], added to the gradient; nullable
-  double* square = nullptr;      // measure: is added to
+  float* gradient = nullptr;  // write: [classes of the shard, dim]
+  Place place = Place::host;  // of the gradient
+  double learning_rate = 0;   // update
+  int64_t step = 0;           // update: number of this update, from 1 (adamw's bias correction, stochastic rounding)
+  Clip clip;                  // update
+  const float* added =
+      nullptr;  // [classes of the shard, dim], added to the gradient; nullable, and null where classes are sampled
+  double* square = nullptr;  // measure: is added to
   // Neighbouring classes that no row owns may be left out of dW (their gradient is 0) while the sum over them and all
   // rows of |dLoss/dcos| is at most this for each class of them. 0: nothing is left out.
   double skipped_mass_per_class = 0;

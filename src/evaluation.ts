@@ -6,7 +6,7 @@
 import { watchAbort } from './abort.js';
 import { type BatchMargin, batchLearner, isBatchMargin, type Learner } from './batch_margins.js';
 import { publicError } from './errors.js';
-import { interPass, withAdded } from './inter_pass.js';
+import { checkInterWeights, interPass, withAdded } from './inter_pass.js';
 import { type MemoryTrack, noMemory } from './loss_memory.js';
 import { phasesToGradients, phasesToLoss, resolveMargin } from './margin_resolution.js';
 import { type CustomMargin, nativeMargin } from './margins.js';
@@ -122,6 +122,7 @@ export function planEvaluation(input: PlanInput): Plan {
   const { devices } = compute;
   checkLossOn(loss, devices);
   checkSubCentersOf({ subCenters, classes }, loss, devices);
+  if ('array' in weights) checkInterWeights(loss.terms, weights.array);
   const features = checkRowsOf(
     input.features,
     'features',

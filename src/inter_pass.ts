@@ -6,10 +6,17 @@
 import { agree, attempt, attemptTwin } from './agreement.js';
 import type { Plan } from './evaluation.js';
 import type { ProcessGroup } from './group.js';
-import { addon, type NativeEvaluation, type NativeMode, type NativeProblem } from './native.js';
+import {
+  addon,
+  type NativeEvaluation,
+  type NativeHead,
+  type NativeMode,
+  type NativeProblem,
+} from './native.js';
 import { newRows, newStatistics } from './row_arrays.js';
-import { termOf } from './terms.js';
+import { type LossTerm, termOf } from './terms.js';
 import { settled, type Twin } from './twin.js';
+import { mustBe, show } from './validate.js';
 
 /** The term without its weight, and what the gradient of the weights has of it. */
 export interface InterResult {
@@ -24,6 +31,20 @@ export function withAdded<G extends object>(
   { addedWeights }: InterResult,
 ): G & Pick<InterResult, 'addedWeights'> {
   return addedWeights ? { ...gradients, addedWeights } : gradients;
+}
+
+/** The rows of a batch's classes are read where they are. */
+export function checkInterWeights(
+  terms: readonly LossTerm[],
+  weights: Exclude<NativeProblem['weights'], NativeHead>,
+): void {
+  if (termOf(terms, 'inter') && !ArrayBuffer.isView(weights))
+    throw mustBe(
+      'ERR_OPTION',
+      'weights',
+      "in the host's memory with an interLoss, for which the rows of the batch's classes are read there",
+      show(weights),
+    );
 }
 
 /** Of each class of a batch, what the reduction multiplies its rows with. */

@@ -40,7 +40,7 @@ export interface NativeProblem {
   /** Of the multiply operands. */
   readonly precision: NativePrecision;
   readonly scale: number;
-  /** Row losses are sums of the angles to all other classes; with scale ln 2, reduction 'none' and float32 on the cpu engine. */
+  /** Row losses are sums of the angles to all other classes; with scale ln 2, reduction 'none' and float32. */
   readonly angles?: boolean;
   readonly straightThrough: boolean;
   readonly onOverflow: 'none' | 'fallback' | 'easy';
@@ -136,7 +136,7 @@ export interface NativeGradients {
   readonly weightGradient: NativeWeightGradient;
   /** Where weights change, how far centres follow; default: not at all. */
   readonly centerRate?: number;
-  /** [own classes, D], added to the weights' gradient. Only on the cpu engine. */
+  /** [own classes, D], added to the weights' gradient. */
   readonly addedWeights?: Float32Array;
 }
 

@@ -34,7 +34,8 @@ describe.skipIf(gpus.length === 0)('on engine cuda', () => {
   });
 
   test.each([centerLoss({ centers }), tripletLoss()])('$kind is refused', async (term) => {
-    const message = /terms must be intra and ring.* on cuda:\d+, as on all GPUs, received '(center|triplet)'/;
+    const message =
+      /terms must be intra, inter and ring on cuda:\d+, as on all GPUs, received '(center|triplet)'/;
     const call = () => valueAndGrad(problem, { terms: [term], engine: first });
     await expectFailure(call, 'ERR_ENGINE_UNAVAILABLE', message);
     const { dim, classes } = size;

@@ -127,6 +127,8 @@ class Launcher {
     if (name == "features_product_wide") return features_product(tiles.features_product_wide, kind, kWideTile);
     if (name == "weights_product_wide") return weights_product(tiles.weights_product_wide, kind, kWideTile);
     if (name == "cosines") return cosines(tiles.cosines, kind);
+    if (name == "negatives_angles") return negatives(tiles.negatives_angles, kind);
+    if (name == "probabilities_angles") return probabilities(tiles.probabilities_angles, kind);
     const Kernel* update = tiles.update(width_);
     return name == "update" && update && fused_update(*update, kind);
   }
@@ -461,9 +463,11 @@ class Launcher {
     if (named("finish_weights_aided")) {
       const bool measure = request_.variant == "measure";
       FinishWeightsParameters p = finish(measure ? SinkKind::measure : SinkKind::sgd, OperandKind::float16);
+      const bool added = request_.variant == "added";
       p.raw = memory_.floats(static_cast<int64_t>(classes_) * width_);
+      p.added = added ? memory_.floats(elements) : nullptr;
       p.clip_scale = 1;
-      p.clip_longest = 1;
+      p.clip_longest = added ? std::numeric_limits<double>::infinity() : 1;
       const int64_t blocks = row_blocks(C_, kMultiprocessors);
       p.squares = memory_.all(blocks * kRowWarps, 0.0);
       return launch(kernels_.finish_weights_aided, blocks, 1, 1, p);

@@ -81,6 +81,9 @@ export const gates = {
   hopperFirstPower: (): Gates => ({ ...hopper, ptxPerMma: 2.9, l2BytesPerMma: 40 }),
   hopperTransformed: (): Gates => ({ ...hopper, ptxPerMma: 3.4, l2BytesPerMma: 40 }),
   hopperCounting: (): Gates => ({ ...hopper, ptxPerMma: 1.85, l2BytesPerMma: 40 }),
+  // An arccos and a root of each cosine: some 14 instructions.
+  splitAngles: (architecture: string): Gates =>
+    architecture === '75' ? turing : { ...splitGates(architecture), ptxPerMma: 3.2 },
   split: splitGates,
   update: (): Gates => ({
     ...{ registers: 255, spillBytes: 0, blocksPerSm: 1, sharedBytes: 160 * KiB },
@@ -170,6 +173,10 @@ function tileLaunches(type: 'float16' | 'bfloat16' | 'float32'): Launch[] {
     kernel: launch.kernel.replace(`_${type}`, `_sub_centers_${type}`),
     gates: subCenterGates[launch.gates] ?? (halves === 2 ? 'splitSubCenters' : 'subCenters'),
   });
+  const angles = [
+    tile('negatives_angles', logits, 4 * B * (1 + partials(size))),
+    tile('probabilities_angles', logits, 8 * B + bytes * B * C),
+  ].map((launch): Launch => ({ ...launch, gates: 'splitAngles' }));
   const update = (width: number): Launch => {
     const sums = halves === 2 ? 16384 : 32768;
     const shape = { rows: sums / width, columns: width, halves } as const;
@@ -205,6 +212,7 @@ function tileLaunches(type: 'float16' | 'bfloat16' | 'float32'): Launch[] {
     ...probabilities,
     ...[...negatives, ...probabilities].map(ofSeveral),
     tile('cosines', logits, 4 * B * C),
+    ...(halves === 2 ? angles : []),
     tile('features_product', bytes * C * (B + D), 4 * B * D * products(size)),
     tile('weights_product', bytes * B * (C + D), 4 * C * D),
     ...[128, 256, 512].map(update),
@@ -272,6 +280,7 @@ function rowLaunches(): Launch[] {
     row('finish_weights_aided:others', 16 * C * D + C, 8 * C * D),
     row('finish_weights:adamw', 30 * C * D, 12 * C * D),
     row('finish_weights_aided:sgd', 22 * C * D, 8 * C * D),
+    row('finish_weights_aided:added', 26 * C * D, 8 * C * D),
     row('finish_weights_aided:measure', 8 * C * D),
     row('sum_unit_rows', 4 * C * D + 8 * (C / 32) * D),
     row('add_unit_sums', 8 * (C / 32 + 1) * D),

@@ -32,6 +32,20 @@ __device__ __forceinline__ float reciprocal_fast(float x) {
   return y;
 }
 
+// sqrt x of x >= 0; relative error 2^-22.
+__device__ __forceinline__ float root_fast(float x) {
+  float y;
+  asm("sqrt.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+}
+
+// 1 / sqrt x; relative error 2^-22.
+__device__ __forceinline__ float reciprocal_root_fast(float x) {
+  float y;
+  asm("rsqrt.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+}
+
 // Calls body(integral constant) for 0 .. kCount - 1: where an instruction wants its offset as a constant.
 template <int kIndex>
 struct Index {

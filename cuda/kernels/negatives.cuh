@@ -2,7 +2,7 @@
 // tile.
 //
 //   S = X W^T in 128 x 128 tiles; E = exp2(S) (shifted: exp2(S factor - offset), transformed: exp2(G(S) - offset), binary:
-//   log2(1 + exp2(z(S))));
+//   log2(1 + exp2(z(S))), angles: arccos(S factor));
 //   sums[2 x + half, i] = sum_j E_ij
 //
 // Reads X once and W once per 128 rows of the batch, both 16-bit (split: 2 x 16); writes 8 bytes per row and split.
@@ -11,13 +11,14 @@
 // partial sum has one writer and a fixed order: no atomics, the same bits every time.
 #pragma once
 
+#include "cuda/kernels/angles.cuh"
 #include "cuda/kernels/binary.cuh"
 #include "cuda/kernels/sub_centers.cuh"
 #include "cuda/kernels/transform.cuh"
 
 namespace marginfc {
 
-enum class NegativesMode { sums, hardest, above, binary, shifted, transformed, transformed_hard };
+enum class NegativesMode { sums, hardest, above, binary, angles, shifted, transformed, transformed_hard };
 template <NegativesMode kMode>
 constexpr bool kTransforms = kMode >= NegativesMode::transformed;
 template <NegativesMode kMode>
@@ -103,6 +104,8 @@ __device__ __forceinline__ void negatives(const NegativesParameters& p) {
               if constexpr (kSumsHard<kMode>) hard_part += s > threshold ? s : 0;
               if constexpr (kMode == NegativesMode::binary)
                 binary.add(p.binary, s, first_power);
+              else if constexpr (kMode == NegativesMode::angles)
+                part += angle_of(s, p.factor);
               else if constexpr (kTransforms<kMode>)
                 part += transformed.exponential(s);
               else

@@ -2,7 +2,8 @@
 // the cosines of a chunk, for nearest().
 //
 //   P = exp2(X W^T factor - shift), 0 for the row's own class and for padding, in the operands' type; transformed:
-//   P = exp2(G(X W^T) - shift) G'(X W^T); binary: P = sigmoid(z(X W^T)) g'(X W^T) / exp2(shift)
+//   P = exp2(G(X W^T) - shift) G'(X W^T); binary: P = sigmoid(z(X W^T)) g'(X W^T) / exp2(shift); angles: P = 1 / (sin arccos(X W^T
+//   factor) exp2(shift))
 //
 // Normalised by the row's sum over negatives (the shift), so that float16 neither overflows nor, in a confident batch,
 // underflows. Reads X and W as negatives does, writes 2 bytes an element (split: 4) in stores of 16. Grid (splits, row
@@ -30,7 +31,7 @@ __device__ __forceinline__ void store_probabilities(const float (&values)[8], ui
   }
 }
 
-enum class ProbabilitiesMode { softmax, transformed, binary };
+enum class ProbabilitiesMode { softmax, transformed, binary, angles };
 
 // P of one row's accumulators.
 template <ProbabilitiesMode kMode>
@@ -47,6 +48,7 @@ class ProbabilitiesRow {
   __device__ __forceinline__ float of(float s, Power first_power) const {
     if constexpr (kMode == ProbabilitiesMode::transformed) return transformed_.gradient(s);
     if constexpr (kMode == ProbabilitiesMode::binary) return binary_.gradient(s, first_power);
+    if constexpr (kMode == ProbabilitiesMode::angles) return inverse_sine_of(s, p_.factor) * exp2_fast(-shift_);
     return exp2_fast(fmaf(s, p_.factor, -shift_));
   }
 

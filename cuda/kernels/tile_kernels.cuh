@@ -54,6 +54,9 @@
 
 MARGINFC_TILE_KERNELS(marginfc::Float16, float16)
 MARGINFC_TILE_KERNELS(marginfc::Split, float32)
+// Angles are taken in float32 alone.
+MARGINFC_TILE_NEGATIVES(marginfc::Split, angles, false, negatives_angles_float32)
+MARGINFC_TILE_PROBABILITIES(marginfc::Split, angles, false, probabilities_angles_float32)
 // sm_75 has no bfloat16.
 #if __CUDA_ARCH__ >= 800
 MARGINFC_TILE_KERNELS(marginfc::Bfloat16, bfloat16)

@@ -231,6 +231,11 @@ __device__ inline double finish_class(const FinishWeightsParameters& p, const Co
       g.v[e] = unit.plain ? tangent * factor : static_cast<float>(tangent * (p.unscale * unit.inverse));
     }
     if (owned) add_own_rows(p, columns, own, unit.inverse, start, w, &g);
+    if constexpr (kAided) {
+      const Four<float> more = p.added ? columns.load(p.added + base, start) : Four<float>{};
+#pragma unroll
+      for (int e = 0; e < kPerLane; e++) g.v[e] += more.v[e];
+    }
     return g;
   };
   float clip = 1;
@@ -304,7 +309,8 @@ __device__ inline bool rests(const FinishWeightsParameters& p, const Columns& co
 // Whether all rows that finish_class touches are aligned_rows; null ones are, and rows of the product are padded.
 __device__ inline bool whole_fours(const FinishWeightsParameters& p) {
   return aligned_rows(p.weights, p.storage, p.dim) && aligned_rows(p.gradient, p.dim) &&
-         aligned_rows(p.momentum, p.dim) && aligned_rows(p.variance, p.dim) && aligned_rows(p.features, p.dim);
+         aligned_rows(p.momentum, p.dim) && aligned_rows(p.variance, p.dim) && aligned_rows(p.features, p.dim) &&
+         aligned_rows(p.added, p.dim);
 }
 
 // dW of a chunk's classes from the raw product, then its sink; the formula is FinishWeightsParameters'. The own rows'
@@ -334,9 +340,10 @@ extern "C" __global__ void __launch_bounds__(kRowThreads, kFinishBlocks)
   finish_classes<false>(p);
 }
 
-// The same with what all classes have in common of the gradient, for some of the classes, with clipping, or measured only:
-// where classes are clipped their gradient is made twice, the second time from the cache.
+// The same with what the gradient has more, of all classes in common or of each, for some of the classes, with clipping, or
+// measured only: where classes are clipped their gradient is made twice, the second time from the cache.
 //
+//   reads   besides: added [classes, D] float32, as often as the gradient is made
 //   writes  besides: squares [warps of the grid] float64, each by one warp
 extern "C" __global__ void __launch_bounds__(kRowThreads, 2)
     finish_weights_aided(const __grid_constant__ FinishWeightsParameters p) {

@@ -214,6 +214,8 @@ struct KernelCheck {
 using KernelChecks = std::vector<KernelCheck>;
 // Of the kernels over tiles: each of them for each operand type.
 KernelChecks tile_checks(const Device& device);
+void check_negatives_angles(const Device& device);
+void check_probabilities_angles(const Device& device);
 void check_prepare_features(const Device& device);
 void check_weight_features(const Device& device);
 void check_targets(const Device& device);

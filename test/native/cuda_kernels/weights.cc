@@ -448,7 +448,7 @@ void check_finish(const Device& device, const char* kernel, bool listed) {
     for (const SinkKind sink : {SinkKind::write, SinkKind::sgd}) check_bad_class(device, kernel, dim, sink);
 }
 
-// What all classes have in common, clipping and measuring; of a chunk, and (apply) of a gradient that is there.
+// What all classes have in common or each has more, clipping and measuring; of a chunk, and (apply) of a gradient that is there.
 void check_aids(const Device& device, int64_t dim, bool apply, double longest, int64_t skew) {
   constexpr int64_t classes = 131, rows = 33;
   const WeightProblem problem(classes, rows, dim, StorageKind::float32, skew);
@@ -456,13 +456,15 @@ void check_aids(const Device& device, int64_t dim, bool apply, double longest, i
   Random random(3);
   std::vector<float> uniforms(problem.padded);
   for (float& value : uniforms) value = static_cast<float>(1e6 * random.normal());
+  std::vector<float> more(classes * dim);
+  for (float& value : more) value = static_cast<float>(random.normal());
   // The problem with the uniform part in its product.
   WeightProblem whole(classes, rows, dim, StorageKind::float32, skew);
   for (int64_t c = 0; c < classes && !apply; c++)
     for (int64_t d = 0; d < dim; d++) whole.raw[c * problem.padded + d] += uniforms[d];
   std::vector<float> given(classes * dim);
   for (float& value : given) value = static_cast<float>(random.normal());
-  const Buffer<float> uniform(uniforms), gradient(given, skew);
+  const Buffer<float> uniform(uniforms), added(more, skew), gradient(given, skew);
   const StoredRows w(problem.weights, StorageKind::float32, skew);
   constexpr int64_t kBlocks = 3;
   const Buffer<double> squares(std::vector<double>(kBlocks * kRowWarps, 0.5));
@@ -470,6 +472,7 @@ void check_aids(const Device& device, int64_t dim, bool apply, double longest, i
   p.weights = w.get();
   p.sgd_step = {1, 0, 0, false};
   p.uniform = uniform.get();
+  p.added = added.get();
   p.clip_scale = 0.5;
   p.clip_longest = longest;
   p.squares = squares.get();
@@ -480,10 +483,14 @@ void check_aids(const Device& device, int64_t dim, bool apply, double longest, i
   }
   const std::string name = size_text("finish_weights_aided", classes, dim) + (apply ? "apply, " : "");
   std::vector<double> want(dim), room(dim), lengths;
+  const auto reference = [&](int64_t c) {
+    whole.reference(c, &want, &room);
+    for (int64_t d = 0; d < dim; d++) want[d] += more[c * dim + d];
+  };
   double square = 0;
   for (int64_t c = 0; c < classes; c++) {
     double own = 0;
-    if (!apply) whole.reference(c, &want, &room);
+    if (!apply) reference(c);
     for (int64_t d = 0; d < dim; d++)
       own += apply ? static_cast<double>(given[c * dim + d]) * given[c * dim + d] : want[d] * want[d];
     lengths.push_back(std::sqrt(own));
@@ -507,7 +514,7 @@ void check_aids(const Device& device, int64_t dim, bool apply, double longest, i
   Values values(name + "clip");
   const std::vector<float> got = w.wide.read(), left = gradient.read();
   for (int64_t c = 0; c < classes; c++) {
-    if (!apply) whole.reference(c, &want, &room);
+    if (!apply) reference(c);
     const double factor = 0.5 * std::min(1.0, longest / (0.5 * lengths[c]));
     for (int64_t d = 0; d < dim; d++) {
       const double before = problem.weights[c * dim + d], g = apply ? given[c * dim + d] : want[d];
