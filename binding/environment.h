@@ -47,6 +47,7 @@ class Environment {
   JobQueue& add_queue() { return queues_.emplace_back(); }
 
   Napi::FunctionReference head_constructor;
+  Napi::FunctionReference evaluation_constructor;
 
  private:
   const KernelChoice kernels_ = choose_kernels();

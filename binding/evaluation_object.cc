@@ -3,6 +3,7 @@
 #include "binding/arguments.h"
 #include "binding/environment.h"
 #include "binding/head_object.h"
+#include "binding/kept_gradient_jobs.h"
 #include "binding/phases_job.h"
 #include "binding/terms.h"
 
@@ -33,20 +34,29 @@ void read_labels(EvaluationState& state, const Napi::Value& value) {
 }  // namespace
 
 void EvaluationObject::install(Napi::Env env, Napi::Object exports) {
-  exports.Set("Evaluation", DefineClass(env, "Evaluation",
-                                        {
-                                            InstanceMethod<&EvaluationObject::targets>("targets"),
-                                            InstanceMethod<&EvaluationObject::forward>("forward"),
-                                            InstanceMethod<&EvaluationObject::backward>("backward"),
-                                            InstanceMethod<&EvaluationObject::value_and_grad>("valueAndGrad"),
-                                            InstanceMethod<&EvaluationObject::negatives>("negatives"),
-                                            InstanceMethod<&EvaluationObject::epilogue>("epilogue"),
-                                            InstanceMethod<&EvaluationObject::measure>("measure"),
-                                            InstanceMethod<&EvaluationObject::reserve>("reserve"),
-                                            InstanceMethod<&EvaluationObject::finish>("finish"),
-                                            InstanceMethod<&EvaluationObject::phase_seconds>("phaseSeconds"),
-                                            InstanceMethod<&EvaluationObject::dispose>("dispose"),
-                                        }));
+  const Napi::Function constructor = DefineClass(env, "Evaluation",
+                                                 {
+                                                     InstanceMethod<&EvaluationObject::class_rows>("classRows"),
+                                                     InstanceMethod<&EvaluationObject::add_to_kept>("addToKept"),
+                                                     InstanceMethod<&EvaluationObject::targets>("targets"),
+                                                     InstanceMethod<&EvaluationObject::forward>("forward"),
+                                                     InstanceMethod<&EvaluationObject::backward>("backward"),
+                                                     InstanceMethod<&EvaluationObject::value_and_grad>("valueAndGrad"),
+                                                     InstanceMethod<&EvaluationObject::negatives>("negatives"),
+                                                     InstanceMethod<&EvaluationObject::epilogue>("epilogue"),
+                                                     InstanceMethod<&EvaluationObject::measure>("measure"),
+                                                     InstanceMethod<&EvaluationObject::reserve>("reserve"),
+                                                     InstanceMethod<&EvaluationObject::finish>("finish"),
+                                                     InstanceMethod<&EvaluationObject::phase_seconds>("phaseSeconds"),
+                                                     InstanceMethod<&EvaluationObject::dispose>("dispose"),
+                                                 });
+  Environment::of(env).evaluation_constructor = Napi::Persistent(constructor);
+  exports.Set("Evaluation", constructor);
+}
+
+bool EvaluationObject::is(const Napi::Value& value) {
+  return value.IsObject() &&
+         value.As<Napi::Object>().InstanceOf(Environment::of(value.Env()).evaluation_constructor.Value());
 }
 
 EvaluationObject::EvaluationObject(const Napi::CallbackInfo& info) : ObjectWrap(info) {
@@ -63,7 +73,13 @@ EvaluationObject::EvaluationObject(const Napi::CallbackInfo& info) : ObjectWrap(
   ClassShape& shape = state->shape;
   shape.dim = batch.dim;
   Rows borrowed;
-  if (HeadObject::is(weights)) {
+  if (is(weights)) {
+    state->of = Unwrap(weights.As<Napi::Object>())->state(env);
+    state->head = state->of->head;
+    state->classes = state->of->classes;
+    shape = state->of->shape;
+    require_size(env, batch.dim, shape.dim, "dim");
+  } else if (HeadObject::is(weights)) {
     state->head = HeadObject::Unwrap(weights.As<Napi::Object>())->head(env);
     state->classes = state->head->classes();
     shape = state->head->shape();
@@ -77,7 +93,7 @@ EvaluationObject::EvaluationObject(const Napi::CallbackInfo& info) : ObjectWrap(
   state->options.classes = state->classes;
   if (state->classes < 1 || state->classes > INT32_MAX)
     throw make_error(env, Status::failure(Code::shape, "weights must hold between 1 and 2^31 - 1 classes"));
-  if (!state->head) read_sub_centers(problem.Get("subCenters"), state->classes);
+  if (!state->head && !state->of) read_sub_centers(problem.Get("subCenters"), state->classes);
   if (state->head && boolean(problem, "sampled")) batch.sampling = state->head->sampling();
 
   read_labels(*state, problem.Get("labels"));
@@ -131,7 +147,9 @@ EvaluationObject::EvaluationObject(const Napi::CallbackInfo& info) : ObjectWrap(
   }
 
   std::vector<ClassShard*>& shards = state->shards;
-  if (state->head) {
+  if (state->of) {
+    shards = state->of->shards;
+  } else if (state->head) {
     shards = state->head->shards();
   } else {
     const auto count = static_cast<int64_t>(number(problem, "shards"));
@@ -176,6 +194,14 @@ EvaluationObject::EvaluationObject(const Napi::CallbackInfo& info) : ObjectWrap(
 std::shared_ptr<EvaluationState> EvaluationObject::state(Napi::Env env) const {
   if (!state_) throw make_error(env, Status::failure(Code::disposed, "the evaluation has been disposed of"));
   return state_;
+}
+
+Napi::Value EvaluationObject::class_rows(const Napi::CallbackInfo& info) {
+  return dispatch(info[0], std::make_unique<ClassRowsJob>(state(info.Env()), info));
+}
+
+Napi::Value EvaluationObject::add_to_kept(const Napi::CallbackInfo& info) {
+  return dispatch(info[0], std::make_unique<AddToKeptJob>(state(info.Env()), info));
 }
 
 Napi::Value EvaluationObject::targets(const Napi::CallbackInfo& info) {

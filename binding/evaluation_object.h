@@ -11,9 +11,12 @@ namespace marginfc::binding {
 class EvaluationObject : public Napi::ObjectWrap<EvaluationObject> {
  public:
   static void install(Napi::Env env, Napi::Object exports);
+  static bool is(const Napi::Value& value);
   explicit EvaluationObject(const Napi::CallbackInfo& info);
 
  private:
+  Napi::Value class_rows(const Napi::CallbackInfo& info);
+  Napi::Value add_to_kept(const Napi::CallbackInfo& info);
   Napi::Value targets(const Napi::CallbackInfo& info);
   Napi::Value forward(const Napi::CallbackInfo& info);
   Napi::Value backward(const Napi::CallbackInfo& info);

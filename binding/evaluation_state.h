@@ -34,6 +34,7 @@ struct EvaluationState {
   LossOptions options;
   int64_t classes = 0;
   ClassShape shape = 1;
+  std::shared_ptr<EvaluationState> of;                // whose classes these are, if it is another's
   std::shared_ptr<Head> head;                         // owner of the classes, or
   std::vector<std::unique_ptr<ClassShard>> borrowed;  // shards of the caller's weights
   std::vector<ClassShard*> shards;                    // of either

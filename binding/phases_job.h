@@ -128,12 +128,8 @@ class PhasesJob final : public Job {
     gradients_.tolerance = state_->tolerance;
     if (const Napi::Value rate = object.Get("centerRate"); present(rate)) center_rate_ = number(object, "centerRate");
     read_sink(object.Get("weightGradient"));
-    if (const Napi::Value added = object.Get("addedWeights"); present(added)) {
-      const Span<float> values = float_array(added, "addedWeights");
-      require_size(env, values.size, own_elements(), "addedWeights");
-      gradients_.weights.added = values.data;
-      keep(added);
-    }
+    if (const Napi::Value adds = object.Get("addsKept"); present(adds))
+      gradients_.adds_kept = boolean(object, "addsKept");
   }
   // Memory for phases 4 and 5, or these phases; after read_gradients().
   void read_reserve() { reserve_ = true; }
@@ -248,6 +244,9 @@ class PhasesJob final : public Job {
       sink.gradient = values.data;
       sink.place = values.place;
       keep(destination);
+    } else if (kind == "keep") {
+      sink.kind = WeightSink::Kind::write;
+      gradients_.keeps = true;
     } else if (kind == "update" || kind == "accumulate") {
       if (!state_->head) throw make_error(env, Status::failure(Code::type, kind + " needs a head"));
       sink.kind = kind == "update" ? WeightSink::Kind::update : WeightSink::Kind::accumulate;

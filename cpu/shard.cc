@@ -53,6 +53,34 @@ Status CpuShard::begin(const Batch& batch, std::unique_ptr<ShardPass>* pass) try
   return Status::no_workspace();
 }
 
+template <class Body>
+void CpuShard::for_each_of(const int32_t* classes, int64_t count, const Body& body) const {
+  for (int64_t n = 0; n < count; n++)
+    if (classes[n] >= range_.start && classes[n] < range_.end) body(n, (classes[n] - range_.start) * sub_centers_);
+}
+
+Status CpuShard::gather(const int32_t* classes, int64_t count, float* rows) {
+  for_each_of(classes, count, [&](int64_t n, int64_t row) {
+    for (int32_t k = 0; k < sub_centers_; k++) copy_row(row + k, rows + (n * sub_centers_ + k) * dim_);
+  });
+  return {};
+}
+
+Status CpuShard::kept_gradient(float** gradient, Place* place) {
+  if (!kept_.allocate(engine_.buffers(), rows() * dim_)) return Status::no_workspace();
+  *gradient = kept_.data();
+  *place = Place::host;
+  return {};
+}
+
+Status CpuShard::add_to_kept(const int32_t* classes, int64_t count, const float* rows) {
+  const int64_t size = static_cast<int64_t>(sub_centers_) * dim_;
+  for_each_of(classes, count, [&](int64_t n, int64_t row) {
+    for (int64_t d = 0; d < size; d++) kept_.data()[row * dim_ + d] += rows[n * size + d];
+  });
+  return {};
+}
+
 Status CpuShard::nearest(const Batch& batch, int64_t k, int32_t* classes, float* cosines) try {
   CpuPass pass(*this, batch);
   MARGINFC_TRY(pass.prepare());

@@ -3,6 +3,7 @@
 
 #include <vector>
 
+#include "cpu/buffer_pool.h"
 #include "cpu/cpu_engine.h"
 #include "cpu/memory.h"
 #include "engine/sampling.h"
@@ -29,6 +30,9 @@ class CpuShard final : public ClassShard {
   int32_t sub_centers() const override { return sub_centers_; }
   size_t keep_bytes(const Batch& batch) const override;
   Status begin(const Batch& batch, std::unique_ptr<ShardPass>* pass) override;
+  Status gather(const int32_t* classes, int64_t count, float* rows) override;
+  Status kept_gradient(float** gradient, Place* place) override;
+  Status add_to_kept(const int32_t* classes, int64_t count, const float* rows) override;
   Status nearest(const Batch& batch, int64_t k, int32_t* classes, float* cosines) override;
   Status initialize(double std, uint64_t seed, ClassRange classes) override;
   Status write(ClassArray array, int64_t first, int64_t count, const float* values) override;
@@ -72,6 +76,9 @@ class CpuShard final : public ClassShard {
 
  private:
   static FloatBuffer CpuShard::* member(ClassArray array);
+  // Calls body(n, first row of classes[n]) for those of these classes that are here.
+  template <class Body>
+  void for_each_of(const int32_t* classes, int64_t count, const Body& body) const;
   // Columns `first` on of owned weights in 16 bits.
   uint16_t* halves(int64_t index, int32_t first = 0) {
     return reinterpret_cast<uint16_t*>(owned_.data()) + index * dim_ + first;
@@ -90,6 +97,7 @@ class CpuShard final : public ClassShard {
   FloatBuffer momentum_;      // [rows, dim]; sgd with momentum: velocity, adamw: mean
   FloatBuffer variance_;      // [rows, dim]; adamw
   FloatBuffer accumulated_;   // [rows, dim]; on first use
+  PooledBuffer kept_;         // [rows, dim]; on first use
   std::vector<float> zeros_;  // [dim]
 };
 

@@ -91,10 +91,6 @@ Status CudaPass::reserve(const FeatureSink& features, const WeightSink& sink) tr
   MARGINFC_TRY(plan_gradients({features.gradient != nullptr, sink.kind}));
   if (sink.kind == WeightSink::Kind::measure)
     MARGINFC_TRY(memory_.squares.allocate(device_, finish_blocks(memory_.chunk_tiles * kTileSide)));
-  if (sink.kind != WeightSink::Kind::none && sink.added) {
-    const int64_t most = std::min(memory_.chunk_tiles * kTileSide, shard_.rows());
-    MARGINFC_TRY(memory_.added.allocate(device_, most * dim_ * sizeof(float)));
-  }
   return sink.kind != WeightSink::Kind::none && aided(sink) ? reserve_raw() : Status{};
 } catch (const std::bad_alloc&) {
   return Status::no_workspace();
@@ -232,10 +228,6 @@ Status CudaPass::run_chunks(bool features, const WeightSink& sink, double unscal
     }
     if (!weights) continue;
     if (download) MARGINFC_TRY(device_.writable(buffer));
-    if (sink.added) {
-      const ChunkRows rows = rows_of(chunk);
-      MARGINFC_TRY(device_.upload(m.added, sink.added + rows.first * dim_, rows.count * dim_ * sizeof(float)));
-    }
     const DeviceBuffer there = write && !download ? result(chunk) : DeviceBuffer();
     MARGINFC_TRY(launch_weights(chunk, sink, unscale, write && gradient_here_ ? there : m.weights[buffer]));
     if (copy) MARGINFC_TRY(device_.copy(there, m.weights[buffer], there.bytes()));
@@ -357,7 +349,7 @@ FinishWeightsParameters CudaPass::weight_finish(const Chunk& chunk, const Weight
   }
   p.unscale = unscale;
   if (smooth_) p.uniform = memory_.uniform.as<float>();
-  if (sink.added) p.added = memory_.added.as<float>((first - rows_of(chunk).first) * dim_);
+  if (sink.added) p.added = sink.added + first * dim_;
   p.clip_scale = sink.clip.scale;
   p.clip_longest = sink.clip.longest;
   p.squares = memory_.squares.parts();

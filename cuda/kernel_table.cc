@@ -35,6 +35,8 @@ constexpr RowKernelName kRowKernels[] = {
     {"targets_sub_centers", &KernelTable::targets_sub_centers},
     {"flag_sub_centers", &KernelTable::flag_sub_centers},
     {"largest_sub_centers", &KernelTable::largest_sub_centers},
+    {"gather_class_rows", &KernelTable::gather_class_rows},
+    {"add_class_rows", &KernelTable::add_class_rows},
 };
 
 struct ProductKernelName {

@@ -394,6 +394,23 @@ struct UpdateParameters {
   FinishWeightsParameters finish;  // raw and width are not used
 };
 
+// gather_class_rows: rows of a few classes, in float32. Grid: ceil(count / 8).
+struct GatherClassRowsParameters {
+  const void* rows;      // [.., D] of type storage
+  const int32_t* index;  // [count]; null: 0, 1, ..
+  float* out;            // [count, D]
+  int32_t count, dim;
+  StorageKind storage;
+};
+
+// add_class_rows: to[index[i]] += rows[i]. Grid: ceil(count / 8).
+struct AddClassRowsParameters {
+  const float* rows;     // [count, D]
+  const int32_t* index;  // [count], different ones
+  float* to;             // [.., D]
+  int32_t count, dim;
+};
+
 // initialize_weights: std * normal deviates by seed, class and column (engine/random.h). Grid: any, 256 threads.
 struct InitializeWeightsParameters {
   float* weights;  // [classes, D]

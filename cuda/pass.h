@@ -47,7 +47,6 @@ class CudaPass final : public ShardPass {
     DeviceBuffer uniform_sum;                // [dim] float64: sum over rows of uniform xh
     DeviceBuffer uniform;                    // [width]: the same, as it is added to the raw product
     SquareSum squares;
-    DeviceBuffer added;       // what dW of a chunk has more, [chunk, dim]
     DeviceBuffer features;    // dX, [rows, dim]
     DeviceBuffer weights[2];  // dW of a chunk on its way to the host, [chunk, dim]
   };

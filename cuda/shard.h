@@ -6,6 +6,7 @@
 
 #include "cuda/cuda_engine.h"
 #include "cuda/sub_centers.h"
+#include "engine/owners.h"
 
 namespace marginfc::cuda {
 
@@ -70,6 +71,9 @@ class CudaShard final : public ClassShard {
   // Making E again costs less than reading it.
   size_t keep_bytes(const Batch&) const override { return kKeepsNothing; }
   Status begin(const Batch& batch, std::unique_ptr<ShardPass>* pass) override;
+  Status gather(const int32_t* classes, int64_t count, float* rows) override;
+  Status kept_gradient(float** gradient, Place* place) override;
+  Status add_to_kept(const int32_t* classes, int64_t count, const float* rows) override;
   Status nearest(const Batch& batch, int64_t k, int32_t* classes, float* cosines) override;
   Status initialize(double std, uint64_t seed, ClassRange classes) override;
   Status write(ClassArray array, int64_t first, int64_t count, const float* values) override;
@@ -114,6 +118,10 @@ class CudaShard final : public ClassShard {
 
  private:
   const DeviceBuffer& buffer(ClassArray array) const;
+  // Of these classes those that are here, counted from the first, and which of them they are.
+  std::vector<Owner> own(const int32_t* classes, int64_t count) const;
+  // Their indexes, on the device.
+  Status list(const std::vector<Owner>& own, DeviceBuffer* index) const;
   // Makes the list of rows by slot, unless it is there or a class has one row.
   Status list_slots(OperandKind kind);
   int64_t operand_rows(OperandKind kind) const {
@@ -131,6 +139,7 @@ class CudaShard final : public ClassShard {
   DeviceBuffer momentum_;     // [rows, dim]; sgd with momentum: velocity, adamw: mean
   DeviceBuffer variance_;     // [rows, dim]; adamw
   DeviceBuffer accumulated_;  // [rows, dim]; on first use
+  DeviceBuffer kept_;         // [rows, dim]; on first use
   OperandRows operands_[3];   // by OperandKind; on first use
   SubCenterList lists_[3];    // likewise, where a class has several rows
   bool valid_[3] = {};        // whether they are those of the weights

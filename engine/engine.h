@@ -224,8 +224,8 @@ struct WeightSink {
   double learning_rate = 0;   // update
   int64_t step = 0;           // update: number of this update, from 1 (adamw's bias correction, stochastic rounding)
   Clip clip;                  // update
-  const float* added =
-      nullptr;  // [classes of the shard, dim], added to the gradient; nullable, and null where classes are sampled
+  // What ClassShard::kept_gradient() gives, to be added to the gradient; null where nothing is, and where classes are sampled.
+  const float* added = nullptr;
   double* square = nullptr;  // measure: is added to
   // Neighbouring classes that no row owns may be left out of dW (their gradient is 0) while the sum over them and all
   // rows of |dLoss/dcos| is at most this for each class of them. 0: nothing is left out.
@@ -295,6 +295,14 @@ class ClassShard {
 
   // Phase 0. `batch`'s arrays must live as long as the pass.
   virtual Status begin(const Batch& batch, std::unique_ptr<ShardPass>* pass) = 0;
+
+  // Weights of those of these classes that it has, in float32: rows [count, dim] of which the others stay as they are.
+  virtual Status gather(const int32_t* classes, int64_t count, float* rows) = 0;
+
+  // Memory for a gradient, [classes, dim], that passes write and add from: its own, where its engine works, made on first use.
+  virtual Status kept_gradient(float** gradient, Place* place) = 0;
+  // Adds rows [count, dim] to those of these classes there, which are different ones; those of other shards are left out.
+  virtual Status add_to_kept(const int32_t* classes, int64_t count, const float* rows) = 0;
 
   // The k <= size() classes with the largest cosine for each row, best first, ties to the smaller id.
   // features [rows, dim] -> classes [rows, k], cosines [rows, k].

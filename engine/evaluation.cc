@@ -348,6 +348,27 @@ WeightSink Evaluation::weight_sink(const Gradients& gradients) {
   return sink;
 }
 
+Status Evaluation::aim(const Gradients& gradients, size_t r, WeightSink* sink) {
+  if (sink->gradient) sink->gradient += elements_before(r);
+  if (!gradients.keeps && !gradients.adds_kept) return {};
+  float* kept;
+  Place place;
+  MARGINFC_TRY(shards_[r]->kept_gradient(&kept, &place));
+  if (gradients.adds_kept) sink->added = kept;
+  if (!gradients.keeps) return {};
+  sink->gradient = kept;
+  sink->place = place;
+  return {};
+}
+
+Status Evaluation::class_rows(const int32_t* classes, int64_t count, float* rows) {
+  return run_each(workers_, [&](size_t r) { return shards_[r]->gather(classes, count, rows); });
+}
+
+Status Evaluation::add_to_kept(const float* rows) {
+  return run_each(workers_, [&](size_t r) { return shards_[r]->add_to_kept(batch_.labels, batch_.rows, rows); });
+}
+
 Status Evaluation::measure(const Gradients& gradients, double* square) try {
   WeightSink measured = weight_sink(gradients);
   measured.kind = WeightSink::Kind::measure;
@@ -356,7 +377,7 @@ Status Evaluation::measure(const Gradients& gradients, double* square) try {
   std::vector<Coefficients> rows(shards_.size(), no_coefficients());
   MARGINFC_TRY(run_each(workers_, [&](size_t r) {
     WeightSink sink = measured;
-    if (sink.added) sink.added += elements_before(r);
+    MARGINFC_TRY(aim(gradients, r, &sink));
     sink.square = &squares[r];
     MARGINFC_TRY(passes_[r]->reserve({}, sink));
     coefficients(r, weight_, &rows[r]);
@@ -378,8 +399,7 @@ Status Evaluation::reserve(const Gradients& gradients) try {
     part.rows = no_coefficients();
     part.sink = sink;
     part.sink.skipped_mass = &part.skipped_mass;
-    if (sink.gradient) part.sink.gradient += elements_before(r);
-    if (sink.added) part.sink.added += elements_before(r);
+    MARGINFC_TRY(aim(gradients, r, &part.sink));
   }
   // The first shard writes dX to the result and the others' parts are added to it: at once where shards run one after the
   // other and one part is enough, else at the end. Several parts for a GPU's memory are added up here first.

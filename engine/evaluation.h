@@ -92,7 +92,9 @@ struct Gradients {
   double loss_gradient = 1;                  // mean and sum
   const float* row_loss_gradient = nullptr;  // [rows]; reduction none
   FeatureSink features;
-  WeightSink weights;  // weights.gradient and weights.added are [classes, dim] of all shards
+  WeightSink weights;      // weights.gradient is [classes, dim] of all shards
+  bool keeps = false;      // of kind write: to each shard's kept gradient instead
+  bool adds_kept = false;  // what is kept there is added
   // Classes without rows of their own may be left out of the weights' gradient while the sum over them and all rows of
   // |dLoss/dcos| is at most this part of the sum over rows of |dLoss/dz|; docs/numerics.md has the bound that follows.
   double tolerance = 0;
@@ -148,6 +150,11 @@ class Evaluation {
   Status reserve(const Gradients& gradients);
   Status finish(const Gradients& gradients, double* skipped_mass);
 
+  // Weights of these classes, [count, dim] in float32; those that no shard has stay as they are.
+  Status class_rows(const int32_t* classes, int64_t count, float* rows);
+  // Of rows whose labels are different: adds [rows, dim] to what is kept of their classes.
+  Status add_to_kept(const float* rows);
+
   // [rows], after epilogue(): what the reduction multiplies a row's loss with; 0 for ignored rows.
   const std::vector<double>& reduction_scale() const { return reduction_scale_; }
 
@@ -186,6 +193,8 @@ class Evaluation {
   }
   // How the weights' gradient is asked for of every shard; sets weight_ and loss_gradient_.
   WeightSink weight_sink(const Gradients& gradients);
+  // And of shard r.
+  Status aim(const Gradients& gradients, size_t r, WeightSink* sink);
 
   const std::vector<ClassShard*> shards_;
   std::vector<Worker*> workers_;  // [shards]

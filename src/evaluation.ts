@@ -6,7 +6,7 @@
 import { watchAbort } from './abort.js';
 import { type BatchMargin, batchLearner, isBatchMargin, type Learner } from './batch_margins.js';
 import { publicError } from './errors.js';
-import { checkInterWeights, interPass, withAdded } from './inter_pass.js';
+import { interPass, withKept } from './inter_pass.js';
 import { type MemoryTrack, noMemory } from './loss_memory.js';
 import { phasesToGradients, phasesToLoss, resolveMargin } from './margin_resolution.js';
 import { type CustomMargin, nativeMargin } from './margins.js';
@@ -122,7 +122,6 @@ export function planEvaluation(input: PlanInput): Plan {
   const { devices } = compute;
   checkLossOn(loss, devices);
   checkSubCentersOf({ subCenters, classes }, loss, devices);
-  if ('array' in weights) checkInterWeights(loss.terms, weights.array);
   const features = checkRowsOf(
     input.features,
     'features',
@@ -241,7 +240,7 @@ export function* forwardPass(mode: NativeMode, plan: Plan, signal: AbortSignal |
     const resolved = yield* resolveMargin(mode, plan, evaluation);
     const rows = newRows(plan);
     const result = yield* phasesToLoss(mode, plan, evaluation, resolved, rows);
-    const { inter } = yield* interPass(mode, plan, watch.cancel, undefined);
+    const { inter } = yield* interPass(mode, plan, evaluation, watch.cancel, undefined);
     return { plan, rows, result: withTerms(plan.terms, result, inter), evaluation, cancel: watch.cancel };
   } catch (error) {
     evaluation?.dispose();
@@ -262,8 +261,8 @@ export function* backwardPass(
   const watch = watchAbort(signal, cancel);
   try {
     const wanted = gradients();
-    const inter = yield* interPass(mode, plan, cancel, interFactor(wanted));
-    yield* settled(evaluation.backward(mode, withAdded(wanted, inter)));
+    const inter = yield* interPass(mode, plan, evaluation, cancel, interFactor(wanted));
+    yield* settled(evaluation.backward(mode, withKept(wanted, inter)));
     return wanted;
   } catch (error) {
     throw publicError(error, signal);
@@ -292,8 +291,8 @@ export function* gradientPass(
     const resolved = yield* resolveMargin(mode, plan, evaluation);
     const rows = newRows(plan);
     const wanted = gradients();
-    const inter = yield* interPass(mode, plan, watch.cancel, interFactor(wanted));
-    const all = withAdded(wanted, inter);
+    const inter = yield* interPass(mode, plan, evaluation, watch.cancel, interFactor(wanted));
+    const all = withKept(wanted, inter);
     const result = yield* phasesToGradients(mode, plan, evaluation, resolved, rows, all);
     const skipped = plan.problem.gradientTolerance > 0 ? { skippedMass: result.skippedMass } : {};
     return { rows, result: withTerms(plan.terms, result, inter.inter), gradients: wanted, skipped };

@@ -16,8 +16,8 @@ export interface InterLoss extends WeightedTerm {
  *
  * It has no part in the gradient of features. Computed as the loss is, by tiles and without a matrix of angles, in float32 whatever the
  * `precision`; sin(theta) is floored at 1e-3 in the quotient, as the cosine is that of float32 products. Costs about as much as the loss
- * itself for as many rows as the batch has different classes, and its gradient C x dim floats while a call runs. Of all classes: not
- * with a `sampleRate` below 1. On GPUs `weights` of a call without a head must be in the host's memory.
+ * itself for as many rows as the batch has different classes, and its gradient C x dim floats where the weights are, which a head keeps.
+ * Of all classes: not with a `sampleRate` below 1.
  *
  * Source: Deng et al., arXiv 1801.07698, equation 6.
  *

@@ -32,8 +32,8 @@ export interface NativeProblem {
   readonly dim: number;
   /** Rows of each class, default 1; those of a head where it owns the weights. */
   readonly subCenters?: number;
-  /** [C, subCenters, D], borrowed until dispose(), of weightsType; or a head that owns its weights, in float32. */
-  readonly weights: Float32Array | Uint16Array | NativeDeviceArray | NativeHead;
+  /** [C, subCenters, D], borrowed until dispose(), of weightsType; or a head that owns its weights, in float32; or those of another evaluation. */
+  readonly weights: Float32Array | Uint16Array | NativeDeviceArray | NativeHead | NativeEvaluation;
   readonly weightsType: NativePrecision;
   /** Part of the gradient's mass that may be left out of the weights' gradient; 0 for none. */
   readonly gradientTolerance: number;
@@ -88,11 +88,13 @@ export interface NativeRows {
   readonly biasGradient?: Float64Array;
 }
 
-/** What becomes of the weights' gradient: written out, added to the head's sum, or used up by its optimiser. */
+/** What becomes of the weights' gradient: written out, kept, added to the head's sum, or used up by its optimiser. */
 export type NativeWeightGradient =
   | { readonly kind: 'none' }
   /** [own classes, D] */
   | { readonly kind: 'write'; readonly dWeights: Float32Array | NativeDeviceArray }
+  /** Where the classes are, for `addsKept` of another evaluation of them. */
+  | { readonly kind: 'keep' }
   | { readonly kind: 'accumulate' }
   | { readonly kind: 'update'; readonly learningRate: number; readonly clip?: NativeClip };
 
@@ -136,8 +138,8 @@ export interface NativeGradients {
   readonly weightGradient: NativeWeightGradient;
   /** Where weights change, how far centres follow; default: not at all. */
   readonly centerRate?: number;
-  /** [own classes, D], added to the weights' gradient. */
-  readonly addedWeights?: Float32Array;
+  /** Whether what was kept is added to the weights' gradient. */
+  readonly addsKept?: boolean;
 }
 
 export interface NativeBackwardResult {
@@ -226,6 +228,10 @@ export interface NativeEvaluation {
   reserve(mode: NativeMode, gradients: NativeGradients): NativeReturn<undefined>;
   /** Phases 4 and 5 of the gradients that were reserved; or in two calls of those for the features and those for the weights. */
   finish(mode: NativeMode, gradients: NativeGradients): NativeReturn<NativeBackwardResult>;
+  /** Weights of these classes, [n, D]; rows of those of other processes stay as they are. */
+  classRows(mode: NativeMode, classes: Int32Array, rows: Float32Array): NativeReturn<undefined>;
+  /** Adds [B, D] to what is kept of the classes of the rows, no two of which have the same one. */
+  addToKept(mode: NativeMode, rows: Float32Array): NativeReturn<undefined>;
   /** For benchmarks: how long each phase took when it last ran. */
   phaseSeconds(): NativePhaseSeconds;
   /** Frees the workspace and lets go of the borrowed arrays (after the calls in flight). Idempotent. */

@@ -8,6 +8,7 @@ import {
   type DeviceArray,
   type DeviceName,
   forward,
+  interLoss,
   MarginHead,
   sgd,
   valueAndGrad,
@@ -50,12 +51,14 @@ const last = gpus.length - 1;
 
 describe.skipIf(gpus.length === 0)('arrays in the memory of a GPU', () => {
   test.each([
-    ['the one that computes', 'cuda:0', 0, 1, 0],
-    ['the one that computes, not aligned', 'cuda:0', 0, 2, 1],
-    ['another one', 'cuda:0', last, 3, 0],
-    ['one of several that compute', 'cuda', last, 3, 0],
-  ] as const)('give the results of the host: %s', async (_, engine, gpu, shards, lead) => {
-    const options = { engine, shards, precision: 'float32' } as const;
+    ['the one that computes', 'cuda:0', 0, 1, 0, []],
+    ['the one that computes, not aligned', 'cuda:0', 0, 2, 1, []],
+    ['another one', 'cuda:0', last, 3, 0, []],
+    ['one of several that compute', 'cuda', last, 3, 0, []],
+    ['the one that computes, not aligned, with a term of the weights', 'cuda:0', 0, 2, 1, [interLoss()]],
+    ['one of several that compute, likewise', 'cuda', last, 3, 0, [interLoss()]],
+  ] as const)('give the results of the host: %s', async (_, engine, gpu, shards, lead, terms) => {
+    const options = { engine, shards, terms, precision: 'float32' } as const;
     const expected = await valueAndGrad(batch, options);
     const given = {
       features: placed(gpu, features, 'float32', lead),
@@ -93,7 +96,7 @@ describe.skipIf(gpus.length === 0)('arrays in the memory of a GPU', () => {
       weights,
       (_, i) => 0x3000 + ((i * 7919) % 4096) + (i % 3 === 0 ? 0x8000 : 0),
     );
-    const options = { engine: 'cuda:0', gradients: 'both' } as const;
+    const options = { engine: 'cuda:0', gradients: 'both', terms: [interLoss()] } as const;
     const host = valueAndGradSync({ ...batch, weights: { data: bits, dtype } }, options);
     const { loss, dFeatures, dWeights } = valueAndGradSync(
       { ...batch, weights: placed(0, bits, dtype) },

@@ -15,7 +15,6 @@ import {
   valueAndGrad,
 } from '../src/index.js';
 import { closeEngines, type HeadStep, runHead } from './engines.js';
-import { expectFailure } from './failures.js';
 import { assignToEach, findGpus, findSoftwareGpus, gpusOfThisProcess } from './gpus.js';
 import { expectWithinLimits, float32Limits, gradientError } from './metrics.js';
 import { untrained, update } from './optimizer_rules.js';
@@ -211,14 +210,5 @@ describe.skipIf(gpus.length === 0)('in this process', () => {
       ),
     ).toBeLessThan(limits.gradient);
     for (const head of [...heads, alone]) head.dispose();
-  });
-
-  test('weights in the memory of a GPU are refused', async () => {
-    const weights = { devicePtr: 256n, length: problem.weights.length, dtype: 'float32' } as const;
-    await expectFailure(
-      () => valueAndGrad({ ...problem, weights }, { terms: [interLoss()], engine: first }),
-      'ERR_OPTION',
-      /^weights must be in the host's memory with an interLoss, for which .*, received \{ devicePtr, length \}$/,
-    );
   });
 });

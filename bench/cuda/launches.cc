@@ -404,6 +404,24 @@ class Launcher {
       if (request_.variant == "sampled") p.index = every_class();
       return launch(kernels_.prepare_weights, classes_ / kRowWarps, 1, 1, p);
     }
+    if (named("gather_class_rows")) {
+      GatherClassRowsParameters p{};
+      p.rows = memory_.floats(static_cast<int64_t>(C_) * D_);
+      p.index = every_class();
+      p.out = memory_.empty<float>(static_cast<int64_t>(B_) * D_);
+      p.count = B_;
+      p.dim = D_;
+      return launch(kernels_.gather_class_rows, divide_up(B_, kRowWarps), 1, 1, p);
+    }
+    if (named("add_class_rows")) {
+      AddClassRowsParameters p{};
+      p.rows = memory_.floats(static_cast<int64_t>(B_) * D_);
+      p.index = every_class();
+      p.to = memory_.floats(static_cast<int64_t>(C_) * D_);
+      p.count = B_;
+      p.dim = D_;
+      return launch(kernels_.add_class_rows, divide_up(B_, kRowWarps), 1, 1, p);
+    }
     if (named("draw_classes")) {
       DrawClassesParameters p{};
       p.classes = p.head_classes = C_;

@@ -286,6 +286,8 @@ function rowLaunches(): Launch[] {
     row('add_unit_sums', 8 * (C / 32 + 1) * D),
     row('cosine_sums', B * (4 * D + 16) + 8 * D),
     row('initialize_weights', 4 * C * D),
+    row('gather_class_rows', 8 * B * D + 4 * B),
+    row('add_class_rows', 12 * B * D + 4 * B, 4 * B * D),
     // Every second class is drawn, of one block of ids; a flag and, of those, a place in the list.
     row('draw_classes', C),
     row('list_classes', 3 * C),

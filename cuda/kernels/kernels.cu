@@ -1,4 +1,5 @@
 // The CUDA kernels: one translation unit, so that one fatbin comes out. Compiled from the repository's root.
+#include "cuda/kernels/class_rows.cuh"
 #include "cuda/kernels/features.cuh"
 #include "cuda/kernels/hopper_kernels.cuh"
 #include "cuda/kernels/nearest.cuh"

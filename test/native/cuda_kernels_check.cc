@@ -38,6 +38,8 @@ KernelChecks all_checks(const Device& device) {
       {"list_sub_centers", check_list_sub_centers},
       {"flag_sub_centers", check_flag_sub_centers},
       {"largest_sub_centers", check_largest_sub_centers},
+      {"gather_class_rows", check_gather_class_rows},
+      {"add_class_rows", check_add_class_rows},
       {"negatives_angles_float32", check_negatives_angles},
       {"probabilities_angles_float32", check_probabilities_angles},
   };

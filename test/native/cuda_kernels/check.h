@@ -216,6 +216,8 @@ using KernelChecks = std::vector<KernelCheck>;
 KernelChecks tile_checks(const Device& device);
 void check_negatives_angles(const Device& device);
 void check_probabilities_angles(const Device& device);
+void check_gather_class_rows(const Device& device);
+void check_add_class_rows(const Device& device);
 void check_prepare_features(const Device& device);
 void check_weight_features(const Device& device);
 void check_targets(const Device& device);
