@@ -9,6 +9,7 @@ import {
   type RowFunction,
 } from 'marginfc';
 import { firstMargins } from './cpu/addon.js';
+import type { Size } from './size.js';
 
 /** A loss with all that its formula depends on: options of a call. */
 export interface Formula {
@@ -17,6 +18,7 @@ export interface Formula {
   readonly gradient: GradientMode;
   readonly onOverflow: OverflowPolicy;
   readonly rowFunction: RowFunction | 'none';
+  readonly subCenters: number;
 }
 
 /** The loss that others compute as well, by name, and its parameters as they take them. */
@@ -26,18 +28,28 @@ export const usual = { scale: 64, m: 0.5 } as const;
 /** By the names of lossNamed(). What a head would keep is given: its first margins, and angles of 0.9 instead of those of classes. */
 export function formulaNamed(name: string, classes: number): Formula {
   const { options } = lossNamed(name);
-  const { scale = 64, gradient = 'exact', onOverflow = 'none', rowFunction = 'none' } = options;
+  const {
+    scale = 64,
+    gradient = 'exact',
+    onOverflow = 'none',
+    rowFunction = 'none',
+    subCenters = 1,
+  } = options;
   const margin = withGiven(options.margin as Margin, classes);
   // Of AdaCos the first scale, which is that of its fixed form.
   const first = typeof scale === 'number' ? scale : Math.SQRT2 * Math.log(classes - 1);
-  return { margin, scale: first, gradient, onOverflow, rowFunction };
+  return { margin, scale: first, gradient, onOverflow, rowFunction, subCenters };
 }
 
 /** The name of a loss that can be timed; others have no reference. */
 export function timedLoss(name: string): string {
-  const { terms, subCenters } = lossNamed(name).options;
-  if (terms || subCenters) throw new Error(`the benchmarks have no reference for ${name}`);
+  if (lossNamed(name).options.terms) throw new Error(`the benchmarks have no reference for ${name}`);
   return name;
+}
+
+/** What the loss's arrays take: C rows of W, of which a class may have several. */
+export function storedSize({ B, D, C }: Size, loss: string): Size {
+  return { B, D, C: C * (lossNamed(loss).options.subCenters ?? 1) };
 }
 
 function withGiven(margin: Margin, classes: number): Margin {

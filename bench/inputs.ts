@@ -29,25 +29,25 @@ export function writeProblem(file: string, { features, weights, labels }: Proble
 export function compareOutput(
   file: string,
   rows: readonly number[],
-  classes: readonly number[],
+  classRows: readonly number[],
   expected: Reference,
 ): { loss: number; gradient: number } {
   const dim = expected.rows[0]?.dFeatures.length ?? 0;
   const bytes = readFileSync(file);
   const values = new Float32Array(bytes.buffer.slice(bytes.byteOffset, bytes.byteOffset + bytes.byteLength));
   // As if only these rows and classes were: the reference's numbers of them stay.
-  const place = new Map(classes.map((j, index) => [j, index]));
+  const place = new Map(classRows.map((row, index) => [row, index]));
   const gradients = rows.length + rows.length * dim;
   const renumbered = {
     rows: expected.rows.map((row, index) => ({ ...row, row: index })),
-    classes: expected.classes,
+    classRows: expected.classRows,
   };
   const found = errors(
     {
       rowLoss: values.subarray(0, rows.length),
       dFeatures: values.subarray(rows.length, gradients),
-      dWeights: (j) => {
-        const start = gradients + (place.get(j) ?? Number.NaN) * dim;
+      dWeights: (row) => {
+        const start = gradients + (place.get(row) ?? Number.NaN) * dim;
         return values.subarray(start, start + dim);
       },
     },

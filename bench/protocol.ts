@@ -9,7 +9,7 @@ import type { Size } from './size.js';
 export type Request =
   | {
       readonly do: 'prepare';
-      /** Features [B, D] and weights [C, D] in float32, then labels [B] in int32. */
+      /** Features [B, D] and weights [C, D], or [C, K, D] of a loss with K rows a class, in float32, then labels [B] in int32. */
       readonly input: string;
       readonly size: Size;
       /** Of the loss that all compute: ArcFace. */
@@ -22,7 +22,7 @@ export type Request =
   | {
       /** Makes the first call, whose memory is measured, and another for its results if it has to. */
       readonly do: 'check';
-      /** Of which results are wanted. */
+      /** Of which results are wanted; rows of W. */
       readonly rows: readonly number[];
       readonly classes: readonly number[];
       /** Where they go, float32: row losses [rows], dX [rows, D], dW [classes, D]. */

@@ -12,7 +12,7 @@ import { engineLogSumExp, makeProblem } from './cpu/contestants.js';
 import { readLoad } from './cpu/load.js';
 import { type Reference, reference } from './cpu/reference.js';
 import { type Disturbance, judge, type Repetition } from './cpu/samples.js';
-import { formulaNamed, usual } from './formula.js';
+import { formulaNamed, storedSize, usual } from './formula.js';
 import { availableMemory, compareOutput, inputBytes, writeProblem } from './inputs.js';
 import { type Plan, secondsOfCell, work } from './plan.js';
 import { type Errors, type ResultRow, settingKey } from './results.js';
@@ -116,7 +116,7 @@ class Cell {
     );
     if (slow && slow.extrapolatedMs === null && !this.#extrapolate(contestant))
       return this.#skip(contestant, 'would take longer', `as it would at ${sizeName(slow.size)}`);
-    const needed = contestant.bytes(this.size) + inputBytes(this.size);
+    const needed = contestant.bytes(this.#arrays) + inputBytes(this.#arrays);
     const available = availableMemory();
     if (needed > available)
       return this.#skip(contestant, 'does not fit', `needs about ${gib(needed)}, ${gib(available)} are free`);
@@ -194,14 +194,18 @@ class Cell {
     return (this.plan.deadline - performance.now()) / 1e3;
   }
 
+  get #arrays(): Size {
+    return storedSize(this.size, this.plan.loss);
+  }
+
   get #input(): string {
     return join(this.#folder, 'input');
   }
 
   #makeInputs(contestants: readonly Contestant[]): Verification {
-    const problem = makeProblem(this.size);
-    writeProblem(this.#input, problem);
     const formula = formulaNamed(this.plan.loss, this.size.C);
+    const problem = makeProblem(this.size, formula.subCenters);
+    writeProblem(this.#input, problem);
     const logSumExp = engineLogSumExp(problem, formula);
     releaseMemory();
     const derivatives = [...new Set(contestants.map(({ gradient }) => gradient))];
@@ -216,7 +220,7 @@ class Cell {
     const available = availableMemory();
     let free = 0;
     for (const contestant of contestants) {
-      const needed = contestant.bytes(this.size) + inputBytes(this.size);
+      const needed = contestant.bytes(this.#arrays) + inputBytes(this.#arrays);
       if (needed > free || groups.length === 0) {
         groups.push([]);
         free = available;
@@ -269,7 +273,7 @@ class Cell {
     this.#progress(`${contestant.contestant} is checked`);
     const output = join(this.#folder, 'output');
     const rows = expected.rows.map(({ row }) => row);
-    const classes = expected.classes.map((entry) => entry.class);
+    const classes = expected.classRows.map(({ classRow }) => classRow);
     const begun = spent();
     const checked = await session.check({ do: 'check', rows, classes, output }, within(this.#seconds));
     if ('failure' in checked) return out(checked.failure);
@@ -355,7 +359,7 @@ class Cell {
       return;
     }
     const sorted = [...samplesMs].sort((a, b) => a - b);
-    const { B, D, C } = this.size;
+    const extraBytes = peakBytes === null ? null : Math.max(0, peakBytes - inputBytes(this.#arrays));
     this.#finish(contestant, {
       status: 'measured',
       checked: true,
@@ -368,7 +372,7 @@ class Cell {
       dropped,
       disturbed,
       peakBytes,
-      extraBytes: peakBytes === null ? null : Math.max(0, peakBytes - 4 * D * (B + C)),
+      extraBytes,
       extrapolatedMs: null,
     });
   }

@@ -5,7 +5,7 @@ import { createInterface } from 'node:readline';
 import { setImmediate } from 'node:timers/promises';
 import { Bench } from 'tinybench';
 import type { Problem } from './cpu/reference.js';
-import { type Formula, formulaNamed } from './formula.js';
+import { type Formula, formulaNamed, storedSize } from './formula.js';
 import type { Checked, Prepared, Refusal, Request, Sampled } from './protocol.js';
 import type { Size } from './size.js';
 
@@ -39,6 +39,7 @@ export interface Runner {
 
 export interface Task {
   readonly problem: Problem;
+  /** Of the arrays: C rows of W. */
   readonly size: Size;
   /** Of ArcFace. */
   readonly scale: number;
@@ -58,8 +59,8 @@ export async function serve<Job>(make: (task: Task, job: Job) => Runner | Promis
       size = request.size;
       const { scale, m } = request;
       const task = {
-        problem: readProblem(request.input, size),
-        size,
+        problem: readProblem(request.input, storedSize(size, request.loss)),
+        size: storedSize(size, request.loss),
         scale,
         m,
         formula: formulaNamed(request.loss, size.C),

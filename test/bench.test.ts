@@ -272,7 +272,6 @@ describe('options', () => {
     [['compare', 'a.json'], 'compare takes two files'],
     [['train'], "no command 'train'"],
     [['--loss', 'ringLoss'], 'no reference for ringLoss'],
-    [['--loss', 'subCenters'], 'no reference for subCenters'],
     [['--loss', 'arcfice'], /name of a loss must be one of softmax, .*, received 'arcfice'/],
   ])('%j are refused', (args, reason) => {
     expect(() => readCommand(args)).toThrow(reason);

@@ -1,12 +1,18 @@
 /** Classes of several rows: problems of them, and which of a class's rows operands of 16 bits are nearest to. */
 
 import type { Precision } from '../src/index.js';
-import { type Arrangement, makeProblem, type Problem, type Size } from './problems.js';
+import { type Arrangement, type Labeling, makeProblem, type Problem, type Size } from './problems.js';
 
 /** Labels of the first row of a class become those of the class. */
-export function problemOf(size: Size, subCenters: number, arrangement: Arrangement, seed: number): Problem {
+export function problemOf(
+  size: Size,
+  subCenters: number,
+  arrangement: Arrangement,
+  seed: number,
+  labeling: Labeling = 'ignored',
+): Problem {
   const rows = { ...size, classes: size.classes * subCenters };
-  const problem = makeProblem(rows, arrangement, 'ignored', seed);
+  const problem = makeProblem(rows, arrangement, labeling, seed);
   return { ...problem, labels: problem.labels.map((row) => Math.floor(row / subCenters)) };
 }
 

@@ -51,7 +51,7 @@ export function supportedPrecisions(precisions: readonly Precision[]): Precision
 }
 
 /** Independent uniform values, the same for a size every time; class rows of any norm near sqrt(D / 12). */
-export function makeProblem({ B, D, C }: Size): Problem {
+export function makeProblem({ B, D, C }: Size, subCenters = 1): Problem {
   const next = uniforms();
   const filled = (length: number) => {
     const values = new Float32Array(length);
@@ -60,7 +60,7 @@ export function makeProblem({ B, D, C }: Size): Problem {
   };
   return {
     features: filled(B * D),
-    weights: filled(C * D),
+    weights: filled(C * subCenters * D),
     labels: Int32Array.from({ length: B }, () => Math.floor(next() * C)),
     dim: D,
   };
@@ -135,7 +135,7 @@ export function makeGradients(
       logSumExp,
       rowLoss,
       dFeatures,
-      dWeights: (j: number) => dWeights.subarray(j * dim, (j + 1) * dim),
+      dWeights: (row: number) => dWeights.subarray(row * dim, (row + 1) * dim),
     };
   };
   const operations = 6 * labels.length * weights.length;
@@ -175,12 +175,13 @@ async function step(
   const { features, weights, labels, dim } = problem;
   const { precision, workspace } = contest;
   const { optimizer, gradient } = optimizerOf(contest.operation);
+  const { subCenters } = formula;
   const onHead = formulaOnHead(formula);
   if (!onHead) throw new Error(`${formula.margin.kind} on a head has no reference`);
   const head = await MarginHead.create({
     ...onHead,
     dim,
-    classes: weights.length / dim,
+    classes: weights.length / dim / subCenters,
     precision,
     workspace,
     optimizer,
@@ -196,17 +197,19 @@ async function step(
     measured: (expected) => {
       const learningRate = visibleStep(expected);
       const { logSumExp, rowLoss } = take(learningRate);
-      const gradientOf = (j: number) =>
-        Float64Array.from(head.weights(j, j + 1), (after, d) =>
-          gradient(weights[j * dim + d] as number, after, learningRate),
+      const gradientOf = (row: number) => {
+        const [j, first] = [Math.floor(row / subCenters), (row % subCenters) * dim];
+        return Float64Array.from(head.weights(j, j + 1).subarray(first, first + dim), (after, d) =>
+          gradient(weights[row * dim + d] as number, after, learningRate),
         );
+      };
       return { logSumExp, rowLoss, dFeatures, dWeights: gradientOf };
     },
   };
 }
 
-/** Moves the class with the largest gradient by a tenth of its norm, so that the update shows in a float32. */
-function visibleStep({ classes }: Reference): number {
-  const ratios = classes.map(({ norm, dWeights }) => Math.hypot(...dWeights) / norm);
+/** Moves the row of W with the largest gradient by a tenth of its norm, so that the update shows in a float32. */
+function visibleStep({ classRows }: Reference): number {
+  const ratios = classRows.map(({ norm, dWeights }) => Math.hypot(...dWeights) / norm);
   return 0.1 / Math.max(...ratios, Number.MIN_VALUE);
 }

@@ -1,7 +1,7 @@
 /** Measures one size on the instruction set and threads of this process. */
 
 import { setImmediate, setTimeout } from 'node:timers/promises';
-import { type Formula, formulaNamed, formulaOnHead } from '../formula.js';
+import { type Formula, formulaNamed, formulaOnHead, storedSize } from '../formula.js';
 import type { Size } from '../size.js';
 import { addon } from './addon.js';
 import {
@@ -68,8 +68,8 @@ export async function measure({ size, loss, precisions, settings, only }: Job): 
     copy: addon().measurePeak('copy', 0.2),
   };
 
-  const problem = makeProblem(size);
   const formula = formulaNamed(loss, size.C);
+  const problem = makeProblem(size, formula.subCenters);
   const out = makeOutputs(problem, formula);
   const heads = formulaOnHead(formula) !== undefined;
   const contests = contestsOf(supportedPrecisions(precisions)).filter(
@@ -84,7 +84,7 @@ export async function measure({ size, loss, precisions, settings, only }: Job): 
 
   const entries: Entry[] = [];
   for (const [i, contestant] of contestants.entries()) {
-    const calls = await callsPerSample(contestant, size, settings.sampleSeconds);
+    const calls = await callsPerSample(contestant, storedSize(size, loss), settings.sampleSeconds);
     entries.push({
       contest: contests[i] as Contest,
       contestant,
@@ -138,7 +138,10 @@ function compare(problem: Problem, formula: Formula, contestants: readonly Conte
       ...(gradient !== undefined && { gradient, gradientLimit: limit.gradient }),
     };
   });
-  return { checks, checked: { rows: expected.rows.length, classes: expected.classes.length } };
+  const classes = new Set(
+    expected.classRows.map(({ classRow }) => Math.floor(classRow / formula.subCenters)),
+  );
+  return { checks, checked: { rows: expected.rows.length, classes: classes.size } };
 }
 
 /** How many calls a repetition takes to last long enough, by the fastest of some. */

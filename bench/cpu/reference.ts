@@ -9,7 +9,7 @@ import { negativeOf, type RowTargets, rowLossOf, rowTargets, softplus } from './
 export interface Problem {
   /** [B, D] */
   readonly features: Float32Array;
-  /** [C, D] */
+  /** [C, D], or [C, K, D] */
   readonly weights: Float32Array;
   /** [B], no -1 */
   readonly labels: Int32Array;
@@ -26,9 +26,9 @@ export interface RowReference {
   readonly dFeatures: Float64Array;
 }
 
-/** The gradient of one class. */
-export interface ClassReference {
-  readonly class: number;
+/** The gradient of one row of W. */
+export interface ClassRowReference {
+  readonly classRow: number;
   readonly norm: number;
   /** [D] */
   readonly dWeights: Float64Array;
@@ -71,25 +71,44 @@ interface Given {
   readonly problem: Problem;
   readonly inverse: Inverse;
   readonly formula: Formula;
+  /** [B], the row of W that stands for the row's own class. */
+  readonly own: Int32Array;
   readonly targets: RowTargets;
 }
 
+type Inputs = Pick<Given, 'problem' | 'inverse' | 'formula'>;
+
+/** The row of W that stands for a class, the first of those with the largest cosine to the row, and that cosine. */
+function nearestOf({ problem, inverse, formula }: Inputs, row: number, j: number): readonly [number, number] {
+  const { features, weights, dim } = problem;
+  const { subCenters } = formula;
+  let [nearest, largest] = [j * subCenters, -Infinity];
+  for (let classRow = j * subCenters; classRow < (j + 1) * subCenters; classRow++) {
+    const inverses = (inverse.features[row] as number) * (inverse.weights[classRow] as number);
+    const cosine = dot(features, row, weights, classRow, dim) * inverses;
+    if (cosine > largest) [nearest, largest] = [classRow, cosine];
+  }
+  return [nearest, largest];
+}
+
 /** F and its derivatives of all rows. */
-function targetsOf(problem: Problem, inverse: Inverse, formula: Formula): RowTargets {
+function targetsOf(given: Inputs, own: Int32Array): RowTargets {
+  const { problem, inverse, formula } = given;
   const { features, weights, labels, dim } = problem;
   const cosine = new Float64Array(labels.length);
   const sine = new Float64Array(labels.length);
-  for (const [row, label] of labels.entries()) {
-    const [x, w] = [inverse.features[row] as number, inverse.weights[label] as number];
-    const c = dot(features, row, weights, label, dim) * x * w;
+  for (const [row, ownRow] of own.entries()) {
+    const [x, w] = [inverse.features[row] as number, inverse.weights[ownRow] as number];
+    const c = dot(features, row, weights, ownRow, dim) * x * w;
     let square = 0;
     for (let d = 0; d < dim; d++)
-      square += ((weights[label * dim + d] as number) * w - c * (features[row * dim + d] as number) * x) ** 2;
+      square +=
+        ((weights[ownRow * dim + d] as number) * w - c * (features[row * dim + d] as number) * x) ** 2;
     cosine[row] = c;
     sine[row] = Math.sqrt(square);
   }
   const featureNorm = inverse.features.map((x) => 1 / x);
-  const classes = weights.length / dim;
+  const classes = weights.length / dim / formula.subCenters;
   const meanHardCosine = (threshold: Float64Array) => {
     if (labels.length * weights.length > mostProducts)
       throw new Error(
@@ -98,8 +117,7 @@ function targetsOf(problem: Problem, inverse: Inverse, formula: Formula): RowTar
     return threshold.map((least, row) => {
       let [sum, count] = [0, 0];
       for (let j = 0; j < classes; j++) {
-        const inverses = (inverse.features[row] as number) * (inverse.weights[j] as number);
-        const c = dot(features, row, weights, j, dim) * inverses;
+        const [, c] = nearestOf(given, row, j);
         if (j === labels[row] || c <= least) continue;
         sum += c;
         count++;
@@ -138,26 +156,27 @@ function binaryParts(binary: Binary, logit: number, negatives: number): RowParts
 }
 
 /** Loss and dX of one row, over all classes. */
-function rowReference({ problem, inverse, formula, targets }: Given, row: number): RowReference {
+function rowReference(given: Given, row: number): RowReference {
+  const { problem, inverse, formula, targets } = given;
   const { features, weights, labels, dim } = problem;
-  const { scale } = formula;
+  const { scale, subCenters } = formula;
   const { binary } = targets;
-  const classes = weights.length / dim;
-  const label = labels[row] as number;
+  const classRows = weights.length / dim;
+  const own = given.own[row] as number;
   const x = inverse.features[row] as number;
   const logit = scale * (targets.target[row] as number);
 
   // dLoss/dcos of negatives, over the scale, once they are multiplied with `each`.
-  const factors = new Float64Array(classes);
+  const factors = new Float64Array(classRows);
   let negatives = 0;
-  for (let j = 0; j < classes; j++) {
-    if (j === label) continue;
-    const cosine = dot(features, row, weights, j, dim) * x * (inverse.weights[j] as number);
+  for (let j = 0; j < classRows / subCenters; j++) {
+    if (j === labels[row]) continue;
+    const [classRow, cosine] = nearestOf(given, row, j);
     const [value, slope] = negativeOf(targets, row, cosine);
     const exponential = Math.exp(scale * (value - 1));
     const [part, factor] = binary ? softplus(scale * value + binary.bias) : [exponential, exponential];
     negatives += part;
-    factors[j] = factor * slope;
+    factors[classRow] = factor * slope;
   }
   const { loss, logSumExp, each, shortfall } = binary
     ? binaryParts(binary, logit, negatives)
@@ -165,15 +184,15 @@ function rowReference({ problem, inverse, formula, targets }: Given, row: number
   const reach = scale / labels.length;
 
   const dFeatures = new Float64Array(dim);
-  for (let j = 0; j < classes; j++) {
+  for (let j = 0; j < classRows; j++) {
     const factor = (factors[j] as number) * each * reach * (inverse.weights[j] as number);
     for (let d = 0; d < dim; d++)
       dFeatures[d] = (dFeatures[d] as number) + factor * (weights[j * dim + d] as number);
   }
   const dTarget = -reach * shortfall;
-  const gamma = dTarget * (targets.dTarget[row] as number) * (inverse.weights[label] as number);
+  const gamma = dTarget * (targets.dTarget[row] as number) * (inverse.weights[own] as number);
   for (let d = 0; d < dim; d++)
-    dFeatures[d] = (dFeatures[d] as number) + gamma * (weights[label * dim + d] as number);
+    dFeatures[d] = (dFeatures[d] as number) + gamma * (weights[own * dim + d] as number);
   project(dFeatures, features, row, x);
   const along = dTarget * (targets.dFeatureNorm?.[row] ?? 0) * x;
   for (let d = 0; d < dim; d++)
@@ -204,35 +223,37 @@ function classFactor(
   return factor * (own ? Math.expm1(target) : Math.exp(scale * value - lse)) * slope;
 }
 
-/** dW of one class, over all rows, whose logSumExp [B] is given. */
-function classReference(given: Given, j: number, logSumExp: ArrayLike<number>): ClassReference {
+/** dW of one row of W, over all rows, whose logSumExp [B] is given. */
+function classRowReference(given: Given, classRow: number, logSumExp: ArrayLike<number>): ClassRowReference {
   const { problem, inverse, formula } = given;
   const { features, weights, labels, dim } = problem;
-  const { scale } = formula;
-  const w = inverse.weights[j] as number;
+  const { scale, subCenters } = formula;
+  const w = inverse.weights[classRow] as number;
+  const j = Math.floor(classRow / subCenters);
   const reach = scale / labels.length;
   const dWeights = new Float64Array(dim);
   for (let row = 0; row < labels.length; row++) {
     const x = inverse.features[row] as number;
-    const cosine = dot(features, row, weights, j, dim) * x * w;
+    const [nearest, cosine] = nearestOf(given, row, j);
+    if (nearest !== classRow) continue;
     const factor = classFactor(given, row, j, cosine, logSumExp[row] as number);
     const times = reach * factor * x;
     for (let d = 0; d < dim; d++)
       dWeights[d] = (dWeights[d] as number) + times * (features[row * dim + d] as number);
   }
-  project(dWeights, weights, j, w);
-  return { class: j, norm: 1 / w, dWeights };
+  project(dWeights, weights, classRow, w);
+  return { classRow, norm: 1 / w, dWeights };
 }
 
 export interface Reference {
   readonly rows: readonly RowReference[];
-  readonly classes: readonly ClassReference[];
+  readonly classRows: readonly ClassRowReference[];
 }
 
 /** More products than this are sampled: a second or two. */
 const mostProducts = 1e8;
 const sampledRows = 8;
-const sampledClasses = 16;
+const sampledClassRows = 16;
 
 /** `count` of 0 .. length-1 at even distances, the first and the last among them; all, if there are fewer. */
 function evenly(count: number, length: number): number[] {
@@ -242,7 +263,7 @@ function evenly(count: number, length: number): number[] {
 
 /**
  * The reference of a problem; a sample of it where it has more than `most` products. Where only some rows are
- * computed, `logSumExp` [B], an engine's, stands in for the others' in the gradients of the classes: half of
+ * computed, `logSumExp` [B], an engine's, stands in for the others' in the gradients of the rows of W: half of
  * these belong to a row, as only their gradients are large.
  */
 export function reference(
@@ -253,21 +274,22 @@ export function reference(
 ): Reference {
   const { features, weights, labels, dim } = problem;
   const B = labels.length;
-  const C = weights.length / dim;
-  const whole = B * C * dim <= most;
+  const classRows = weights.length / dim;
+  const whole = B * classRows * dim <= most;
   const inverse = { features: inverseNorms(features, dim), weights: inverseNorms(weights, dim) };
-  const given = { problem, inverse, formula, targets: targetsOf(problem, inverse, formula) };
+  const known = { problem, inverse, formula };
+  const own = Int32Array.from(labels, (label, row) => nearestOf(known, row, label)[0]);
+  const given = { ...known, own, targets: targetsOf(known, own) };
   const rows = evenly(whole ? B : sampledRows, B).map((row) => rowReference(given, row));
-  const known = Float64Array.from(logSumExp);
-  for (const row of rows) known[row.row] = row.logSumExp;
+  const sums = Float64Array.from(logSumExp);
+  for (const row of rows) sums[row.row] = row.logSumExp;
   const chosen = whole
-    ? evenly(C, C)
+    ? evenly(classRows, classRows)
     : new Set([
-        ...evenly(sampledClasses / 2, C),
-        ...evenly(sampledClasses / 2, B).map((row) => labels[row] as number),
+        ...evenly(sampledClassRows / 2, classRows),
+        ...evenly(sampledClassRows / 2, B).map((row) => own[row] as number),
       ]);
-  const classes = [...chosen].map((j) => classReference(given, j, known));
-  return { rows, classes };
+  return { rows, classRows: [...chosen].map((classRow) => classRowReference(given, classRow, sums)) };
 }
 
 /** What is compared. */
@@ -275,8 +297,8 @@ export interface Measured {
   readonly logSumExp?: Float32Array;
   readonly rowLoss: Float32Array;
   readonly dFeatures?: Float32Array;
-  /** dW of a class, [D]. */
-  readonly dWeights?: (j: number) => ArrayLike<number>;
+  /** dW of a row of W, [D]. */
+  readonly dWeights?: (classRow: number) => ArrayLike<number>;
 }
 
 /** The largest errors, in the metrics of docs/numerics.md over what the reference has. */
@@ -298,9 +320,9 @@ export function errors(measured: Measured, expected: Reference): { loss: number;
       ),
     dWeights &&
       gradientError(
-        expected.classes.map((entry) => ({
+        expected.classRows.map((entry) => ({
           norm: entry.norm,
-          got: dWeights(entry.class),
+          got: dWeights(entry.classRow),
           expected: entry.dWeights,
         })),
       ),
