@@ -173,6 +173,7 @@ EvaluationObject::EvaluationObject(const Napi::CallbackInfo& info) : ObjectWrap(
   if (state->has_terms) {
     state->host = Environment::of(env).cpu(env);
     state->feature_terms = read_feature_terms(terms, batch, state->host.get());
+    options.feature_terms = state->feature_terms.get();
   }
   const std::string workspace = text(problem, "workspace");
   bool keeps = workspace != "recompute";

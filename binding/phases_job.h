@@ -147,10 +147,6 @@ class PhasesJob final : public Job {
       if (!state_->summed) return Status::failure(Code::internal, "the epilogue needs the negatives first");
       if (statistics_.cosine) state_->evaluation->write_statistics(statistics_);
       MARGINFC_TRY(state_->evaluation->epilogue(margin_, rows_, &result_));
-      if (state_->feature_terms) {
-        const bool mean = state_->options.reduction == Reduction::mean;
-        MARGINFC_TRY(state_->feature_terms->find(state_->evaluation->reduction_scale(), mean, &feature_terms_));
-      }
       state_->forwarded = true;
     }
     if (!measure_ && !reserve_ && !finish_) return {};
@@ -170,8 +166,6 @@ class PhasesJob final : public Job {
     if (!finish_) return {};
     if (!state_->reserved) return Status::failure(Code::internal, "gradients need their memory first");
     MARGINFC_TRY(state_->evaluation->finish(gradients_, &skipped_mass_));
-    if (state_->feature_terms && gradients_.features.gradient)
-      state_->feature_terms->add_gradient(gradients_.loss_gradient, gradients_.features.gradient);
     if (state_->feature_terms && gradients_.weights.kind != WeightSink::Kind::none && center_rate_ != 0)
       state_->feature_terms->move_centers(center_rate_);
     if (gradients_.weights.kind == WeightSink::Kind::update) state_->head->count_step();
@@ -190,7 +184,7 @@ class PhasesJob final : public Job {
     object.Set("classes", static_cast<double>(state_->evaluation->classes()));
     object.Set("accuracyTop5", result_.accuracy_top_five);
     object.Set("workspace", state_->workspace == Workspace::keep ? "keep" : "recompute");
-    if (state_->has_terms) object.Set("terms", term_values(env, result_.terms, feature_terms_));
+    if (state_->has_terms) object.Set("terms", term_values(env, result_.terms, result_.feature_terms));
     return object;
   }
   void cancel() override { state_->cancel->store(1); }
@@ -261,7 +255,6 @@ class PhasesJob final : public Job {
   Margin margin_;
   RowResults rows_;
   ForwardResult result_;
-  FeatureTermValues feature_terms_;
   double center_rate_ = 0;
   double skipped_mass_ = 0;
   Gradients gradients_;

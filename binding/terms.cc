@@ -44,8 +44,6 @@ std::unique_ptr<FeatureTerms> read_feature_terms(const Napi::Value& terms, const
         {number(triplet, "margin"), text(triplet, "mining") == "semihard",
          static_cast<int64_t>(number(triplet, "anchorStart")), static_cast<int64_t>(number(triplet, "anchorEnd"))}};
   if (!options.center && !options.triplet) return nullptr;
-  if (batch.place != Place::host)
-    throw make_error(terms.Env(), Status::failure(Code::type, "features must be in the host's memory"));
   return std::make_unique<FeatureTerms>(batch, options);
 }
 

@@ -283,6 +283,10 @@ Status CpuPass::store_features(const float*, float*) {
   return Status::failure(Code::internal, "the cpu engine has no GPU to write to");
 }
 
+Status CpuPass::load_features(float*) {
+  return Status::failure(Code::internal, "the cpu engine has no GPU to read from");
+}
+
 // [width / panel, rows, panel] (or pairs of rows), so that a class's sum over rows reads both operands in order.
 void CpuPass::pack_weighted_features(const RowCoefficients& rows) {
   const int64_t panel = kernels_.panel, depth = weight_depth_;

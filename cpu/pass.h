@@ -46,6 +46,7 @@ class CpuPass final : public ShardPass {
   Status reserve(const FeatureSink& features, const WeightSink& sink) override;
   Status gradients(const RowCoefficients& rows, const FeatureSink& features, const WeightSink& sink) override;
   Status store_features(const float* total, float* to) override;
+  Status load_features(float* to) override;
   // ClassShard::nearest; after prepare().
   Status nearest(int64_t k, int32_t* classes, float* cosines);
   // Engine::triplets, where the classes are the batch's rows themselves and `labels` theirs; after prepare().

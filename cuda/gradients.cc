@@ -137,6 +137,13 @@ Status CudaPass::store_features(const float* total, float* to) {
   return device_.settle();
 }
 
+Status CudaPass::load_features(float* to) {
+  const Device::Turn turn(device_);
+  MARGINFC_TRY(turn.status());
+  MARGINFC_TRY(device_.download(to, features_, batch_.rows * dim_ * sizeof(float)));
+  return device_.settle_downloads();
+}
+
 Status CudaPass::upload_coefficients(const RowCoefficients& rows, double* unscale) {
   GradientMemory& m = memory_;
   std::vector<double>& values = m.coefficient_values;

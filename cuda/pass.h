@@ -23,6 +23,7 @@ class CudaPass final : public ShardPass {
   Status reserve(const FeatureSink& features, const WeightSink& weights) override;
   Status gradients(const RowCoefficients& rows, const FeatureSink& features, const WeightSink& weights) override;
   Status store_features(const float* total, float* to) override;
+  Status load_features(float* to) override;
   // ClassShard::nearest; after prepare().
   Status nearest(int64_t k, int32_t* classes, float* cosines);
 

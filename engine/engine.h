@@ -271,6 +271,8 @@ class ShardPass {
 
   // Writes dX [rows, dim], added up by the host, to a GPU's memory.
   virtual Status store_features(const float* total, float* to) = 0;
+  // Reads the batch's features [rows, dim] out of a GPU's memory.
+  virtual Status load_features(float* to) = 0;
 };
 
 // A contiguous range of classes: weights borrowed from the caller, or owned with optimiser state.

@@ -288,6 +288,10 @@ Status Evaluation::epilogue(const Margin& margin, const RowResults& rows, Forwar
       rows.bias_gradient[i] = row_scale_[i] * (binary_->negative * slope_sum_[i] - shortfall_[i]);
   result->loss = options_.reduction == Reduction::none ? kNaN : total_loss;
   result->terms = row_terms(options_.terms, targets_, reduction_scale_, &term_slopes_);
+  if (FeatureTerms* terms = options_.feature_terms) {
+    if (float* features = terms->wanted_features()) MARGINFC_TRY(passes_[0]->load_features(features));
+    MARGINFC_TRY(terms->find(reduction_scale_, options_.reduction == Reduction::mean, &result->feature_terms));
+  }
   const auto share = [&](bool wanted, int64_t hits) {
     return wanted && counted > 0 ? static_cast<double>(hits) / static_cast<double>(counted) : kNaN;
   };
@@ -402,7 +406,7 @@ Status Evaluation::reserve(const Gradients& gradients) try {
     MARGINFC_TRY(aim(gradients, r, &part.sink));
   }
   // The first shard writes dX to the result and the others' parts are added to it: at once where shards run one after the
-  // other and one part is enough, else at the end. Several parts for a GPU's memory are added up here first.
+  // other and one part is enough, else at the end. Several parts for a GPU's memory, or one and terms, are added up here first.
   if (gradients.features.gradient)
     for (size_t r = 1; r < (run_together(workers_) ? parts_.size() : std::min<size_t>(parts_.size(), 2)); r++)
       parts_[r].features.resize(count * dim);
@@ -419,7 +423,7 @@ Status Evaluation::reserve(const Gradients& gradients) try {
 }
 
 bool Evaluation::sums_features_apart(const FeatureSink& features) const {
-  return features.gradient && features.place == Place::device && shards_.size() > 1;
+  return features.gradient && features.place == Place::device && (shards_.size() > 1 || options_.feature_terms);
 }
 
 FeatureSink Evaluation::part_of(size_t r, const FeatureSink& features) {
@@ -456,6 +460,8 @@ Status Evaluation::finish(const Gradients& gradients, double* skipped_mass) {
     if (together && r > 0) add(r);
     skipped += parts_[r].skipped_mass;
   }
+  if (options_.feature_terms && result.gradient)
+    options_.feature_terms->add_gradient(gradients.loss_gradient, result.gradient);
   if (apart) MARGINFC_TRY(passes_[0]->store_features(feature_sum_.data(), gradients.features.gradient));
   if (skipped_mass) *skipped_mass = total_weight > 0 ? skipped / total_weight : 0;
   seconds_.gradients = since(start);

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "engine/engine.h"
+#include "engine/feature_terms.h"
 #include "engine/margin.h"
 #include "engine/row_function.h"
 #include "engine/row_terms.h"
@@ -40,9 +41,10 @@ struct LossOptions {
   bool top_five = false;               // with diagnostics: also accuracy_top_five
   // The target distribution is 1 - label_smoothing on the own class and label_smoothing / classes on every class.
   double label_smoothing = 0;
-  RowFunction row_function;  // not with label_smoothing
-  int64_t classes = 1;       // of all processes: what the tolerance and the smoothing are divided among
-  RowTerms terms;            // not with reduction none
+  RowFunction row_function;               // not with label_smoothing
+  int64_t classes = 1;                    // of all processes: what the tolerance and the smoothing are divided among
+  RowTerms terms;                         // not with reduction none
+  FeatureTerms* feature_terms = nullptr;  // likewise, of the same batch, until the evaluation ends; nullable
 };
 
 // What classes say of each row, [rows] each: those of this process, or those of all that share them.
@@ -86,6 +88,7 @@ struct ForwardResult {
   double accuracy = 0;           // NaN without diagnostics or counted rows
   double accuracy_top_five = 0;  // NaN unless asked for, or without counted rows
   RowTermValues terms;
+  FeatureTermValues feature_terms;
 };
 
 struct Gradients {
@@ -155,9 +158,6 @@ class Evaluation {
   // Of rows whose labels are different: adds [rows, dim] to what is kept of their classes.
   Status add_to_kept(const float* rows);
 
-  // [rows], after epilogue(): what the reduction multiplies a row's loss with; 0 for ignored rows.
-  const std::vector<double>& reduction_scale() const { return reduction_scale_; }
-
   // For benchmarks.
   const PhaseSeconds& phase_seconds() const { return seconds_; }
 
@@ -225,7 +225,7 @@ class Evaluation {
   std::vector<double> weight_;      // [rows], as row_gradients() gives it
   double loss_gradient_ = 1;        // of mean and sum
   std::vector<Part> parts_;         // [shards]
-  std::vector<float> feature_sum_;  // [rows, dim]; of several shards, on its way to a GPU
+  std::vector<float> feature_sum_;  // [rows, dim]; of several shards or with feature terms, on its way to a GPU
 };
 
 }  // namespace marginfc

@@ -12,6 +12,12 @@ float* FeatureTerms::center_of(int64_t i) const {
   return options_.center->centers + (label - range.start) * batch_.dim;
 }
 
+float* FeatureTerms::wanted_features() {
+  if (!options_.center || batch_.place == Place::host) return nullptr;
+  features_.resize(batch_.rows * batch_.dim);
+  return features_.data();
+}
+
 Status FeatureTerms::find(const std::vector<double>& row_scale, bool mean, FeatureTermValues* values) try {
   row_scale_ = row_scale;
   if (options_.center) {
@@ -20,7 +26,7 @@ Status FeatureTerms::find(const std::vector<double>& row_scale, bool mean, Featu
     for (int64_t i = 0; i < batch_.rows; i++) {
       const float* center = center_of(i);
       if (!center) continue;
-      const float* x = batch_.features + i * batch_.dim;
+      const float* x = feature_row(i);
       double square = 0;
       for (int32_t d = 0; d < batch_.dim; d++) {
         const double away = static_cast<double>(x[d]) - center[d];
@@ -43,7 +49,7 @@ void FeatureTerms::add_gradient(double factor, float* gradient) const {
     for (int64_t i = 0; i < batch_.rows; i++) {
       const float* center = center_of(i);
       if (!center) continue;
-      const float* x = batch_.features + i * batch_.dim;
+      const float* x = feature_row(i);
       float* to = gradient + i * batch_.dim;
       const double scale = factor * options_.center->weight * row_scale_[i];
       for (int32_t d = 0; d < batch_.dim; d++)
@@ -61,7 +67,7 @@ void FeatureTerms::move_centers(double rate) {
     std::fill(row_.begin(), row_.end(), 0.0);
     float* center = options_.center->centers + static_cast<int64_t>(owners_[first].index) * batch_.dim;
     for (; last < owners_.size() && owners_[last].index == owners_[first].index; last++) {
-      const float* x = batch_.features + static_cast<int64_t>(owners_[last].row) * batch_.dim;
+      const float* x = feature_row(owners_[last].row);
       for (int32_t d = 0; d < batch_.dim; d++) row_[d] += static_cast<double>(center[d]) - x[d];
     }
     const double scale = rate / static_cast<double>(1 + last - first);

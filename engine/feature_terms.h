@@ -39,9 +39,10 @@ struct FeatureTermValues {
 
 class FeatureTerms {
  public:
-  // Features are the host's.
   FeatureTerms(const Batch& batch, const FeatureTermOptions& options) : batch_(batch), options_(options) {}
 
+  // Where the features [rows, dim] have to be copied to before find(); null where the host has them or none are looked at.
+  float* wanted_features();
   // `row_scale` [rows], the r_i; `mean`: whether they are a mean's.
   Status find(const std::vector<double>& row_scale, bool mean, FeatureTermValues* values);
   // Adds `factor` times the gradient of the weighted terms to dX [rows, dim]; after find().
@@ -52,9 +53,14 @@ class FeatureTerms {
  private:
   // Row i's centre; null for rows that have none here.
   float* center_of(int64_t i) const;
+  // In the host's memory.
+  const float* feature_row(int64_t i) const {
+    return (batch_.place == Place::host ? batch_.features : features_.data()) + i * batch_.dim;
+  }
 
   const Batch batch_;
   const FeatureTermOptions options_;
+  std::vector<float> features_;    // [rows, dim], of a batch in a GPU's memory, for centres
   std::vector<double> row_scale_;  // [rows]
   std::vector<Owner> owners_;      // of the centres
   std::vector<double> row_;        // [dim]

@@ -22,7 +22,8 @@ export interface CenterLoss extends WeightedTerm {
  *
  *     c_j -= alpha sum_i (c_j - x_i) / (1 + n_j)
  *
- * They take C x dim floats of the host's memory, of which systems like Linux provide only what classes have been met.
+ * They take C x dim floats of the host's memory, of which systems like Linux provide only what classes have been met. The host computes
+ * the term whatever the engine: features and dFeatures in a GPU's memory cross the bus for it, B x dim floats each.
  *
  * Source: Wen et al., ECCV 2016, equations 2 to 4 and algorithm 1.
  *
@@ -44,5 +45,5 @@ export const centerRule: TermRule<CenterLoss> = {
     learningRate: (value, argument) => checkNumber(value, argument, { least: 0, magnitude: 1 }),
     centers: optional(checkFloat32Array),
   },
-  onGpus: false,
+  onGpus: true,
 };

@@ -221,7 +221,7 @@ export function checkLossOn(loss: Loss, devices: readonly DeviceName[]): void {
   const refuse = (argument: string, instead: string, wanted: string) =>
     mustBe('ERR_ENGINE_UNAVAILABLE', argument, `${instead} on ${gpu}, as on all GPUs`, show(wanted));
   const missing = missingOnGpus(loss.terms);
-  if (missing) throw refuse('terms', 'intra, inter and ring', missing.kind);
+  if (missing) throw refuse('terms', 'without triplet', missing.kind);
 }
 
 /** What a loss depends on besides a batch. */

@@ -2,10 +2,8 @@
  * Features, weights and gradients in a GPU's memory: the results of arrays in the host's, bit for bit, and errors for memory
  * that is none. On the software device; with MARGINFC_TEST_ENGINES=gpu on this machine's GPUs.
  */
-import { createRequire } from 'node:module';
 import { afterAll, describe, expect, test } from 'vitest';
 import {
-  type DeviceArray,
   type DeviceName,
   forward,
   interLoss,
@@ -15,35 +13,13 @@ import {
   valueAndGradSync,
 } from '../src/index.js';
 import { failureOf } from './failures.js';
+import { floats, freePlaced, memory, placed } from './gpu_memory.js';
 import { gpusOfThisProcess } from './gpus.js';
 import { makeProblem } from './problems.js';
 
 const gpus = gpusOfThisProcess();
 
-interface GpuMemory {
-  allocate(gpu: number, bytes: number): bigint;
-  write(gpu: number, pointer: bigint, values: NodeJS.TypedArray): void;
-  read(gpu: number, pointer: bigint, bytes: number): ArrayBuffer;
-  free(gpu: number, pointer: bigint): void;
-}
-const memory: GpuMemory = createRequire(import.meta.url)('../build/test/gpu_memory.node');
-
-const taken: (() => void)[] = [];
-afterAll(() => {
-  for (const free of taken) free();
-});
-
-/** A copy in a GPU's memory, `lead` elements behind the start of an allocation that ends with it. */
-function placed(gpu: number, values: Float32Array | Uint16Array, dtype: DeviceArray['dtype'], lead = 0) {
-  const before = lead * values.BYTES_PER_ELEMENT;
-  const start = memory.allocate(gpu, before + values.byteLength);
-  taken.push(() => memory.free(gpu, start));
-  const devicePtr = start + BigInt(before);
-  memory.write(gpu, devicePtr, values);
-  return { devicePtr, length: values.length, dtype };
-}
-const floats = (gpu: number, { devicePtr, length }: DeviceArray) =>
-  new Float32Array(memory.read(gpu, devicePtr, 4 * length));
+afterAll(freePlaced);
 
 const batch = makeProblem({ rows: 37, dim: 72, classes: 300 }, 'clustered', 'ignored', 5);
 const { features, weights, labels, dim } = batch;

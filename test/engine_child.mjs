@@ -127,7 +127,8 @@ async function runHead({ options, calls }) {
     results.push(await head.accumulate(batch, given));
     await head.apply();
   }
-  const run = { results, weights: head.weights() };
+  const centers = options.terms?.some(({ kind }) => kind === 'center') && { centers: head.centers() };
+  const run = { results, weights: head.weights(), ...centers };
   head.dispose();
   return run;
 }

@@ -70,6 +70,8 @@ export interface HeadRun {
   readonly results: readonly StepResult[];
   /** [C, D], after the last step. */
   readonly weights: Float32Array;
+  /** [C, D] likewise; with a centre loss. */
+  readonly centers?: Float32Array;
 }
 
 /** One step of a head, and its weights then. */

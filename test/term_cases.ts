@@ -9,7 +9,7 @@ import {
   type TripletLoss,
   tripletLoss,
 } from '../src/index.js';
-import { makeProblem } from './problems.js';
+import { makeProblem, type Problem } from './problems.js';
 
 export const size = { rows: 31, dim: 33, classes: 7 };
 /** Rows of each class several times, some ignored. */
@@ -26,6 +26,17 @@ export interface Numbers {
   /** [B], what the reduction multiplies a row with; 0 for ignored rows. */
   readonly rowScale: ArrayLike<number>;
   readonly mean: boolean;
+}
+
+/** How a call with these options reduces a problem. */
+export function numbersOf(
+  { features, weights, labels, dim }: Problem,
+  { reduction, rowWeights }: { reduction?: string | undefined; rowWeights?: Float32Array | undefined } = {},
+): Numbers {
+  const weight = Array.from(labels, (label, i) => (label === -1 ? 0 : (rowWeights?.[i] ?? 1)));
+  const total = reduction === 'sum' ? 1 : weight.reduce((sum, value) => sum + value, 0);
+  const rowScale = weight.map((value) => value / total);
+  return { features, weights, labels, dim, rowScale, mean: reduction !== 'sum' };
 }
 
 const { acos, hypot, PI } = Math;

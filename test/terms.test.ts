@@ -22,7 +22,7 @@ import {
 } from '../src/index.js';
 import { closeEngines, findEngines, runHead } from './engines.js';
 import { expectFailure } from './failures.js';
-import { makeProblem, type Problem } from './problems.js';
+import { makeProblem } from './problems.js';
 import { seeded } from './random.js';
 import {
   centers,
@@ -30,6 +30,7 @@ import {
   formulasOf,
   meanNorm,
   type Numbers,
+  numbersOf,
   problem,
   size,
   small,
@@ -45,16 +46,6 @@ const reductions = {
   sum: { reduction: 'sum' },
   'a weighted sum': { reduction: 'sum', rowWeights },
 } as const;
-
-function numbersOf(
-  { features, weights, labels, dim }: Problem,
-  { reduction, rowWeights }: { readonly reduction?: 'sum'; readonly rowWeights?: Float32Array } = {},
-): Numbers {
-  const weight = Array.from(labels, (label, i) => (label === -1 ? 0 : (rowWeights?.[i] ?? 1)));
-  const total = reduction === 'sum' ? 1 : weight.reduce((sum, value) => sum + value, 0);
-  const rowScale = weight.map((value) => value / total);
-  return { features, weights, labels, dim, rowScale, mean: reduction !== 'sum' };
-}
 
 const furthest = (values: ArrayLike<number>, from: ArrayLike<number>) =>
   Array.from(values, (value, i) => Math.abs(value - from[i]!)).reduce((most, off) => Math.max(most, off), 0);
