@@ -171,8 +171,9 @@ EvaluationObject::EvaluationObject(const Napi::CallbackInfo& info) : ObjectWrap(
   state->require_followed(env, batch.place, "features");
   state->require_followed(env, borrowed.place, "weights");
   if (state->has_terms) {
-    state->host = Environment::of(env).cpu(env);
-    state->feature_terms = read_feature_terms(terms, batch, state->host.get());
+    if (shards.empty()) state->host = Environment::of(env).cpu(env);
+    Engine& engine = shards.empty() ? *state->host : shards[0]->engine();
+    state->feature_terms = read_feature_terms(terms, batch, &engine);
     options.feature_terms = state->feature_terms.get();
   }
   const std::string workspace = text(problem, "workspace");

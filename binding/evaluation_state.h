@@ -27,7 +27,7 @@ struct EvaluationState {
   }
 
   std::vector<std::shared_ptr<Engine>> engines;  // first, so that they go last; of borrowed weights
-  std::shared_ptr<Engine> host;                  // of the features' terms
+  std::shared_ptr<Engine> host;                  // of the features' terms, where there is no shard
   std::vector<int32_t> labels;                   // [rows], a checked copy: the caller's may be shared memory
   std::vector<float> features;                   // [rows, dim], only when the caller's are of 16 bits
   Batch batch;

@@ -26,6 +26,7 @@ class CpuShard final : public ClassShard {
 
   Status allocate(const Optimizer& optimizer);
 
+  CpuEngine& engine() override { return engine_; }
   ClassRange range() const override { return range_; }
   int32_t sub_centers() const override { return sub_centers_; }
   size_t keep_bytes(const Batch& batch) const override;
@@ -39,7 +40,6 @@ class CpuShard final : public ClassShard {
   Status read(ClassArray array, int64_t first, int64_t count, float* values) const override;
   Status apply(const WeightSink& update, const Sampling& sampling) override;
 
-  CpuEngine& engine() { return engine_; }
   Precision storage() const { return storage_; }
   // Class rows, sub_centers() of each class one behind the other. An index counts them from the first of range().start.
   int64_t rows() const { return range_.size() * sub_centers_; }

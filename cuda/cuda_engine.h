@@ -19,6 +19,8 @@ class CudaEngine final : public Engine {
                 std::unique_ptr<ClassShard>* shard) override;
   Status own(ClassRange range, ClassShape shape, const Optimizer& optimizer,
              std::unique_ptr<ClassShard>* shard) override;
+  Status triplets(const Batch& batch, const TripletRule& rule, const std::vector<double>& weight, bool mean,
+                  Triplets* triplets) override;
 
   const std::string& name() const { return device_->name(); }  // "cuda:0"
   // bfloat16 needs compute capability 8.0.

@@ -37,6 +37,8 @@ constexpr RowKernelName kRowKernels[] = {
     {"largest_sub_centers", &KernelTable::largest_sub_centers},
     {"gather_class_rows", &KernelTable::gather_class_rows},
     {"add_class_rows", &KernelTable::add_class_rows},
+    {"choose_triplets", &KernelTable::choose_triplets},
+    {"triplet_gradients", &KernelTable::triplet_gradients},
 };
 
 struct ProductKernelName {

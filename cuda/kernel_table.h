@@ -74,7 +74,7 @@ struct KernelTable {
   Kernel prepare_features, weight_features, prepare_weights, targets, reduce_negatives, add_products, finish_features,
       finish_weights, finish_weights_aided, initialize_weights, select_nearest, draw_classes, list_classes,
       sum_unit_rows, add_unit_sums, cosine_sums, list_sub_centers, targets_sub_centers, flag_sub_centers,
-      largest_sub_centers, gather_class_rows, add_class_rows;
+      largest_sub_centers, gather_class_rows, add_class_rows, choose_triplets, triplet_gradients;
   TileKernels tiles[3];  // by OperandKind
 
   const TileKernels& of(OperandKind kind) const { return tiles[static_cast<int>(kind)]; }

@@ -21,6 +21,7 @@
 #include "engine/exponent_quadratic.h"
 #include "engine/margin.h"
 #include "engine/optimizer_step.h"
+#include "engine/triplet.h"
 
 namespace marginfc {
 
@@ -449,6 +450,34 @@ struct SelectNearestParameters {
   int32_t k;
   float unscale;  // cosine = accumulator * unscale, clamped to [-1, 1]; next_cosine holds accumulators until `last`
   int32_t last;   // 1: next_cosine leaves as cosines
+};
+
+// choose_triplets: the triplets of a block of anchors, engine/triplets.h. Grid: ceil(anchors / 8).
+struct ChooseTripletsParameters {
+  const float* cosines;        // [anchors, stride], accumulators of the anchors' products with all rows
+  const int32_t* labels;       // [B], -1: ignored
+  const int32_t* members;      // rows that are not ignored, by class, then row
+  const int32_t* class_start;  // [B], where in members the row's class begins
+  const int32_t* class_size;   // [B]
+  const int64_t* first;        // [B + 1], of each row's triplets; none of rows that are no anchors
+  const float* features;       // [B, D]
+  const double* norm;          // [B]
+  Triplet* triplets;           // [first[B]]
+  int32_t stride, rows, dim, anchors, first_anchor;
+  int32_t semihard;  // 0: hard
+};
+
+// triplet_gradients: dx_i = (sum over its terms of slope xh_other + along[i] xh_i) / |x_i|; rows shorter than 1e-12 are without
+// `along` and divide by 1e-12. Grid: x = ceil(B / 8), y = ceil(D / 128).
+struct TripletGradientsParameters {
+  const float* features;  // [B, D]
+  const double* norm;     // [B]
+  const int64_t* start;   // [B + 1], of each row's terms
+  const int32_t* other;   // [start[B]]
+  const double* slope;    // [start[B]]
+  const double* along;    // [B]
+  float* gradient;        // [B, D]
+  int32_t rows, dim;
 };
 
 }  // namespace marginfc

@@ -26,6 +26,8 @@ class CudaPass final : public ShardPass {
   Status load_features(float* to) override;
   // ClassShard::nearest; after prepare().
   Status nearest(int64_t k, int32_t* classes, float* cosines);
+  // Engine::triplets, where the classes are the batch's rows themselves; after prepare().
+  Status triplets(const TripletPlan& plan, const int32_t* labels, Triplets* result);
 
  private:
   // Classes whose P is made and used up together, counted from the shard's first; or slots, where classes have several rows.
@@ -167,6 +169,9 @@ class CudaPass final : public ShardPass {
   // Moves the classes that take no part as by a gradient of zero.
   Status launch_others(const WeightSink& sink);
   Status launch_feature_finish(const RowCoefficients& rows);
+  // Waits for the triplets that were chosen, [plan.count()].
+  Status choose_triplets(const TripletPlan& plan, const int32_t* labels, std::vector<Triplet>* triplets);
+  Status sum_triplets(const TripletTerms& terms, float* gradient);
   Status run_chunks(bool features, const WeightSink& sink, double unscale);
 
   CudaShard& shard_;

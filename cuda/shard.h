@@ -64,6 +64,7 @@ class CudaShard final : public ClassShard {
 
   Status allocate(const Optimizer& optimizer);
 
+  CudaEngine& engine() override { return engine_; }
   ClassRange range() const override { return range_; }
   int32_t sub_centers() const override { return sub_centers_; }
   Worker* worker() override { return &engine_.worker(); }
@@ -80,7 +81,6 @@ class CudaShard final : public ClassShard {
   Status read(ClassArray array, int64_t first, int64_t count, float* values) const override;
   Status apply(const WeightSink& update, const Sampling& sampling) override;
 
-  CudaEngine& engine() { return engine_; }
   int64_t classes() const { return range_.size(); }
   // Of the classes, sub_centers() of each one behind the other.
   int64_t rows() const { return classes() * sub_centers_; }

@@ -245,6 +245,7 @@ struct GradientPlan {
   WeightSink::Kind weights = WeightSink::Kind::none;
 };
 
+class Engine;
 class Worker;
 
 // One batch against one shard.
@@ -279,6 +280,8 @@ class ShardPass {
 class ClassShard {
  public:
   virtual ~ClassShard() = default;
+
+  virtual Engine& engine() = 0;
 
   virtual ClassRange range() const = 0;
 
@@ -332,12 +335,10 @@ class Engine {
   virtual Status own(ClassRange range, ClassShape shape, const Optimizer& optimizer,
                      std::unique_ptr<ClassShard>* shard) = 0;
 
-  // The triplet loss of the batch's rows and its gradient; `weight` [rows], `mean`: see engine/triplets.h. For engines that have
-  // none it fails.
-  virtual Status triplets(const Batch&, const TripletRule&, const std::vector<double>& /*weight*/, bool /*mean*/,
-                          Triplets*) {
-    return Status::failure(Code::unavailable, "this engine has no triplet loss");
-  }
+  // The triplet loss of the batch's rows and its gradient; `weight` [rows], `mean`: see engine/triplets.h. Features lie where the
+  // engine's shards follow them.
+  virtual Status triplets(const Batch& batch, const TripletRule& rule, const std::vector<double>& weight, bool mean,
+                          Triplets* triplets) = 0;
 };
 
 // One line of listEngines().

@@ -45,5 +45,4 @@ export const centerRule: TermRule<CenterLoss> = {
     learningRate: (value, argument) => checkNumber(value, argument, { least: 0, magnitude: 1 }),
     centers: optional(checkFloat32Array),
   },
-  onGpus: true,
 };

@@ -21,7 +21,7 @@ import {
   type NativeRows,
 } from './native.js';
 import type { NativeMargin } from './native_loss.js';
-import { type Compute, checkLossOn, type PlainLoss, type Reduction, transformOf } from './options.js';
+import { type Compute, type PlainLoss, type Reduction, transformOf } from './options.js';
 import { newRows } from './row_arrays.js';
 import { nativeRowFunction } from './row_functions.js';
 import { type CheckedRows, checkRowsOf, type Rows } from './rows.js';
@@ -120,7 +120,6 @@ export function planEvaluation(input: PlanInput): Plan {
   const labels = checkInt32Array(input.labels, 'labels');
   const rows = labels.length;
   const { devices } = compute;
-  checkLossOn(loss, devices);
   checkSubCentersOf({ subCenters, classes }, loss, devices);
   const features = checkRowsOf(
     input.features,

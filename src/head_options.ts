@@ -19,7 +19,6 @@ import {
   type ComputeOptions,
   checkCompute,
   checkLoss,
-  checkLossOn,
   computeNames,
   type DeviceName,
   type Loss,
@@ -197,7 +196,6 @@ export function checkHeadOptions(options: MarginHeadOptions): {
   checkDraw(sampling, classes);
   if (isBatchMargin(loss.margin)) checkOnHead(loss.margin);
   lossAt(loss, { step: 0, memory: {}, classes });
-  checkLossOn(loss, devices);
   checkSubCentersOf({ subCenters, classes }, loss, devices);
   refuseCenters(loss.terms);
   checkWholeLoss(loss, sampling);

@@ -29,4 +29,4 @@ export function interLoss(parameters: Partial<Omit<InterLoss, 'kind'>> = {}): In
   return checkedTerm(interRule, { kind: 'inter', weight });
 }
 
-export const interRule: TermRule<InterLoss> = { parameters: {}, onGpus: true };
+export const interRule: TermRule<InterLoss> = { parameters: {} };

@@ -24,4 +24,4 @@ export function intraLoss(parameters: Partial<Omit<IntraLoss, 'kind'>> = {}): In
   return checkedTerm(intraRule, { kind: 'intra', weight });
 }
 
-export const intraRule: TermRule<IntraLoss> = { parameters: {}, onGpus: true };
+export const intraRule: TermRule<IntraLoss> = { parameters: {} };

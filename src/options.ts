@@ -7,7 +7,7 @@ import type { LossMemory } from './loss_memory.js';
 import { arcface, changesNegatives, checkMargin, type Margin, overflowOf } from './margins.js';
 import { checkRowFunction, type RowFunction } from './row_functions.js';
 import { atStep, checkScheduled, isSchedule, type Schedule, valueAt } from './schedule.js';
-import { checkTerms, type LossTerm, missingOnGpus, type PlainTerm, termsAt } from './terms.js';
+import { checkTerms, type LossTerm, type PlainTerm, termsAt } from './terms.js';
 import {
   checkBoolean,
   checkInteger,
@@ -212,16 +212,6 @@ export function checkLoss(options: LossOptions, defaults: Loss = defaultLoss): L
 export function transformOf({ margin, filterThreshold }: Loss): string | undefined {
   if (changesNegatives(margin)) return `margin ${margin.kind}`;
   return filterThreshold > 0 ? `filterThreshold ${filterThreshold}` : undefined;
-}
-
-/** A loss that these devices compute. */
-export function checkLossOn(loss: Loss, devices: readonly DeviceName[]): void {
-  const gpu = devices.find((name) => name !== 'cpu');
-  if (gpu === undefined) return;
-  const refuse = (argument: string, instead: string, wanted: string) =>
-    mustBe('ERR_ENGINE_UNAVAILABLE', argument, `${instead} on ${gpu}, as on all GPUs`, show(wanted));
-  const missing = missingOnGpus(loss.terms);
-  if (missing) throw refuse('terms', 'without triplet', missing.kind);
 }
 
 /** What a loss depends on besides a batch. */

@@ -43,5 +43,4 @@ export const ringRule: TermRule<RingLoss> = {
     radius: optional((value, argument) => checkNumber(value, argument, positive)),
     learningRate: optional((value, argument) => checkNumber(value, argument, positive)),
   },
-  onGpus: true,
 };

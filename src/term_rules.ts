@@ -18,8 +18,6 @@ export interface TermRule<T extends WeightedTerm & { readonly kind: string }> {
       argument: string,
     ) => unknown;
   };
-  /** Whether GPUs compute it. */
-  readonly onGpus: boolean;
 }
 
 /** Names and values; they need no batch. */

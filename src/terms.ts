@@ -69,11 +69,6 @@ export function refuseCenters(terms: readonly LossTerm[]): void {
       );
 }
 
-/** The first that GPUs have not. */
-export function missingOnGpus(terms: readonly LossTerm[]): LossTerm | undefined {
-  return terms.find(({ kind }) => !rules[kind].onGpus);
-}
-
 /** The terms after `step` updates. */
 export function termsAt(terms: readonly LossTerm[], step: number): readonly PlainTerm[] {
   return terms.map((term) => ({ ...term, weight: valueAt(term.weight, step) }));

@@ -48,5 +48,4 @@ export const tripletRule: TermRule<TripletLoss> = {
     margin: (value, argument) => checkNumber(value, argument, { least: 0, magnitude: largestFactor }),
     mining: (value, argument) => checkOneOf(value, ['hard', 'semihard'], argument),
   },
-  onGpus: false,
 };

@@ -21,13 +21,13 @@ import {
 import { closeEngines, runHead } from './engines.js';
 import { expectFailure } from './failures.js';
 import { floats, freePlaced, placed } from './gpu_memory.js';
-import { findGpuOfEachCapability, gpusOfThisProcess } from './gpus.js';
+import { findEveryKindOfEngine, gpusOfThisProcess } from './gpus.js';
 import { expectClose, joined } from './group_heads.js';
 import { makeProblem, rowsBetween } from './problems.js';
 import { processGroup } from './process_group.js';
 import { centers, formulasOf, numbersOf, problem, size } from './term_cases.js';
 
-const engines = await findGpuOfEachCapability();
+const engines = (await findEveryKindOfEngine()).filter(({ choice }) => choice === 'cuda');
 const gpus = gpusOfThisProcess();
 const first = gpus[0] as DeviceName;
 
@@ -38,13 +38,18 @@ afterAll(async () => {
 
 const { dim, classes } = size;
 const { features, labels } = problem;
-const missing = ['inter', 'triplet, hard', 'triplet, semihard'];
-const formulas = Object.entries(formulasOf(centers)).filter(([name]) => !missing.includes(name));
-const terms = [intraLoss(), ringLoss({ weight: 0.1 }), centerLoss({ weight: 0.2 })];
+/** But for the inter-loss, which is float32: inter_gpu.test.ts. */
+const formulas = Object.entries(formulasOf(centers)).filter(([name]) => name !== 'inter');
+const terms = [
+  intraLoss(),
+  ringLoss({ weight: 0.1 }),
+  centerLoss({ weight: 0.2 }),
+  tripletLoss({ weight: 0.5, margin: 1 }),
+];
 const optimizer = sgd({ learningRate: 0.2, momentum: 0.9 });
 const base = { dim, classes, init: problem.weights, terms, optimizer, precision: 'float32' } as const;
 const rowWeights = Float32Array.from({ length: size.rows }, (_, i) => (i % 4) / 2);
-const batches = [{ features, labels }, makeProblem(size, 'clustered', 'ignored', 7)];
+const batches = [{ features, labels }, makeProblem(size, 'spread', 'ignored', 7)];
 
 describe.skipIf(gpus.length === 0)('on engine cuda', () => {
   const reductions = {
@@ -98,6 +103,37 @@ describe.skipIf(gpus.length === 0)('on engine cuda', () => {
     }
   });
 
+  test.each(['hard', 'semihard'] as const)(
+    '%s triplets are those of the cpu in any batch',
+    async (mining) => {
+      const terms = [tripletLoss({ mining, margin: 1 })];
+      const ofFew = { ...problem, labels: labels.map((label) => Math.min(label, 2)) };
+      const twice = { ...problem, features: features.map((_, at) => features[at % (8 * dim)]!) };
+      const strange = {
+        ...problem,
+        features: features
+          .slice()
+          .fill(Number.NaN, 0, 1)
+          .fill(0, 2 * dim, 3 * dim),
+      };
+      // Several tiles of anchors.
+      const many = makeProblem({ rows: 300, dim: 20, classes: 7 }, 'spread', 'ignored', 23);
+      for (const given of [ofFew, twice, strange, many]) {
+        const options = { terms, precision: 'float32', scale: 8, checkFinite: false } as const;
+        const [gpu, cpu] = [
+          await valueAndGrad(given, { ...options, engine: first }),
+          await valueAndGrad(given, { ...options, engine: 'cpu' }),
+        ];
+        expect(gpu.terms!.triplet).toBeCloseTo(cpu.terms!.triplet!, 12);
+        if (given === strange) expect(gpu.terms!.triplet).toBeGreaterThan(0);
+        else expectClose(gpu.dFeatures, cpu.dFeatures, 2e-5);
+      }
+      const oneClass = { ...problem, labels: labels.map((label) => Math.min(label, 0)) };
+      const { terms: none } = await valueAndGrad(oneClass, { terms, engine: first });
+      expect(none!.triplet).toBe(0);
+    },
+  );
+
   test('a batch in the memory of a GPU moves centres', async () => {
     const [host, device] = [
       await MarginHead.create({ ...base, devices: gpus, shards: 3 }),
@@ -147,14 +183,6 @@ describe.skipIf(gpus.length === 0)('on engine cuda', () => {
     for (const head of [alone, loaded, ...shared]) head.dispose();
   });
 
-  test('triplet is refused', async () => {
-    const message = /terms must be .* on cuda:\d+, as on all GPUs, received 'triplet'/;
-    const call = () => valueAndGrad(problem, { terms: [tripletLoss()], engine: first });
-    await expectFailure(call, 'ERR_ENGINE_UNAVAILABLE', message);
-    const create = () => MarginHead.create({ dim, classes, terms: [tripletLoss()], devices: [first] });
-    await expectFailure(create, 'ERR_ENGINE_UNAVAILABLE', message);
-  });
-
   test('classes of too many rows are refused', async () => {
     const message = /^subCenters must be at most 16 on cuda:\d+, as on all GPUs, received 17$/;
     const create = () => MarginHead.create({ dim, classes, subCenters: 17, devices: [first] });
@@ -167,25 +195,28 @@ describe.skipIf(gpus.length === 0)('on engine cuda', () => {
 });
 
 describe.each(engines)('a head on engine $name', (engine) => {
-  test.each(terms as LossTerm[])('with $kind makes the steps of the cpu engine', async (term) => {
-    const options = { ...base, terms: [term], shards: 2 };
-    const expected = await MarginHead.create({ ...base, terms: [term] });
-    const { results, weights, centers } = await runHead(engine, options, [
-      { call: 'step', batch: batches[0]! },
-      { call: 'accumulate', batch: batches[1]!, options: { gradientScale: 0.5 } },
-      { call: 'step', batch: batches[0]! },
-    ]);
-    const [one, two] = batches;
-    const wanted = [await expected.step(one!), await expected.accumulate(two!, { gradientScale: 0.5 })];
-    await expected.apply();
-    wanted.push(await expected.step(one!));
-    for (const [n, { loss, terms, dFeatures }] of wanted.entries()) {
-      expect(Math.abs(results[n]!.loss / loss - 1)).toBeLessThan(1e-5);
-      expect(Math.abs(results[n]!.terms![term.kind]! / terms![term.kind]! - 1)).toBeLessThan(1e-4);
-      expectClose(results[n]!.dFeatures, dFeatures, 2e-5);
-    }
-    expectClose(weights, expected.weights(), 1e-5);
-    if (centers) expectClose(centers, expected.centers(), 1e-6);
-    expected.dispose();
-  });
+  test.each<LossTerm>([...terms, tripletLoss({ mining: 'hard' })])(
+    'with $kind, $mining, makes the steps of the cpu engine',
+    async (term) => {
+      const options = { ...base, terms: [term], shards: 2 };
+      const expected = await MarginHead.create({ ...base, terms: [term] });
+      const { results, weights, centers } = await runHead(engine, options, [
+        { call: 'step', batch: batches[0]! },
+        { call: 'accumulate', batch: batches[1]!, options: { gradientScale: 0.5 } },
+        { call: 'step', batch: batches[0]! },
+      ]);
+      const [one, two] = batches;
+      const wanted = [await expected.step(one!), await expected.accumulate(two!, { gradientScale: 0.5 })];
+      await expected.apply();
+      wanted.push(await expected.step(one!));
+      for (const [n, { loss, terms, dFeatures }] of wanted.entries()) {
+        expect(Math.abs(results[n]!.loss / loss - 1)).toBeLessThan(1e-5);
+        expect(Math.abs(results[n]!.terms![term.kind]! / terms![term.kind]! - 1)).toBeLessThan(1e-4);
+        expectClose(results[n]!.dFeatures, dFeatures, 2e-5);
+      }
+      expectClose(weights, expected.weights(), 1e-5);
+      if (centers) expectClose(centers, expected.centers(), 1e-6);
+      expected.dispose();
+    },
+  );
 });

@@ -32,6 +32,8 @@ constexpr int32_t kTilesPerBlock = 8;
 constexpr int32_t kNearest = 10;
 // Rows of a class that has several.
 constexpr int32_t kCenters = 3;
+// Rows of the batch of each class, for triplets.
+constexpr int32_t kTripletRows = 4;
 // MV-Softmax's.
 constexpr AccumulatorTransform kTransform{{{0, 1, 0}, {1, 0}}, {{18.5f, 1.2f, 0}, {1.2f, 0}}};
 
@@ -363,6 +365,53 @@ class Launcher {
       p.rows = B_;
       p.dim = D_;
       return launch(kernels_.cosine_sums, divide_up(B_, kRowWarps), 1, 1, p);
+    }
+    if (named("choose_triplets")) {
+      const bool semihard = request_.variant == "semihard";
+      const int32_t each = semihard ? kTripletRows - 1 : 1;
+      std::vector<int32_t> labels(B_), starts(B_), members(B_);
+      std::vector<int64_t> first(B_ + 1);
+      std::iota(members.begin(), members.end(), 0);
+      for (int32_t i = 0; i < B_; i++) {
+        labels[i] = i / kTripletRows;
+        starts[i] = labels[i] * kTripletRows;
+        first[i + 1] = first[i] + each;
+      }
+      ChooseTripletsParameters p{};
+      p.stride = rows_;
+      p.cosines = memory_.floats(static_cast<int64_t>(rows_) * rows_);
+      p.labels = memory_.holding(labels);
+      p.members = memory_.holding(members);
+      p.class_start = memory_.holding(starts);
+      p.class_size = memory_.all(B_, kTripletRows);
+      p.first = memory_.holding(first);
+      p.features = memory_.floats(elements);
+      p.norm = memory_.all(B_, 1.0);
+      p.triplets = memory_.empty<Triplet>(first.back());
+      p.rows = p.anchors = B_;
+      p.dim = D_;
+      p.semihard = semihard;
+      return launch(kernels_.choose_triplets, divide_up(B_, kRowWarps), 1, 1, p);
+    }
+    if (named("triplet_gradients")) {
+      std::vector<int32_t> others(static_cast<int64_t>(B_) * kTripletRows);
+      std::vector<int64_t> start(B_ + 1);
+      for (int32_t i = 0; i < B_; i++) {
+        start[i + 1] = start[i] + kTripletRows;
+        for (int32_t t = 0; t < kTripletRows; t++)
+          others[i * kTripletRows + t] = static_cast<int32_t>((i + static_cast<int64_t>(t) * 37 + 1) % B_);
+      }
+      TripletGradientsParameters p{};
+      p.features = memory_.floats(elements);
+      p.norm = memory_.all(B_, 1.0);
+      p.start = memory_.holding(start);
+      p.other = memory_.holding(others);
+      p.slope = memory_.all(start.back(), 0.5);
+      p.along = memory_.all(B_, 0.5);
+      p.gradient = memory_.empty<float>(elements);
+      p.rows = B_;
+      p.dim = D_;
+      return launch(kernels_.triplet_gradients, divide_up(B_, kRowWarps), divide_up(D_, kTileSide), 1, p);
     }
     if (named("add_products")) {
       AddProductsParameters p{};

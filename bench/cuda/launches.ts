@@ -297,6 +297,10 @@ function rowLaunches(): Launch[] {
     row('flag_sub_centers', 4 * C * D + (4 * C) / 3),
     row('largest_sub_centers', 8 * B * C),
     row('select_nearest', B * (4 * C + 8 * nearest)),
+    // Of classes of four rows; each of the batch's rows, its cosines and labels once, and four terms a triplet.
+    row('choose_triplets:hard', B * (4 * B + 4 * D + 60)),
+    row('choose_triplets:semihard', B * (4 * B + 4 * D + 108)),
+    row('triplet_gradients', B * (8 * D + 72)),
   ];
 }
 

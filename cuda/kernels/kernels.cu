@@ -5,6 +5,7 @@
 #include "cuda/kernels/nearest.cuh"
 #include "cuda/kernels/sampling.cuh"
 #include "cuda/kernels/tile_kernels.cuh"
+#include "cuda/kernels/triplets.cuh"
 #include "cuda/kernels/unit_sums.cuh"
 #include "cuda/kernels/update.cuh"
 #include "cuda/kernels/weights.cuh"

@@ -6,7 +6,7 @@
 
 #include "cpu/cpu_engine.h"
 #include "cuda/cuda_engine.h"
-#include "test/native/checks.h"
+#include "test/native/triplet_checks.h"
 
 using namespace marginfc;
 
@@ -54,7 +54,7 @@ void heads_agree(const std::vector<Engine*>& engines, Optimizer::Kind kind) {
   if (kind == Optimizer::Kind::sgd) check(ids[0] == ids[1], "nearest classes as on the CPU");
 }
 
-// Loss and gradients of a batch, or how that failed.
+// Loss and gradients of a batch, and its triplets, or how that failed.
 Status run_once(Engine& engine) {
   const Size size{33, 64, 300, 1, 64};
   const Problem problem = make_problem(size, 3);
@@ -69,7 +69,10 @@ Status run_once(Engine& engine) {
   gradients.weights.kind = WeightSink::Kind::write;
   gradients.weights.gradient = dw.data();
   MARGINFC_TRY(evaluation.forward(arcface(), gradients.plan(), {loss.data(), lse.data(), cosine.data()}, &result));
-  return evaluation.backward(gradients);
+  MARGINFC_TRY(evaluation.backward(gradients));
+  Triplets triplets;
+  return engine.triplets(triplet_batch(size, problem), {0.3, true, 0, size.rows}, std::vector<double>(size.rows, 1),
+                         true, &triplets);
 }
 
 // Device memory of a step beyond weights, optimiser state, features and dX: 64 MiB and a chunk the size of the L2 cache at
@@ -252,6 +255,7 @@ int main() {
                              Size{9, 600, 200, 1, 64}, Size{520, 200, 260, 1, 64}})
       gradients_match(all, size, Workspace::recompute, operands);
   for (Optimizer::Kind kind : {Optimizer::Kind::sgd, Optimizer::Kind::adamw}) heads_agree(one, kind);
+  triplets_work(all);
   for (const auto& engine : owned) engine->device().assume_l2_bytes(l2_bytes);
   std::printf("heads\n");
   for (Optimizer::Kind kind : {Optimizer::Kind::sgd, Optimizer::Kind::adamw}) {

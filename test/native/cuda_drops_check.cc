@@ -10,7 +10,7 @@
 #include <string>
 
 #include "cuda/cuda_engine.h"
-#include "test/native/checks.h"
+#include "test/native/triplet_checks.h"
 
 using namespace marginfc;
 
@@ -257,6 +257,9 @@ constexpr Exception kExceptions[] = {
     {"", "fill of 1056 bytes", "norms and cosines of rows without a class here, which nothing uses"},
     {"", "fill of 288 bytes", "the same"},
     {"nearest", "upload of 1240 bytes", "labels, which it does not use"},
+    {"triplets", "fill of 4800 bytes", "norms and cosines of rows without a class, as above"},
+    {"triplets", "upload of 2048 bytes", "labels, which it does not use"},
+    {"triplets", "fill of 4 bytes", "the first row that is not finite, which nobody asks for"},
     {"gradients, transformed", "download of 264 bytes",
      "sums of a first try, without which offsets are searched for all the same"},
     {"sgd, wide", "order of finish_features", "it needs nothing of the kernels before it"},
@@ -389,6 +392,11 @@ std::vector<Scenario> scenarios_in(Precision operands) {
   };
 }
 
+// What needs no operand of a kind.
+std::vector<Scenario> scenarios_of_features() {
+  return {{"triplets", [](Engine& on) { return triplets_are_right(on, {150, 40, 3, 1, 1}, true, true); }}};
+}
+
 // Those in which two streams and the host wait for each other.
 std::vector<Scenario> waiting_scenarios() {
   const Setting one{{33, 64, 1500, 1, 64}, Precision::float16}, head{{33, 40, 150, 1, 64}, Precision::float16};
@@ -423,8 +431,10 @@ int main(int count, char** arguments) {
   };
   std::shared_ptr<cuda::CudaEngine> engine;
   Totals totals;
-  for (const Precision operands : {Precision::float32, Precision::float16})
-    for (const Scenario& scenario : scenarios_in(operands)) {
+  const std::vector<Scenario> all[] = {scenarios_in(Precision::float32), scenarios_in(Precision::float16),
+                                       scenarios_of_features()};
+  for (const std::vector<Scenario>& scenarios : all)
+    for (const Scenario& scenario : scenarios) {
       if (!wanted(scenario.name)) continue;
       const Totals before = totals;
       drop_each(driver, scenario, &engine, &totals);

@@ -42,6 +42,8 @@ KernelChecks all_checks(const Device& device) {
       {"add_class_rows", check_add_class_rows},
       {"negatives_angles_float32", check_negatives_angles},
       {"probabilities_angles_float32", check_probabilities_angles},
+      {"choose_triplets", check_choose_triplets},
+      {"triplet_gradients", check_triplet_gradients},
   };
   for (KernelCheck& check : tile_checks(device)) checks.push_back(std::move(check));
   // Not every architecture has all of them.

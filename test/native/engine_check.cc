@@ -5,7 +5,7 @@
 #include <thread>
 
 #include "cpu/cpu_engine.h"
-#include "test/native/checks.h"
+#include "test/native/triplet_checks.h"
 
 using namespace marginfc;
 
@@ -46,6 +46,7 @@ int main() {
         heads_work({&engine}, Optimizer::Kind::adamw, storage);
       }
       for (const bool updates_all : {false, true}) sampled_heads_work({&engine}, updates_all);
+      triplets_work({&engine});
       failures_are_values({&engine});
     }
     // Several callers share one engine, as synchronous and asynchronous calls do.

@@ -238,5 +238,7 @@ void check_targets_sub_centers(const Device& device);
 void check_list_sub_centers(const Device& device);
 void check_flag_sub_centers(const Device& device);
 void check_largest_sub_centers(const Device& device);
+void check_choose_triplets(const Device& device);
+void check_triplet_gradients(const Device& device);
 
 }  // namespace marginfc::check
