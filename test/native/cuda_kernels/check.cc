@@ -11,6 +11,10 @@ Counts& counts() {
   return all;
 }
 
+std::string size_text(const std::string& kernel, int64_t rows, int64_t dim) {
+  return kernel + " of " + std::to_string(rows) + " x " + std::to_string(dim);
+}
+
 void check(bool ok, const std::string& what) {
   ok ? counts().passed++ : counts().failed++;
   if (ok) return;
@@ -200,5 +204,14 @@ double dot(const float* a, const float* b, int64_t count) {
 }
 
 double norm_of(const float* row, int64_t dim) { return std::sqrt(dot(row, row, dim)); }
+
+std::vector<double> unit_row(const float* row, int64_t dim, double scale) {
+  const double norm = norm_of(row, dim), factor = std::isfinite(norm) ? scale / floored(norm) : std::nan("");
+  std::vector<double> out(dim);
+  for (int64_t d = 0; d < dim; d++) out[d] = row[d] * factor;
+  return out;
+}
+
+double operand_scale(OperandKind kind) { return kind == OperandKind::split ? std::ldexp(1.0, kWeightExponent) : 1.0; }
 
 }  // namespace marginfc::check

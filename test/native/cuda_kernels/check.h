@@ -27,6 +27,9 @@ struct Counts {
 Counts& counts();
 void check(bool ok, const std::string& what);
 
+// "KERNEL of ROWS x DIM"
+std::string size_text(const std::string& kernel, int64_t rows, int64_t dim);
+
 // Counts as one check of many values: the first that is wrong is printed.
 class Values {
  public:
@@ -50,6 +53,11 @@ class Values {
 
 // Ends the program on an error of the driver: nothing after it could be trusted.
 void must(cuda::Result result, const char* what);
+
+// Rows of one value, of some lanes' and of several rounds', of whole fours and not.
+constexpr int64_t kDims[] = {1, 2, 31, 33, 131, 132, 512, 1009};
+// Of a block of the kernels over rows.
+constexpr int32_t kThreads = 32 * kRowWarps;
 
 // The kernels of one PTX text or fatbin on device 0.
 class Device {
@@ -204,6 +212,10 @@ double dot(const float* a, const float* b, int64_t count);
 // |x|, and |x| as a divisor.
 double norm_of(const float* row, int64_t dim);
 inline double floored(double norm) { return norm < kNormFloor ? kNormFloor : norm; }
+// The unit row times `scale`; NaN where the norm is not finite.
+std::vector<double> unit_row(const float* row, int64_t dim, double scale);
+// What unit rows of weights are multiplied with in an operand of this kind.
+double operand_scale(OperandKind kind);
 
 // One entry per kernel: what it computes is compared with float64.
 struct KernelCheck {

@@ -4,19 +4,12 @@
 namespace marginfc::check {
 namespace {
 
-constexpr int32_t kThreads = 32 * kRowWarps;
-constexpr int64_t kDims[] = {1, 2, 33, 132, 512, 1009};
-
 // Every third of the classes, in an order of their own.
 std::vector<int32_t> some_of(int64_t classes) {
   std::vector<int32_t> some;
   for (const int32_t c : shuffled(classes))
     if (c % 3 == 0) some.push_back(c);
   return some;
-}
-
-std::string size_text(const char* kernel, int64_t classes, int64_t dim) {
-  return std::string(kernel) + " of " + std::to_string(classes) + " x " + std::to_string(dim);
 }
 
 }  // namespace

@@ -6,8 +6,6 @@
 namespace marginfc::check {
 namespace {
 
-constexpr int32_t kThreads = 32 * kRowWarps;
-
 struct Anchors {
   int32_t first, count;  // of the block
 };

@@ -4,16 +4,6 @@
 #include "test/native/cuda_kernels/check.h"
 
 namespace marginfc::check {
-namespace {
-
-constexpr int64_t kDims[] = {1, 2, 33, 132, 512, 1009};
-constexpr int32_t kThreads = 32 * kRowWarps;
-
-std::string size_text(const char* kernel, int64_t rows, int64_t dim) {
-  return std::string(kernel) + " of " + std::to_string(rows) + " x " + std::to_string(dim);
-}
-
-}  // namespace
 
 void check_sum_unit_rows(const Device& device) {
   for (const int64_t rows : {1, 32, 34, 131})
