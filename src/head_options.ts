@@ -76,7 +76,7 @@ export interface MarginHeadOptions extends LossOptions, ComputeOptions, Sampling
    * the first). Sub-center ArcFace (Deng et al., ECCV 2020): rows that noise or hard examples pull away find a centre of their own.
    * Weights and optimiser state are [C, K, dim] then, memory and time about K times those of one row a class; Partial FC draws
    * classes, whole. With every margin; not with `labelSmoothing` or an `interLoss`. {@link dominantSubCenters}
-   * goes back to one row. In [1, 1024], on GPUs [1, 16] and 1 with `sphereface2` and `uniface`. Default 1.
+   * goes back to one row. In [1, 1024], on GPUs [1, 16]. Default 1.
    */
   readonly subCenters?: number | undefined;
   /** Default `sgd()`. */
