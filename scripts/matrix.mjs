@@ -1,7 +1,7 @@
 // The unit tests on the full product of cases, in parts (test/part_runner.ts): hours, so what is done is kept in build/matrix/
 // and left out when this runs again on the same commit. Ends by printing the sum of all parts that are done.
 //
-//   node scripts/matrix.mjs [--parts N] [--part I/N] [--fresh]
+//   node scripts/matrix.mjs [--parts N] [--part I/N] [--product] [--fresh]
 
 import { execFileSync, spawnSync } from 'node:child_process';
 import fs from 'node:fs';
@@ -13,12 +13,13 @@ const usage = `npm run test:matrix -- [options]
 
   --parts N    run all of N parts that are not done (default: 40)
   --part I/N   run one of N parts
+  --product    each case on every software GPU, whose devices and seeds take turns otherwise: some eight hours
   --fresh      forget what is done`;
 
 /** @typedef {{ passed: number, failed: string[], seconds: number }} Part */
 
-/** @param {string} part @param {string} file */
-function run(part, file) {
+/** @param {string} part @param {string} cases @param {string} file */
+function run(part, cases, file) {
   const report = `${file}.report`;
   const start = Date.now();
   const { status } = spawnSync(
@@ -35,7 +36,7 @@ function run(part, file) {
     {
       cwd: root,
       stdio: ['ignore', 'ignore', 'inherit'],
-      env: { ...process.env, MARGINFC_TEST_CASES: 'all', MARGINFC_TEST_PART: part },
+      env: { ...process.env, MARGINFC_TEST_CASES: cases, MARGINFC_TEST_PART: part },
     },
   );
   if (!fs.existsSync(report)) throw new Error(`part ${part} left no report: vitest ended with ${status}`);
@@ -56,6 +57,7 @@ function main() {
     options: {
       parts: { type: 'string', default: '40' },
       part: { type: 'string' },
+      product: { type: 'boolean', default: false },
       fresh: { type: 'boolean', default: false },
       help: { type: 'boolean', default: false },
     },
@@ -74,7 +76,8 @@ function main() {
     cwd: root,
     encoding: 'utf8',
   }).trim();
-  const folder = path.join(root, 'build', 'matrix', `${commit}-${parts}`);
+  const cases = values.product ? 'product' : 'all';
+  const folder = path.join(root, 'build', 'matrix', `${commit}-${cases}-${parts}`);
   if (values.fresh) fs.rmSync(folder, { recursive: true, force: true });
   fs.mkdirSync(folder, { recursive: true });
   const fileOf = (/** @type {number} */ k) => path.join(folder, `${k}.json`);
@@ -83,7 +86,7 @@ function main() {
   const all = Array.from({ length: parts }, (_, k) => k + 1).sort((a, b) => spread(a) - spread(b));
   for (const k of values.part === undefined ? all : [Number(index)]) {
     if (fs.existsSync(fileOf(k))) continue;
-    run(`${k}/${parts}`, fileOf(k));
+    run(`${k}/${parts}`, cases, fileOf(k));
     const { passed, failed, seconds } = JSON.parse(fs.readFileSync(fileOf(k), 'utf8'));
     console.log(`part ${k}/${parts}: ${passed} passed, ${failed.length} failed, ${seconds} s`);
   }

@@ -1,6 +1,7 @@
 /**
  * GPUs as engines (test/engines.ts): the software device with one compute capability, number of devices and schedule, in a
- * pairwise choice or, with MARGINFC_TEST_CASES=all, in every combination (of which each entry has one for each capability); and the machine's own, where it has one.
+ * pairwise choice or, with MARGINFC_TEST_CASES=all, in every combination, of which each entry has one for each capability and
+ * with MARGINFC_TEST_CASES=product all; and the machine's own, where it has one.
  */
 import { join } from 'node:path';
 import { type DeviceName, listEngines, type Precision } from '../src/index.js';
@@ -29,8 +30,10 @@ const everySetting: readonly Setting[] = factors.sm.flatMap((sm) =>
 /** Only GPUs are tested, as the environment has them: `npm run gpu:check`. */
 export const onlyGpus = process.env.MARGINFC_TEST_ENGINES === 'gpu';
 
+const onEverySoftwareGpu = process.env.MARGINFC_TEST_CASES === 'product';
+
 /** Whether everything is to be tried in every way. */
-export const everything = process.env.MARGINFC_TEST_CASES === 'all';
+export const everything = process.env.MARGINFC_TEST_CASES === 'all' || onEverySoftwareGpu;
 
 export function softwareGpu({ sm, devices, seed }: Setting): Engine {
   return {
@@ -121,7 +124,7 @@ export interface Assignment<T, P> {
 /**
  * Which entry runs on which GPU with which precision. On the machine's own all on all; on software devices each entry once,
  * on the next GPU with its next precision, or with MARGINFC_TEST_CASES=all with each precision on each compute capability, there
- * on the next GPU. Ordered by GPU, as each needs a process.
+ * on the next GPU, or with MARGINFC_TEST_CASES=product also all on all. Ordered by GPU, as each needs a process.
  */
 export function assign<T, P extends Precision>(
   entries: readonly T[],
@@ -130,17 +133,26 @@ export function assign<T, P extends Precision>(
   precisionsOf: (entry: T) => readonly P[],
 ): Assignment<T, P>[] {
   const usable = software.filter(({ missing }) => missing === undefined);
+  if (onEverySoftwareGpu) return onAll(entries, [...usable, ...gpus], precisionsOf);
   const chosen = everything
     ? familiesOf(usable).flatMap((family) => onNextWithEach(entries, family, precisionsOf))
     : onNext(entries, usable, precisionsOf);
   return [
     ...usable.flatMap((engine) => chosen.filter((one) => one.engine === engine)),
-    ...gpus.flatMap((engine) =>
-      entries.flatMap((entry) =>
-        both(engine, precisionsOf(entry)).map((precision) => ({ entry, engine, precision })),
-      ),
-    ),
+    ...onAll(entries, gpus, precisionsOf),
   ];
+}
+
+function onAll<T, P extends Precision>(
+  entries: readonly T[],
+  engines: readonly Engine[],
+  precisionsOf: (entry: T) => readonly P[],
+): Assignment<T, P>[] {
+  return engines.flatMap((engine) =>
+    entries.flatMap((entry) =>
+      both(engine, precisionsOf(entry)).map((precision) => ({ entry, engine, precision })),
+    ),
+  );
 }
 
 function onNext<T, P extends Precision>(

@@ -7,9 +7,9 @@ import { makeProblem } from '../bench/cpu/contestants.js';
 import { errors, reference } from '../bench/cpu/reference.js';
 import { formulaNamed } from '../bench/formula.js';
 import { valueAndGradSync } from '../src/index.js';
+import { everything } from './gpus.js';
 import { float32Limits, halfLimits } from './metrics.js';
 
-const everything = process.env.MARGINFC_TEST_CASES === 'all';
 const dim = 8;
 const formula = formulaNamed('arcface', 10_000_000);
 
