@@ -47,7 +47,7 @@ Status CudaShard::gather(const int32_t* classes, int64_t count, float* rows) try
   }
   const size_t bytes = own.size() * size * sizeof(float);
   MARGINFC_TRY(out.allocate(device_, bytes));
-  GatherClassRowsParameters p;
+  GatherClassRowsParameters p{};
   p.rows = here ? from : copies.as<char>();
   p.index = index.as<int32_t>();
   p.out = out.as<float>();
@@ -86,7 +86,7 @@ Status CudaShard::add_to_kept(const int32_t* classes, int64_t count, const float
   MARGINFC_TRY(list(own, &index));
   MARGINFC_TRY(added.allocate(device_, bytes));
   MARGINFC_TRY(device_.upload(added, values.data(), bytes));
-  AddClassRowsParameters p;
+  AddClassRowsParameters p{};
   p.rows = added.as<float>();
   p.index = index.as<int32_t>();
   p.to = kept_.as<float>();

@@ -81,9 +81,6 @@ export const gates = {
   hopperFirstPower: (): Gates => ({ ...hopper, ptxPerMma: 2.9, l2BytesPerMma: 40 }),
   hopperTransformed: (): Gates => ({ ...hopper, ptxPerMma: 3.4, l2BytesPerMma: 40 }),
   hopperCounting: (): Gates => ({ ...hopper, ptxPerMma: 1.85, l2BytesPerMma: 40 }),
-  // An arccos and a root of each cosine: some 14 instructions.
-  splitAngles: (architecture: string): Gates =>
-    architecture === '75' ? turing : { ...splitGates(architecture), ptxPerMma: 3.2 },
   split: splitGates,
   update: (): Gates => ({
     ...{ registers: 255, spillBytes: 0, blocksPerSm: 1, sharedBytes: 160 * KiB },
@@ -176,7 +173,7 @@ function tileLaunches(type: 'float16' | 'bfloat16' | 'float32'): Launch[] {
   const angles = [
     tile('negatives_angles', logits, 4 * B * (1 + partials(size))),
     tile('probabilities_angles', logits, 8 * B + bytes * B * C),
-  ].map((launch): Launch => ({ ...launch, gates: 'splitAngles' }));
+  ];
   const update = (width: number): Launch => {
     const sums = halves === 2 ? 16384 : 32768;
     const shape = { rows: sums / width, columns: width, halves } as const;

@@ -16,6 +16,9 @@ interface Phase {
   readonly dramBytes: (size: Size) => number;
 }
 
+/** Of a step with momentum, 18 bytes an element with the new operand. */
+const updated = ({ D, C }: Size) => 18 * C * D;
+
 /** The 16-bit class rows come from DRAM for negatives and for probabilities, whose chunk the product then finds in L2. */
 const products: readonly Phase[] = [
   { kernel: 'prepare_features', by: 'rows', dramBytes: ({ B, D }) => 6 * B * D },
@@ -27,9 +30,25 @@ const products: readonly Phase[] = [
   { kernel: 'finish_features', by: 'rows', dramBytes: ({ B, D }) => 20 * B * D },
 ];
 
+/** Of the batch's classes against all, as many as rows; the gradient is 4 bytes an element, written here and read by the update. */
+const inter: readonly Phase[] = [
+  { kernel: 'gather_class_rows', by: 'rows', dramBytes: ({ B, D }) => 8 * B * D },
+  { kernel: 'prepare_weights', by: 'classes', dramBytes: ({ D, C }) => 8 * C * D },
+  { kernel: 'negatives_angles_float32', by: 'both', dramBytes: ({ B, D, C }) => 4 * (B + C) * D },
+  { kernel: 'probabilities_angles_float32', by: 'both', dramBytes: ({ B, D, C }) => 4 * (B + C) * D },
+  { kernel: 'features_product_float32', by: 'both', dramBytes: () => 0 },
+  { kernel: 'add_products', by: 'both', dramBytes: () => 0 },
+  { kernel: 'finish_features', by: 'rows', dramBytes: ({ B, D }) => 20 * B * D },
+  { kernel: 'weights_product_float32', by: 'both', dramBytes: () => 0 },
+  { kernel: 'finish_weights:write', by: 'classes', dramBytes: ({ D, C }) => 8 * C * D },
+  { kernel: 'add_class_rows', by: 'rows', dramBytes: ({ B, D }) => 12 * B * D },
+];
+
 export interface Call {
   readonly name: string;
   readonly phases: readonly Phase[];
+  /** Products of rows with classes that any implementation makes, of 2 B D C operations each. */
+  readonly floorProducts: number;
   /** Bytes of DRAM that any implementation moves: float32 weights, state and gradients once. */
   readonly floorBytes: (size: Size) => number;
 }
@@ -43,11 +62,28 @@ export const calls: readonly Call[] = [
       { kernel: 'weights_product_float16', by: 'both', dramBytes: () => 0 },
       { kernel: 'finish_weights:write', by: 'classes', dramBytes: ({ D, C }) => 8 * C * D },
     ],
+    floorProducts: 3,
     floorBytes: ({ D, C }) => 8 * C * D,
   },
   {
     name: 'step, SGD with momentum',
-    phases: [...products, { kernel: 'update_float16_512', by: 'both', dramBytes: ({ D, C }) => 18 * C * D }],
+    phases: [...products, { kernel: 'update_float16_512', by: 'both', dramBytes: updated }],
+    floorProducts: 3,
+    floorBytes: ({ D, C }) => 16 * C * D,
+  },
+  {
+    name: 'the same with interLoss',
+    phases: [
+      ...inter,
+      ...products,
+      { kernel: 'weights_product_float16', by: 'both', dramBytes: () => 0 },
+      {
+        kernel: 'finish_weights_aided:added',
+        by: 'classes',
+        dramBytes: (size) => updated(size) + 4 * size.C * size.D,
+      },
+    ],
+    floorProducts: 6,
     floorBytes: ({ D, C }) => 16 * C * D,
   },
 ];
@@ -91,7 +127,9 @@ export function predict(
     const bound = bindingOf(clocks);
     phases.push({ kernel: launch.kernel, milliseconds: milliseconds(clocks[bound], gpu), bound });
   }
-  const flop = (6 * size.B * size.D * size.C) / (gpu.flops * gpu.multiprocessors * gpu.gigahertz * 1e6);
+  const flop =
+    (2 * call.floorProducts * size.B * size.D * size.C) /
+    (gpu.flops * gpu.multiprocessors * gpu.gigahertz * 1e6);
   const bytes = (call.floorBytes(size) / gpu.dramBytesPerSecond) * 1e3;
   return {
     ...{ call: call.name, gpu: gpu.name, size, phases },
