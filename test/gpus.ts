@@ -67,6 +67,21 @@ export async function findSoftwareGpus(): Promise<Engine[]> {
   return engines;
 }
 
+/**
+ * For one feature, where test/cases.test.ts has the ways of running: of each compute capability the fewest and the most devices. Each
+ * opens in a process of its own, which takes longer than a case.
+ */
+export async function findSomeSoftwareGpus(): Promise<Engine[]> {
+  const all = await findSoftwareGpus();
+  const devices = ({ environment }: Engine) => Number(environment.GPUSIM_DEVICES);
+  return everything
+    ? all
+    : familiesOf(all).flatMap((family) => {
+        const sorted = family.toSorted((a, b) => devices(a) - devices(b));
+        return [...sorted.slice(0, 1), ...sorted.slice(-1)];
+      });
+}
+
 async function whyMissing(environment: Readonly<Record<string, string>>): Promise<string | undefined> {
   const rows = (await listEnginesIn(environment)).filter(({ name }) => name.startsWith('cuda'));
   if (rows.some(({ available }) => available)) return undefined;
