@@ -199,7 +199,6 @@ function planTerms({ loss: { terms }, dim, classes, reduction, remembered }: Pla
     remembered: () => ({
       radius: undefined,
       range: { start: 0, end: classes },
-      classes,
       centers: () => centers as Float32Array,
     }),
   };

@@ -214,12 +214,12 @@ export function planEvaluationOn(
 
 /** What terms remember when a call's turn has come. */
 function remembered(state: HeadState): ReturnType<TermPlan['remembered']> {
-  const { range, classes, dim } = state.settings;
+  const { range, dim } = state.settings;
   const centers = () => {
     state.centers ??= new Float32Array((range.end - range.start) * dim);
     return state.centers;
   };
-  return { radius: state.memory.radius, range, classes, centers };
+  return { radius: state.memory.radius, range, centers };
 }
 
 export function stepCall<O extends FeatureGradientOutput>(

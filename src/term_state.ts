@@ -10,9 +10,8 @@ export interface TermPlan {
   /** What they remember when the batch's turn has come. */
   readonly remembered: () => {
     readonly radius: number | undefined;
-    /** The process's classes, out of `classes`. */
+    /** The process's classes. */
     readonly range: ClassRange;
-    readonly classes: number;
     /** Of `range`; asked for only where there is a centre loss. */
     readonly centers: () => Float32Array;
   };
