@@ -188,7 +188,7 @@ void check_triplet_gradients(const Device& device) {
         p.dim = static_cast<int32_t>(dim);
         device.launch("triplet_gradients", &p, static_cast<uint32_t>((rows + kRowWarps - 1) / kRowWarps),
                       static_cast<uint32_t>((dim + kTileSide - 1) / kTileSide), 1, kThreads, 0);
-        Values values("triplet_gradients of " + std::to_string(rows) + " x " + std::to_string(dim));
+        Values values(size_text("triplet_gradients", rows, dim));
         const std::vector<float> got = gradient.read();
         for (int64_t i = 0; i < rows; i++)
           for (int64_t d = 0; d < dim; d++) {
