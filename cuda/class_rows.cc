@@ -17,9 +17,7 @@ std::vector<Owner> CudaShard::own(const int32_t* classes, int64_t count) const {
 Status CudaShard::list(const std::vector<Owner>& own, DeviceBuffer* index) const {
   std::vector<int32_t> values;
   for (const Owner& owner : own) values.push_back(owner.index);
-  const size_t bytes = values.size() * sizeof(int32_t);
-  MARGINFC_TRY(index->allocate(device_, bytes));
-  return device_.upload(*index, values.data(), bytes);
+  return device_.upload_all(values, index);
 }
 
 Status CudaShard::gather(const int32_t* classes, int64_t count, float* rows) try {
@@ -36,14 +34,18 @@ Status CudaShard::gather(const int32_t* classes, int64_t count, float* rows) try
   DeviceBuffer index, copies, out;
   if (here) {
     MARGINFC_TRY(list(own, &index));
+  } else if (borrowed_.place == Place::host) {
+    std::vector<char> stored;
+    for (const Owner& owner : own) {
+      const char* row = from + owner.index * row_bytes;
+      stored.insert(stored.end(), row, row + row_bytes);
+    }
+    MARGINFC_TRY(device_.upload_all(stored, &copies));
   } else {
     MARGINFC_TRY(copies.allocate(device_, own.size() * row_bytes));
-    for (size_t o = 0; o < own.size(); o++) {
-      const auto to = DeviceBuffer::view(copies.as<char>(o * row_bytes), row_bytes);
-      const char* row = from + own[o].index * row_bytes;
-      MARGINFC_TRY(borrowed_.place == Place::host ? device_.upload(to, row, row_bytes)
-                                                  : device_.copy(to, DeviceBuffer::view(row, row_bytes), row_bytes));
-    }
+    for (size_t o = 0; o < own.size(); o++)
+      MARGINFC_TRY(device_.copy(DeviceBuffer::view(copies.as<char>(o * row_bytes), row_bytes),
+                                DeviceBuffer::view(from + own[o].index * row_bytes, row_bytes), row_bytes));
   }
   const size_t bytes = own.size() * size * sizeof(float);
   MARGINFC_TRY(out.allocate(device_, bytes));
@@ -81,11 +83,9 @@ Status CudaShard::add_to_kept(const int32_t* classes, int64_t count, const float
   const int64_t size = int64_t{sub_centers_} * dim_;
   std::vector<float> values;
   for (const Owner& owner : own) values.insert(values.end(), rows + owner.row * size, rows + (owner.row + 1) * size);
-  const size_t bytes = values.size() * sizeof(float);
   DeviceBuffer index, added;
   MARGINFC_TRY(list(own, &index));
-  MARGINFC_TRY(added.allocate(device_, bytes));
-  MARGINFC_TRY(device_.upload(added, values.data(), bytes));
+  MARGINFC_TRY(device_.upload_all(values, &added));
   AddClassRowsParameters p{};
   p.rows = added.as<float>();
   p.index = index.as<int32_t>();

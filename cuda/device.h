@@ -122,6 +122,13 @@ class Device {
 
   // From pageable memory, which may change when this returns; in stream order.
   Status upload(const DeviceBuffer& to, const void* from, size_t bytes, size_t offset = 0);
+  // All of `values`, to memory that is taken for them; likewise.
+  template <class T>
+  Status upload_all(const std::vector<T>& values, DeviceBuffer* to) {
+    const size_t bytes = values.size() * sizeof(T);
+    MARGINFC_TRY(to->allocate(*this, bytes));
+    return upload(*to, values.data(), bytes);
+  }
   // To pageable memory, which is complete after settle(); behind what was launched before.
   Status download(void* to, const DeviceBuffer& from, size_t bytes, size_t offset = 0);
   // Waits until all downloads are complete; what was launched behind them goes on.

@@ -78,9 +78,7 @@ Status CudaPass::upload_labels() {
   labels.resize(own + padded_rows_, -1);
   for (const Owner& owner : owners_) labels[own + owner.row] = owner.row;
 
-  const size_t bytes = labels.size() * sizeof(int32_t);
-  MARGINFC_TRY(labels_.allocate(device_, bytes));
-  return device_.upload(labels_, labels.data(), bytes);
+  return device_.upload_all(labels, &labels_);
 }
 
 Status CudaPass::prepare_features() {
@@ -209,9 +207,7 @@ Status CudaPass::upload_owner_slots(const std::vector<int32_t>& center) {
   std::vector<int32_t> values;
   for (const Owner& owner : owners) values.push_back(owner.index);
   for (const Owner& owner : owners) values.push_back(owner.row);
-  const size_t bytes = values.size() * sizeof(int32_t);
-  MARGINFC_TRY(owner_slots_.allocate(device_, bytes));
-  return device_.upload(owner_slots_, values.data(), bytes);
+  return device_.upload_all(values, &owner_slots_);
 }
 
 const Kernel& CudaPass::negatives_kernel(Finds finds) const {
@@ -290,9 +286,7 @@ Status CudaPass::upload_thresholds(const double* cosine, DeviceBuffer* to) {
   std::vector<float> thresholds(padded_rows_);
   for (int64_t i = 0; i < padded_rows_; i++)
     thresholds[i] = static_cast<float>((batch_.rows == 0 ? 2 : cosine[i < rows_ ? i : 0]) * operand_scale_);
-  const size_t bytes = thresholds.size() * sizeof(float);
-  MARGINFC_TRY(to->allocate(device_, bytes));
-  return device_.upload(*to, thresholds.data(), bytes);
+  return device_.upload_all(thresholds, to);
 }
 
 Status CudaPass::begin_negatives() {
@@ -326,9 +320,7 @@ Status CudaPass::find_offsets() {
 Status CudaPass::upload_offsets() {
   // Padding repeats row 0.
   std::fill(offsets_.begin() + rows_, offsets_.end(), offsets_[0]);
-  const size_t bytes = offsets_.size() * sizeof(float);
-  MARGINFC_TRY(offsets_memory_.allocate(device_, bytes));
-  return device_.upload(offsets_memory_, offsets_.data(), bytes);
+  return device_.upload_all(offsets_, &offsets_memory_);
 }
 
 Status CudaPass::launch_cosine_sums() {

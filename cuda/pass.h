@@ -188,8 +188,8 @@ class CudaPass final : public ShardPass {
   const int32_t rows_;
   const int32_t padded_rows_;
   const int32_t width_;
-  float factor_ =
-      1;  // exponent = accumulator * factor - offset, in log2 units; of angles cosine = accumulator * factor
+  // exponent = accumulator * factor - offset, in log2 units; of angles cosine = accumulator * factor
+  float factor_ = 1;
   double operand_scale_ = 1;  // accumulator = cosine * operand_scale
 
   SampledClasses sampled_;               // where classes are sampled

@@ -17,9 +17,7 @@ Status SampledClasses::draw(Device& device, const Sampling& sampling, ClassRange
   std::vector<int32_t> owner_class;
   for (const Owner& owner : owners) owner_class.push_back(owner.index);
   places_.resize(1 + owners.size());
-  const size_t owner_bytes = owner_class.size() * sizeof(int32_t);
-  MARGINFC_TRY(owner_class_.allocate(device, owner_bytes));
-  MARGINFC_TRY(device.upload(owner_class_, owner_class.data(), owner_bytes));
+  MARGINFC_TRY(device.upload_all(owner_class, &owner_class_));
   MARGINFC_TRY(flags_.allocate(device, range.size()));
   MARGINFC_TRY(counts_.allocate(device, blocks() * sizeof(int32_t)));
   DrawClassesParameters p{};

@@ -6,16 +6,6 @@
 #include "cuda/plan.h"
 
 namespace marginfc::cuda {
-namespace {
-
-template <class T>
-Status upload_all(Device& device, const std::vector<T>& values, DeviceBuffer* to) {
-  const size_t bytes = values.size() * sizeof(T);
-  MARGINFC_TRY(to->allocate(device, bytes));
-  return device.upload(*to, values.data(), bytes);
-}
-
-}  // namespace
 
 Status CudaEngine::triplets(const Batch& batch, const TripletRule& rule, const std::vector<double>& weight, bool mean,
                             Triplets* triplets) try {
@@ -62,11 +52,11 @@ Status CudaPass::triplets(const TripletPlan& plan, const int32_t* labels, Triple
 
 Status CudaPass::choose_triplets(const TripletPlan& plan, const int32_t* labels, std::vector<Triplet>* triplets) {
   DeviceBuffer first, indexes, products, chosen;
-  MARGINFC_TRY(upload_all(device_, plan.first, &first));
+  MARGINFC_TRY(device_.upload_all(plan.first, &first));
   std::vector<int32_t> values(labels, labels + rows_);
   for (const std::vector<int32_t>* more : {&plan.class_start, &plan.class_size, &plan.members})
     values.insert(values.end(), more->begin(), more->end());
-  MARGINFC_TRY(upload_all(device_, values, &indexes));
+  MARGINFC_TRY(device_.upload_all(values, &indexes));
   const size_t bytes = triplets->size() * sizeof(Triplet);
   MARGINFC_TRY(chosen.allocate(device_, bytes));
 
@@ -120,10 +110,10 @@ Status CudaPass::choose_triplets(const TripletPlan& plan, const int32_t* labels,
 
 Status CudaPass::sum_triplets(const TripletTerms& terms, float* gradient) {
   DeviceBuffer start, other, slope, along, sums;
-  MARGINFC_TRY(upload_all(device_, terms.start, &start));
-  MARGINFC_TRY(upload_all(device_, terms.other, &other));
-  MARGINFC_TRY(upload_all(device_, terms.slope, &slope));
-  MARGINFC_TRY(upload_all(device_, terms.along, &along));
+  MARGINFC_TRY(device_.upload_all(terms.start, &start));
+  MARGINFC_TRY(device_.upload_all(terms.other, &other));
+  MARGINFC_TRY(device_.upload_all(terms.slope, &slope));
+  MARGINFC_TRY(device_.upload_all(terms.along, &along));
   const size_t bytes = rows_ * dim_ * sizeof(float);
   MARGINFC_TRY(sums.allocate(device_, bytes));
   TripletGradientsParameters p{};
