@@ -53,7 +53,7 @@ struct Context;
 struct Stream;
 struct Event;
 struct LoadedModule;
-struct Function;
+class Function;
 struct Graph;
 struct GraphNode;
 struct GraphExec;

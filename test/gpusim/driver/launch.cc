@@ -38,8 +38,8 @@ Result collect_params(const Program& program, void** params, void** extra, std::
   return Result::success;
 }
 
-Result check_limits(const Function& function, const unsigned* grid, const unsigned* block, unsigned shared_bytes) {
-  const Program& program = *function.program;
+Result check_limits(Function& function, const unsigned* grid, const unsigned* block, unsigned shared_bytes) {
+  const Program& program = *function.program();
   for (int i = 0; i < 3; i++)
     if (grid[i] == 0 || block[i] == 0) return Result::invalid_value;
   if (grid[0] > 0x7fffffffu || grid[1] > 65535 || grid[2] > 65535) return Result::invalid_value;
@@ -69,7 +69,7 @@ Result prepare_kernel(Driver& driver, const Device* device, const KernelNodePara
   Result result = check_limits(*function, kernel.grid, kernel.block, kernel.shared_bytes);
   if (result != Result::success) return result;
   auto launch = std::make_shared<Launch>();
-  launch->program = function->program.get();
+  launch->program = function->program().get();
   launch->options = &Options::get();
   launch->counting = launch->options->checks || !launch->options->stats_path.empty();
   launch->device = device->ordinal;
@@ -80,7 +80,7 @@ Result prepare_kernel(Driver& driver, const Device* device, const KernelNodePara
   }
   result = collect_params(*launch->program, kernel.params, kernel.extra, &launch->params);
   if (result != Result::success) return result;
-  *run = [launch, device, keep = function->program] {
+  *run = [launch, device, keep = function->program()] {
     Launch running;
     running.program = launch->program;
     running.options = launch->options;

@@ -5,9 +5,7 @@
 #include <fstream>
 #include <iterator>
 
-#include "driver/fatbin.h"
 #include "driver/state.h"
-#include "machine/assemble.h"
 #include "machine/launch.h"
 #include "ptx/parser.h"
 #include "stats/coverage.h"
@@ -53,8 +51,9 @@ std::string text_of(const std::string& path) {
   return {std::istreambuf_iterator<char>(file), std::istreambuf_iterator<char>()};
 }
 
-Symbols place_variables(const Module& parsed, LoadedModule* module) {
-  Symbols symbols;
+void place_variables(LoadedModule* module) {
+  const Module& parsed = module->parsed;
+  Symbols& symbols = module->symbols;
   const Device& device = *module->device;
   for (const Variable& variable : parsed.variables) {
     if (variable.space != Space::global && variable.space != Space::constant) continue;
@@ -80,53 +79,53 @@ Symbols place_variables(const Module& parsed, LoadedModule* module) {
       const uint64_t value = target->second + static_cast<uint64_t>(address.addend);
       std::memcpy(GlobalMemory::get().find(symbols[variable.name])->data + address.offset, &value, 8);
     }
-  return symbols;
 }
+
+}  // namespace
+
+namespace gpusim {
+
+Result result_of(const ModuleError& error) {
+  if (error.kind == ModuleError::Kind::target) return Result::no_binary_for_gpu;
+  return std::strstr(error.what(), ".version") != nullptr ? Result::unsupported_ptx_version : Result::invalid_ptx;
+}
+
+}  // namespace gpusim
+
+namespace {
 
 Result load(Driver& driver, LoadedModule** out, const void* data, const JitLog& log) {
   if (out == nullptr || data == nullptr) return Result::invalid_value;
   Device* device = current_context()->device;
-  CodeImage image = read_image(data, device->sm);
+  auto module = std::make_unique<LoadedModule>();
+  module->device = device;
+  CodeImage& image = module->image;
+  image = read_image(data, device->sm);
   if (!Options::get().ptx_path.empty()) image.ptx = text_of(Options::get().ptx_path);
   if (image.ptx.empty()) {
     log.write(image.error.empty() ? "the image is empty" : image.error);
     return image.malformed ? Result::invalid_image : Result::no_binary_for_gpu;
   }
-  auto module = std::make_unique<LoadedModule>();
-  module->device = device;
   const auto undo = [&] {
     for (auto& entry : module->globals) GlobalMemory::get().release(entry.second.address);
   };
   try {
-    const Module parsed = parse_ptx(image.ptx);
+    module->parsed = parse_ptx(image.ptx);
+    const Module& parsed = module->parsed;
     if (parsed.target > device->sm || (parsed.arch_specific && parsed.target != device->sm)) {
       log.write(".target sm_" + std::to_string(parsed.target) + (parsed.arch_specific ? "a" : "") +
                 " on a device of sm_" + std::to_string(device->sm));
       return Result::no_binary_for_gpu;
     }
-    const Symbols symbols = place_variables(parsed, module.get());
+    place_variables(module.get());
     for (const Kernel& kernel : parsed.kernels) {
-      auto function = std::make_unique<Function>();
-      function->module = module.get();
-      std::unique_ptr<Program> assembled = assemble(parsed, kernel, symbols);
-      const auto facts = image.facts.find(kernel.name);
-      if (facts != image.facts.end() && facts->second.registers != 0) {
-        Program& program = *assembled;
-        program.registers = facts->second.registers;
-        program.registers_known = true;
-        program.spill_bytes = facts->second.frame_bytes > program.local_bytes
-                                  ? facts->second.frame_bytes - program.local_bytes
-                                  : 0;
-      }
-      function->program = std::move(assembled);
-      cover(*function->program, device->sm);
-      module->functions.push_back(std::move(function));
+      module->functions.push_back(std::make_unique<Function>(module.get(), &kernel));
+      if (!Options::get().lazy) module->functions.back()->program();
     }
   } catch (const ModuleError& error) {
     undo();
     log.write(error.what());
-    if (error.kind == ModuleError::Kind::target) return Result::no_binary_for_gpu;
-    return std::strstr(error.what(), ".version") != nullptr ? Result::unsupported_ptx_version : Result::invalid_ptx;
+    return result_of(error);
   } catch (const std::bad_alloc&) {
     undo();
     return Result::out_of_memory;
@@ -188,7 +187,7 @@ GPUSIM_API int cuModuleGetFunction(Function** function, LoadedModule* module, co
     if (function == nullptr || name == nullptr) return Result::invalid_value;
     if (driver.modules.count(module) == 0) return Result::invalid_handle;
     for (auto& candidate : module->functions)
-      if (candidate->program->name == name) {
+      if (candidate->name() == name) {
         *function = candidate.get();
         return Result::success;
       }
@@ -210,7 +209,24 @@ GPUSIM_API int cuModuleGetGlobal_v2(DevicePointer* address, size_t* bytes, Loade
 
 // ---- functions
 
-int Function::max_threads() const {
+const std::shared_ptr<const Program>& Function::program() {
+  if (program_) return program_;
+  std::unique_ptr<Program> program = assemble(module->parsed, *kernel_, module->symbols);
+  const auto facts = module->image.facts.find(kernel_->name);
+  if (facts != module->image.facts.end() && facts->second.registers != 0) {
+    program->registers = facts->second.registers;
+    program->registers_known = true;
+    program->spill_bytes = facts->second.frame_bytes > program->local_bytes
+                               ? facts->second.frame_bytes - program->local_bytes
+                               : 0;
+  }
+  cover(*program, module->device->sm);
+  program_ = std::move(program);
+  return program_;
+}
+
+int Function::max_threads() {
+  const Program* const program = this->program().get();
   const uint32_t* limit = program->required[0] != 0 ? program->required : program->maximum;
   const uint32_t declared = limit[0] != 0 ? limit[0] * limit[1] * limit[2] : 1024;
   // Registers are given in units of 256 a warp.
@@ -223,7 +239,7 @@ GPUSIM_API int cuFuncGetAttribute(int* value, int attribute, Function* function)
   return call(true, [&](Driver& driver) {
     if (value == nullptr) return Result::invalid_value;
     if (driver.find_function(function) == nullptr) return Result::invalid_handle;
-    const Program& program = *function->program;
+    const Program& program = *function->program();
     switch (attribute) {
       case 0: *value = function->max_threads(); return Result::success;
       case 1: *value = static_cast<int>(program.shared_bytes); return Result::success;
@@ -251,8 +267,9 @@ GPUSIM_API int cuFuncSetAttribute(Function* function, int attribute, int value) 
     if (driver.find_function(function) == nullptr) return Result::invalid_handle;
     const auto most = static_cast<int64_t>(function->module->device->shared_per_block);
     if (attribute == 8) {
-      if (value < 0 || value + static_cast<int64_t>(function->program->dynamic_offset) > most)
-        return Result::invalid_value;
+      // The shared memory of its own of a kernel that is not assembled yet is counted at the launch.
+      const int64_t own = function->assembled() ? function->program()->dynamic_offset : 0;
+      if (value < 0 || value + own > most) return Result::invalid_value;
       function->max_dynamic_shared = value;
       return Result::success;
     }
@@ -282,9 +299,10 @@ GPUSIM_API int cuFuncGetModule(LoadedModule** module, Function* function) {
 GPUSIM_API int cuFuncGetParamInfo(Function* function, size_t index, size_t* offset, size_t* bytes) {
   return call(true, [&](Driver& driver) {
     if (driver.find_function(function) == nullptr) return Result::invalid_handle;
-    if (index >= function->program->params.size()) return Result::invalid_value;
-    if (offset != nullptr) *offset = function->program->params[index].offset;
-    if (bytes != nullptr) *bytes = function->program->params[index].bytes;
+    const auto& params = function->program()->params;
+    if (index >= params.size()) return Result::invalid_value;
+    if (offset != nullptr) *offset = params[index].offset;
+    if (bytes != nullptr) *bytes = params[index].bytes;
     return Result::success;
   });
 }
@@ -295,7 +313,7 @@ GPUSIM_API int cuOccupancyMaxActiveBlocksPerMultiprocessor(int* blocks, Function
     if (blocks == nullptr || block_size <= 0) return Result::invalid_value;
     if (driver.find_function(function) == nullptr) return Result::invalid_handle;
     const Device& device = *function->module->device;
-    const Program& program = *function->program;
+    const Program& program = *function->program();
     const int warps = (block_size + 31) / 32;
     const int per_warp = static_cast<int>((program.registers * 32 + 255) / 256 * 256);
     int fit = std::min(32, device.max_threads_per_sm / (warps * 32));

@@ -12,6 +12,8 @@
 #include <vector>
 
 #include "driver/api.h"
+#include "driver/fatbin.h"
+#include "machine/assemble.h"
 #include "machine/instruction.h"
 #include "memory/global_memory.h"
 
@@ -82,6 +84,9 @@ struct Event {
 
 struct LoadedModule {
   Device* device = nullptr;
+  CodeImage image;  // whose text the parsed module refers to
+  Module parsed;
+  Symbols symbols;
   std::vector<std::unique_ptr<Function>> functions;
   struct Global {
     DevicePointer address;
@@ -90,12 +95,23 @@ struct LoadedModule {
   std::unordered_map<std::string, Global> globals;
 };
 
-struct Function {
-  LoadedModule* module = nullptr;
-  std::shared_ptr<const Program> program;  // work in streams and graphs keeps it
+class Function {
+ public:
+  Function(LoadedModule* of, const Kernel* kernel) : module(of), kernel_(kernel) {}
+
+  LoadedModule* const module;
   int max_dynamic_shared = 48 << 10;
   int carveout = -1;
-  int max_threads() const;
+
+  const std::string& name() const { return kernel_->name; }
+  /// Assembled when it is first asked for, which throws ModuleError. Work in streams and graphs keeps it.
+  const std::shared_ptr<const Program>& program();
+  bool assembled() const { return program_ != nullptr; }
+  int max_threads();
+
+ private:
+  const Kernel* const kernel_;
+  std::shared_ptr<const Program> program_;
 };
 
 constexpr int kKernelNode = 0;  // CUgraphNodeType
@@ -163,6 +179,11 @@ class Driver {
   bool running_ahead_ = false;
 };
 
+/// Prints to GPUSIM_LOG, or to the standard error.
+void log_line(const std::string& text);
+/// What a call says that met it.
+Result result_of(const ModuleError& error);
+
 std::vector<Context*>& context_stack();
 Context* current_context();
 
@@ -187,13 +208,13 @@ int call(bool needs_context, F&& f) {
     return static_cast<int>(result);
   } catch (const std::bad_alloc&) {
     return static_cast<int>(Result::out_of_memory);
+  } catch (const ModuleError& error) {
+    log_line(std::string("gpusim: ") + error.what());
+    return static_cast<int>(result_of(error));
   } catch (...) {
     return static_cast<int>(Result::unknown);
   }
 }
-
-/// Prints to GPUSIM_LOG, or to the standard error.
-void log_line(const std::string& text);
 
 /// What a launch of the kernel does, once its limits and parameters have been looked at.
 Result prepare_kernel(Driver& driver, const Device* device, const KernelNodeParams& kernel, std::function<void()>* run);

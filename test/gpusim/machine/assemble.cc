@@ -7,6 +7,7 @@
 #include "machine/allocate.h"
 #include "ops/wgmma.h"
 #include "ptx/inline.h"
+#include "ptx/parser.h"
 
 namespace gpusim {
 namespace {
@@ -242,7 +243,7 @@ std::unique_ptr<Program> Assembler::run() {
 }
 
 std::unique_ptr<Program> assemble(const Module& module, const Kernel& kernel, const Symbols& symbols) {
-  const Kernel inlined = inline_calls(module, kernel);
+  const Kernel inlined = inline_calls(module, parse_body(kernel));
   return Assembler(module, inlined, symbols).run();
 }
 

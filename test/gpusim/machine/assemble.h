@@ -1,5 +1,5 @@
 // Kernel text -> Program: resolves names, lays out parameters, shared and local memory, and lets each instruction's
-// binder (ops/) choose its handler and check its modifiers. What no binder knows is an error here, at module load.
+// binder (ops/) choose its handler and check its modifiers. What no binder knows is an error here, before anything runs.
 #pragma once
 
 #include <initializer_list>
@@ -16,6 +16,7 @@ namespace gpusim {
 /// Device addresses of the module's .global and .const variables.
 using Symbols = std::unordered_map<std::string, uint64_t>;
 
+/// `kernel` as parse_ptx gives it; its text must still be there.
 std::unique_ptr<Program> assemble(const Module& module, const Kernel& kernel, const Symbols& symbols);
 
 // Windows of the generic address space (ISA 5.1): an address in one of them is not global memory.

@@ -20,8 +20,11 @@ struct Token {
 
 class Lexer {
  public:
-  explicit Lexer(std::string_view text) : text_(text) {}
+  explicit Lexer(std::string_view text, int line = 1) : text_(text), line_(line) {}
   Token next();
+  /// Behind the last token.
+  size_t position() const { return position_; }
+  int line() const { return line_; }
 
  private:
   void skip_blank();
@@ -30,7 +33,7 @@ class Lexer {
 
   std::string_view text_;
   size_t position_ = 0;
-  int line_ = 1;
+  int line_;
 };
 
 }  // namespace gpusim

@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <stdexcept>
 #include <string>
+#include <string_view>
 #include <vector>
 
 namespace gpusim {
@@ -85,10 +86,15 @@ struct Register {
 struct Kernel {
   std::string name;
   int line = 0;
+  std::string_view body;  // its text, from behind the opening brace to the closing one
+  int body_line = 0;
   std::vector<Variable> results;  // of a .func: none or one
   std::vector<Variable> params;   // in order; value is their offset in the parameter block
   std::vector<uint32_t> param_offsets;
   uint32_t param_bytes = 0;
+  uint32_t required[3] = {0, 0, 0};  // .reqntid
+  uint32_t maximum[3] = {0, 0, 0};   // .maxntid
+  // Of the body, once that is parsed:
   std::vector<Register> registers;
   std::vector<Variable> variables;  // .shared, .local, .const and .param of the body
   std::vector<Statement> code;
@@ -97,9 +103,6 @@ struct Kernel {
     uint32_t index;
   };
   std::vector<Label> labels;
-  uint32_t required[3] = {0, 0, 0};  // .reqntid
-  uint32_t maximum[3] = {0, 0, 0};   // .maxntid
-  uint32_t max_registers = 0;        // .maxnreg
 };
 
 struct Module {
@@ -107,7 +110,7 @@ struct Module {
   int target = 0;              // 80 of sm_80
   bool arch_specific = false;  // the a of sm_90a
   std::vector<Variable> variables;
-  std::vector<Kernel> kernels;
+  std::vector<Kernel> kernels;    // without what is in their bodies
   std::vector<Kernel> functions;  // those with a body
 };
 

@@ -7,6 +7,9 @@
 
 namespace gpusim {
 
+/// Bodies of kernels are only found, as parts of `text`: a module has many kernels of which a program launches few.
 Module parse_ptx(std::string_view text);
+/// The kernel or device function with what is in its body.
+Kernel parse_body(const Kernel& head);
 
 }  // namespace gpusim

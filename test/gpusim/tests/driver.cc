@@ -322,7 +322,7 @@ void fatbins() {
       cuFuncGetAttribute(&target, 6, twice.function);
       cuFuncGetAttribute(&registers, 4, twice.function);
       check(values[31] == 3.0f && target == (sm == 75 ? 75 : 80), "it runs the best PTX");
-      check((sm == 80) == twice.function->program->registers_known && registers > 0, "registers from the cubin");
+      check((sm == 80) == twice.function->program()->registers_known && registers > 0, "registers from the cubin");
     }
   start(80);
   LoadedModule* module = nullptr;
@@ -330,6 +330,33 @@ void fatbins() {
   for (size_t i = 16; i < broken.size(); i += 7) broken[i] = static_cast<char>(broken[i] ^ 0x55);
   check(cuModuleLoadData(&module, broken.data()) == 200, "a broken fatbin");
   check(cuModuleLoadData(&module, "\177ELF\2\1\1") == 209, "a cubin by itself");
+}
+
+/// Without CUDA_MODULE_LOADING=EAGER, which other checks have: what is wrong with a kernel is said when that is needed.
+void lazy_loading() {
+  start(90);
+  const With settings([](Options& options) { options.lazy = true; });
+  const std::string image = kAddOne + ".visible .entry broken()\n{\nfrobnicate.u32 %r1;\n}\n" +
+                            ".visible .entry large()\n{\n.shared .align 4 .b8 own[32768];\nret;\n}\n";
+  Kernel1 add(image, "k");
+  uint64_t memory = 0;
+  std::vector<uint32_t> values(32, 7);
+  cuMemAlloc_v2(&memory, 128);
+  cuMemcpyHtoD_v2(memory, values.data(), 128);
+  check(add.code == 0 && launch(add.function, {&memory}) == 0, "a kernel beside a malformed one");
+  cuMemcpyDtoH_v2(values.data(), memory, 128);
+  check(values[31] == 8, "it runs");
+  Function* function = nullptr;
+  int bytes = 0;
+  check(cuModuleGetFunction(&function, add.module, "broken") == 0, "a malformed kernel is found");
+  check(launch(function, {}) == 218 && cuFuncGetAttribute(&bytes, 1, function) == 218, "its launch says what is wrong");
+  cuModuleGetFunction(&function, add.module, "large");
+  check(cuFuncSetAttribute(function, 8, 200 << 10) == 0, "much shared memory of a kernel that has some of its own");
+  check(launch(function, {}, nullptr, 32, 200 << 10) == 1, "its launch says that this is too much");
+  check(launch(function, {}, nullptr, 32, 190 << 10) == 0 && cuCtxSynchronize() == 0, "less is not");
+  check(cuFuncSetAttribute(function, 8, 200 << 10) == 1, "then nor is so much allowed");
+  LoadedModule* module = nullptr;
+  check(cuModuleLoadData(&module, ".version 9.0\n.target sm_90\n.entry k()\n{\n") == 218, "a body without end");
 }
 
 }  // namespace
@@ -341,6 +368,7 @@ void check_driver() {
   limits();
   devices();
   fatbins();
+  lazy_loading();
 }
 
 }  // namespace gpusim

@@ -108,6 +108,8 @@ int main(int count, char** names) {
   using namespace gpusim;
   // Faults are what many checks want: their messages are compared, not printed.
   Options::storage().log_path = "/dev/null";
+  // All that is wrong with a module is wanted when it is loaded.
+  Options::storage().lazy = false;
   struct Part {
     const char* name;
     void (*run)();

@@ -1,4 +1,4 @@
-// Malformed text gives an error with a line, and what is not implemented is named when the module is loaded.
+// Malformed text gives an error with a line, and what is not implemented is named when the kernel is assembled.
 #include "ptx/parser.h"
 #include "tests/check.h"
 
@@ -21,7 +21,7 @@ const Case kCases[] = {
     {"a wrong width", "add.u32 %r1, %rd2, %r3;", "has 64 bits"},
     {"too few operands", "add.u32 %r1, %r2;", "operands"},
     {"a label twice", "here:\nhere:", "declared twice"},
-    {"an unfinished vector", "ld.global.v2.u32 {%r1, %r2, [%rd0];", "expected"},
+    {"an unfinished vector", "ld.global.v2.u32 {%r1, %r2; [%rd0]};", "expected ',' or '}'"},
     {"a missing semicolon", "add.u32 %r1, %r2, %r3", "expected"},
     {"a comment without end", "/* add.u32", "comment without end"},
     {"a rounding that is missing", "cvt.f16.f32 %h1, %f1;", "needs a rounding mode"},
