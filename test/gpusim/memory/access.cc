@@ -35,8 +35,9 @@ std::string name_of(uint32_t number) {
 }
 
 /// Puts an access into its cell, together with what the same segment did before; returns what was there. Blocks run on
-/// several cores: of two that meet here, each records first and looks for the other afterwards, so that one finds it.
-uint64_t record(std::atomic<uint64_t>* cell, GranuleAccess mine) {
+/// several cores, if not on one `alone`: of two that meet here, each records first and looks for the other afterwards, so that one
+/// finds it.
+uint64_t record(std::atomic<uint64_t>* cell, GranuleAccess mine, bool alone) {
   const uint64_t before = cell->load();
   const GranuleAccess last = unpack(before);
   if (last.segment == mine.segment) {
@@ -44,7 +45,9 @@ uint64_t record(std::atomic<uint64_t>* cell, GranuleAccess mine) {
     mine.atomic &= last.atomic;
     if (pack(mine) == before) return before;
   }
-  return cell->exchange(pack(mine));
+  if (!alone) return cell->exchange(pack(mine));
+  cell->store(pack(mine), std::memory_order_relaxed);
+  return before;
 }
 
 void note_access(Warp& w, const Instruction& in, int lane, Allocation& allocation, uint64_t address, uint32_t bytes,
@@ -56,7 +59,8 @@ void note_access(Warp& w, const Instruction& in, int lane, Allocation& allocatio
   Granule& granule = allocation.granules[offset >> 4];
   const auto touched = static_cast<uint16_t>(((1u << bytes) - 1) << (offset & 15));
   const uint32_t first = w.block->launch.first_segment;
-  const uint64_t before = record(access.write ? &granule.writer : &granule.reader, {w.segment, touched, access.atomic});
+  const uint64_t before = record(access.write ? &granule.writer : &granule.reader, {w.segment, touched, access.atomic},
+                                 w.block->launch.options->threads == 1);
   const GranuleAccess last = unpack(before);
   if (last.segment != w.segment && last.segment >= first)
     (access.write ? granule.other_writer : granule.other_reader).store(before);

@@ -14,10 +14,20 @@ uint32_t row_address(Warp& w, const Instruction& in, int lane) {
   return static_cast<uint32_t>(address - kSharedWindow < kWindowSize ? address - kSharedWindow : address);
 }
 
-/// Swaps rows and columns of an 8 x 8 matrix of 16-bit elements.
+/// Swaps rows and columns of an 8 x 8 matrix of 16-bit elements: three times, rows 4 apart are interleaved.
 void transpose(const uint16_t* from, uint16_t* to) {
-  for (int i = 0; i < 8; i++)
-    for (int j = 0; j < 8; j++) to[j * 8 + i] = from[i * 8 + j];
+  typedef uint16_t Row __attribute__((vector_size(16)));
+  constexpr Row kLow = {0, 8, 1, 9, 2, 10, 3, 11}, kHigh = {4, 12, 5, 13, 6, 14, 7, 15};
+  Row rows[8], next[8];
+  std::memcpy(rows, from, sizeof rows);
+  for (int step = 0; step < 3; step++) {
+    for (int i = 0; i < 4; i++) {
+      next[2 * i] = __builtin_shuffle(rows[i], rows[i + 4], kLow);
+      next[2 * i + 1] = __builtin_shuffle(rows[i], rows[i + 4], kHigh);
+    }
+    std::memcpy(rows, next, sizeof rows);
+  }
+  std::memcpy(to, rows, sizeof rows);
 }
 
 // ISA 9.7.14.5.15: lanes 8m to 8m+7 give the addresses of the rows of matrix m. Lane l receives of row l/4 the elements
@@ -115,9 +125,18 @@ void bind_movmatrix(Binding& b) {
 
 enum class Element { f16, bf16, tf32 };
 
+/// Eight elements.
 template <Element element>
-float widen(uint16_t bits) {
-  return element == Element::f16 ? f16_to_f32(bits) : bf16_to_f32(bits);
+void widen(const uint16_t* from, float* to) {
+  if constexpr (element == Element::f16) {
+#if defined(__F16C__)
+    _mm256_storeu_ps(to, _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from))));
+#else
+    for (int i = 0; i < 8; i++) to[i] = f16_to_f32(from[i]);
+#endif
+  } else {
+    for (int i = 0; i < 8; i++) to[i] = bf16_to_f32(from[i]);
+  }
 }
 /// Tensor cores read the upper 19 bits of a tf32 operand.
 float widen_tf32(uint32_t bits) { return float_of(bits & 0xffffe000u); }
@@ -134,17 +153,14 @@ template <Element element, int depth>
 void gather_half(const Warp& w, const OperandList& list, float (&a)[16][depth], float (&b)[depth][8]) {
   for (int part = 0; part < depth / 4; part++) {
     const auto* from = reinterpret_cast<const uint16_t*>(w.in<uint32_t>(list.a[static_cast<size_t>(part)]));
-    for (int g = 0; g < 8; g++)
-#pragma GCC ivdep
-      for (int k = 0; k < 8; k++) a[part % 2 * 8 + g][part / 2 * 8 + k] = widen<element>(from[g * 8 + k]);
+    for (int g = 0; g < 8; g++) widen<element>(from + g * 8, a[part % 2 * 8 + g] + part / 2 * 8);
   }
   for (int part = 0; part < depth / 8; part++) {
     const auto* from = reinterpret_cast<const uint16_t*>(w.in<uint32_t>(list.b[static_cast<size_t>(part)]));
-    float columns[64];
-#pragma GCC ivdep
-    for (int i = 0; i < 64; i++) columns[i] = widen<element>(from[i]);
-    for (int k = 0; k < 8; k++)
-      for (int j = 0; j < 8; j++) b[part * 8 + k][j] = columns[column_of(j) * 8 + k];
+    uint16_t columns[64], rows[64];
+    for (int j = 0; j < 8; j++) std::memcpy(columns + j * 8, from + column_of(j) * 8, 16);
+    transpose(columns, rows);
+    for (int k = 0; k < 8; k++) widen<element>(rows + k * 8, b[part * 8 + k]);
   }
 }
 
@@ -188,7 +204,7 @@ Flow mma(Warp& w, const Instruction& in, uint32_t mask) {
       for (int g = 0; g < 8; g++) std::memcpy(&d[part / 2 * 8 + g][part % 2 * 4], c + g * 4, 16);
     }
   }
-  multiply_tile<16, depth, 8>(a, b, d);
+  multiply_tile<16, depth>(a, b, d);
   if constexpr (half_accumulators) {
     for (int half = 0; half < 2; half++) {
       auto* to = w.out<uint32_t>(list.d[static_cast<size_t>(half)]);
