@@ -370,13 +370,8 @@ struct ClassPair {
 
 // A panel of columns from `d` on, of which there are `left`; kWhole: a panel or more. Adds lanes of squares.
 template <bool kWhole, bool kPairs>
-MARGINFC_INLINE void pair_panel(const ClassPair& rows, int32_t d, int32_t left, Vector& even_squares,
-                                Vector& odd_squares) {
-  const auto read = [&](const float* row, int32_t lane) {
-    return kWhole ? load(row + d + lane) : load_first(row + d + lane, left - lane);
-  };
-  const Vector even[2] = {read(rows.even, 0), read(rows.even, kLanes)};
-  const Vector odd[2] = {read(rows.odd, 0), read(rows.odd, kLanes)};
+MARGINFC_INLINE void pair_panel(const ClassPair& rows, int32_t d, int32_t left, const Vector (&even)[2],
+                                const Vector (&odd)[2], Vector& even_squares, Vector& odd_squares) {
   even_squares += even[0] * even[0] + even[1] * even[1];
   odd_squares += odd[0] * odd[0] + odd[1] * odd[1];
   const Halves even_halves = to_halves(even[0], even[1]), odd_halves = to_halves(odd[0], odd[1]);
@@ -394,7 +389,29 @@ MARGINFC_INLINE void pair_panel(const ClassPair& rows, int32_t d, int32_t left, 
   store(rows.pairs + d + kLanes, both.high);
 }
 
-template <bool kPairs>
+// All panels of two rows.
+template <bool kPairs, bool kPlainly>
+MARGINFC_INLINE void pair_panels(const ClassPair& rows, int32_t dim, Vector& even_squares, Vector& odd_squares) {
+  const int32_t whole = dim / kPanel * kPanel, left = dim - whole;
+  if (whole > 0) {
+    RowVectors<kPlainly> even_row(rows.even), odd_row(rows.odd);
+    int32_t d = 0;
+    for (; d + kPanel < whole; d += kPanel) {
+      const Vector even[2] = {even_row.next(), even_row.next()}, odd[2] = {odd_row.next(), odd_row.next()};
+      pair_panel<true, kPairs>(rows, d, kPanel, even, odd, even_squares, odd_squares);
+    }
+    const Vector even[2] = {even_row.next(), even_row.last()}, odd[2] = {odd_row.next(), odd_row.last()};
+    pair_panel<true, kPairs>(rows, d, kPanel, even, odd, even_squares, odd_squares);
+  }
+  if (left > 0) {
+    const float *even_rest = rows.even + whole, *odd_rest = rows.odd + whole;
+    const Vector even[2] = {load_first(even_rest, left), load_first(even_rest + kLanes, left - kLanes)};
+    const Vector odd[2] = {load_first(odd_rest, left), load_first(odd_rest + kLanes, left - kLanes)};
+    pair_panel<false, kPairs>(rows, whole, left, even, odd, even_squares, odd_squares);
+  }
+}
+
+template <bool kPairs, bool kPlainly>
 bool pair_classes(const float* weights, int32_t classes, int32_t dim, float* product, float* gradient,
                   float* inverse_norm) {
   const int32_t depth = (dim + 1) / 2, width = (dim + kPanel - 1) / kPanel * kPanel;
@@ -412,12 +429,7 @@ bool pair_classes(const float* weights, int32_t classes, int32_t dim, float* pro
       const bool alone = c + n + 1 == classes;
       rows.odd = rows.even + (alone ? 0 : dim);
       rows.odd_words = rows.even_words + (alone ? 0 : depth);
-      Vector even_squares{}, odd_squares{};
-      int32_t d = 0;
-      for (; d + kPanel <= dim; d += kPanel) pair_panel<true, kPairs>(rows, d, kPanel, even_squares, odd_squares);
-      if (d < dim) pair_panel<false, kPairs>(rows, d, dim - d, even_squares, odd_squares);
-      squares[n] = even_squares;
-      squares[n + 1] = odd_squares;
+      pair_panels<kPairs, kPlainly>(rows, dim, squares[n], squares[n + 1]);
     }
     if (inverse_norm) ordinary &= inverse_roots(squares, classes - c, inverse_norm + c);
   }
@@ -427,7 +439,9 @@ bool pair_classes(const float* weights, int32_t classes, int32_t dim, float* pro
 // Words [classes, ceil(dim / 2)], and where they are wanted [ceil(classes / 2), width] with zero columns behind dim.
 bool pair_classes(const float* weights, int32_t classes, int32_t dim, float* product, float* gradient,
                   float* inverse_norm) {
-  return (gradient ? pair_classes<true> : pair_classes<false>)(weights, classes, dim, product, gradient, inverse_norm);
+  const auto pair = read_plainly(weights, dim) ? (gradient ? pair_classes<true, true> : pair_classes<false, true>)
+                                               : (gradient ? pair_classes<true, false> : pair_classes<false, false>);
+  return pair(weights, classes, dim, product, gradient, inverse_norm);
 }
 #else
 // Asked for with pairs alone.

@@ -67,7 +67,7 @@ export const given: fc.Arbitrary<Given> = fc
 /** Values and both gradients on the default engine of this process. */
 export function compute(
   { problem, options }: Given,
-  how: { shards?: number; workspace?: 'keep' | 'recompute' } = {},
+  how: { shards?: number; workspace?: 'keep' | 'recompute'; precision?: marginfc.Precision } = {},
 ) {
   return marginfc.valueAndGradSync(problem, callOptions(options, how));
 }

@@ -44,6 +44,23 @@ describe('symmetries of the loss', () => {
     fc.assert(property, runs);
   });
 
+  test('where rows begin in memory does not matter, nor what lies around them', () => {
+    const inside = (values: Float32Array, start: number) => {
+      const around = new Float32Array(start + values.length + 16).fill(Number.NaN);
+      around.set(values, start);
+      return around.subarray(start, start + values.length);
+    };
+    const start = fc.integer({ min: 0, max: 15 });
+    const precision = fc.constantFrom('float32' as const, 'bfloat16' as const, 'float16' as const);
+    const property = fc.property(given, start, precision, ({ problem, options }, first, precision) => {
+      const weights = inside(problem.weights, first);
+      const features = inside(problem.features, 15 - first);
+      const moved = compute({ problem: { ...problem, weights, features }, options }, { precision });
+      expect(bitsOf(moved)).toEqual(bitsOf(compute({ problem, options }, { precision })));
+    });
+    fc.assert(property, runs);
+  });
+
   test('the order of the rows does not matter', () => {
     const property = fc.property(given, fc.nat(), (input, seed) => {
       const { problem, options } = input;
