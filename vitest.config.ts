@@ -15,7 +15,7 @@ export default defineConfig({
           name: 'unit',
           include: ['test/**/*.test.ts'],
           exclude: packaging,
-          globalSetup: ['test/build_gpusim.ts'],
+          globalSetup: ['test/global_setup.ts'],
           ...(process.env.MARGINFC_TEST_PART && { runner: './test/part_runner.ts' }),
           // By default one of two cores is left to the process that collects results, which seldom needs it.
           maxWorkers: '100%',

@@ -3,7 +3,10 @@
  * engine with one instruction set, or what test/gpus.ts finds; each runs in child processes, one for every environment.
  */
 import { type ChildProcess, fork } from 'node:child_process';
+import { createHash } from 'node:crypto';
 import { once } from 'node:events';
+import { existsSync, readFileSync, renameSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
 import { inspect } from 'node:util';
 import type {
   AccumulateOptions,
@@ -17,6 +20,7 @@ import type {
 } from '../src/index.js';
 import type { Loss } from '../src/options.js';
 import type { Execution } from './cases.js';
+import { findingsFolder } from './global_setup.js';
 import type { Problem } from './problems.js';
 import { type ReferenceMargin, type ReferenceOptions, reference } from './reference.js';
 
@@ -198,9 +202,22 @@ export interface EngineRow {
   readonly reason?: string;
 }
 
-/** What listEngines() says in a process with this environment. */
-export function listEnginesIn(environment: Readonly<Record<string, string>>): Promise<EngineRow[]> {
-  return processFor({ ...environment }).ask<EngineRow[]>({ kind: 'engines' });
+/** What listEngines() says in a process with this environment; asked once in a run of all files. */
+export async function listEnginesIn(environment: Readonly<Record<string, string>>): Promise<EngineRow[]> {
+  const ask = () => processFor({ ...environment }).ask<EngineRow[]>({ kind: 'engines' });
+  const folder = process.env[findingsFolder];
+  if (folder === undefined) return ask();
+  const relevant = Object.entries({ ...process.env, ...environment }).filter(([name]) =>
+    /^(MARGINFC|GPUSIM|CUDA)_/.test(name),
+  );
+  const key = createHash('sha256').update(JSON.stringify(relevant.sort())).digest('hex');
+  const file = join(folder, `${key}.json`);
+  if (existsSync(file)) return JSON.parse(readFileSync(file, 'utf8'));
+  const rows = await ask();
+  const mine = `${file}.${process.pid}`;
+  writeFileSync(mine, JSON.stringify(rows));
+  renameSync(mine, file);
+  return rows;
 }
 
 export const instructionSets: readonly string[] =

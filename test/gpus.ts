@@ -8,7 +8,7 @@ import { type DeviceName, listEngines, type Precision } from '../src/index.js';
 import { type Engine, findEngines, halfInstructionSets, listEnginesIn, withoutMissing } from './engines.js';
 import { pairwise } from './pairwise.js';
 
-/** The driver that implements the software device; test/build_gpusim.ts makes it. */
+/** The driver that implements the software device; test/global_setup.ts makes it. */
 export const softwareDriver = join(import.meta.dirname, '..', 'build', 'gpusim', 'libcuda.so.1');
 
 const factors = {

@@ -1,5 +1,5 @@
 /**
- * The software CUDA device (test/gpusim/, which test/build_gpusim.ts builds): that it exports what a driver exports, and passes its own checks,
+ * The software CUDA device (test/gpusim/, which test/global_setup.ts builds): that it exports what a driver exports, and passes its own checks,
  * which are in C++ beside it.
  */
 

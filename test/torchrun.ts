@@ -7,7 +7,7 @@ import { join } from 'node:path';
 import { softwareDriver } from './gpus.js';
 import type { Ended, RunOptions } from './mpirun.js';
 
-/** The stand-in for NCCL on the software device; test/build_gpusim.ts makes it. */
+/** The stand-in for NCCL on the software device; test/global_setup.ts makes it. */
 export const softwareNccl = join(softwareDriver, '..', 'libnccl.so.2');
 
 export async function freePort(): Promise<number> {
