@@ -11,7 +11,7 @@ import { parseArgs } from 'node:util';
 const root = path.join(import.meta.dirname, '..');
 const usage = `npm run test:matrix -- [options]
 
-  --parts N    run all of N parts that are not done (default: 40)
+  --parts N    run all of N parts that are not done (default: 10)
   --part I/N   run one of N parts
   --product    each case on every software GPU, whose devices and seeds take turns otherwise: some eight hours
   --fresh      forget what is done`;
@@ -55,7 +55,7 @@ function run(part, cases, file) {
 function main() {
   const { values } = parseArgs({
     options: {
-      parts: { type: 'string', default: '40' },
+      parts: { type: 'string', default: '10' },
       part: { type: 'string' },
       product: { type: 'boolean', default: false },
       fresh: { type: 'boolean', default: false },
