@@ -17,8 +17,8 @@ export default defineConfig({
           exclude: packaging,
           globalSetup: ['test/global_setup.ts'],
           ...(process.env.MARGINFC_TEST_PART && { runner: './test/part_runner.ts' }),
-          // By default one of two cores is left to the process that collects results, which seldom needs it.
-          maxWorkers: '100%',
+          // By default one of two cores is left to the process that collects results, which seldom needs it. A part has one core.
+          maxWorkers: process.env.MARGINFC_TEST_PART ? 1 : '100%',
           testTimeout: 120_000,
           hookTimeout: 120_000,
         },

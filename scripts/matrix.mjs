@@ -1,28 +1,30 @@
-// The unit tests on the full product of cases, in parts (test/part_runner.ts): hours, so what is done is kept in build/matrix/
-// and left out when this runs again on the same commit. Ends by printing the sum of all parts that are done.
+// The unit tests on the full product of cases, in parts (test/part_runner.ts), one on each core: an hour and more, so what is done is
+// kept in build/matrix/ and left out when this runs again on the same commit. Ends by printing the sum of all parts that are done.
 //
-//   node scripts/matrix.mjs [--parts N] [--part I/N] [--product] [--fresh]
+//   node scripts/matrix.mjs [--parts N] [--part I/N] [--turns] [--fresh]
 
-import { execFileSync, spawnSync } from 'node:child_process';
+import { execFileSync, spawn } from 'node:child_process';
+import { once } from 'node:events';
 import fs from 'node:fs';
+import os from 'node:os';
 import path from 'node:path';
 import { parseArgs } from 'node:util';
 
 const root = path.join(import.meta.dirname, '..');
 const usage = `npm run test:matrix -- [options]
 
-  --parts N    run all of N parts that are not done (default: 10)
+  --parts N    run all of N parts that are not done (default: 20)
   --part I/N   run one of N parts
-  --product    each case on every software GPU, whose devices and seeds take turns otherwise: some eight hours
+  --turns      each case on one software GPU of each kind instead of on all of them: a third of the time, in half as many parts
   --fresh      forget what is done`;
 
 /** @typedef {{ passed: number, failed: string[], seconds: number }} Part */
 
 /** @param {string} part @param {string} cases @param {string} file */
-function run(part, cases, file) {
+async function run(part, cases, file) {
   const report = `${file}.report`;
   const start = Date.now();
-  const { status } = spawnSync(
+  const child = spawn(
     path.join(root, 'node_modules', '.bin', 'vitest'),
     [
       'run',
@@ -39,6 +41,7 @@ function run(part, cases, file) {
       env: { ...process.env, MARGINFC_TEST_CASES: cases, MARGINFC_TEST_PART: part },
     },
   );
+  const [status] = await once(child, 'exit');
   if (!fs.existsSync(report)) throw new Error(`part ${part} left no report: vitest ended with ${status}`);
   /** @type {{ numPassedTests: number, testResults: { name: string, status: string, message: string, assertionResults: { status: string, fullName: string }[] }[] }} */
   const { numPassedTests, testResults } = JSON.parse(fs.readFileSync(report, 'utf8'));
@@ -52,12 +55,12 @@ function run(part, cases, file) {
   fs.writeFileSync(file, JSON.stringify({ passed: numPassedTests, failed, seconds }));
 }
 
-function main() {
+async function main() {
   const { values } = parseArgs({
     options: {
-      parts: { type: 'string', default: '10' },
+      parts: { type: 'string' },
       part: { type: 'string' },
-      product: { type: 'boolean', default: false },
+      turns: { type: 'boolean', default: false },
       fresh: { type: 'boolean', default: false },
       help: { type: 'boolean', default: false },
     },
@@ -66,7 +69,8 @@ function main() {
     console.log(usage);
     return 0;
   }
-  const [, index, of] = /^([1-9]\d*)\/([1-9]\d*)$/.exec(values.part ?? `1/${values.parts}`) ?? [];
+  const [, index, of] =
+    /^([1-9]\d*)\/([1-9]\d*)$/.exec(values.part ?? `1/${values.parts ?? (values.turns ? 10 : 20)}`) ?? [];
   const parts = Number(of);
   if (index === undefined || Number(index) > parts) {
     console.error(usage);
@@ -76,7 +80,7 @@ function main() {
     cwd: root,
     encoding: 'utf8',
   }).trim();
-  const cases = values.product ? 'product' : 'all';
+  const cases = values.turns ? 'turns' : 'all';
   const folder = path.join(root, 'build', 'matrix', `${commit}-${cases}-${parts}`);
   if (values.fresh) fs.rmSync(folder, { recursive: true, force: true });
   fs.mkdirSync(folder, { recursive: true });
@@ -84,12 +88,20 @@ function main() {
   // Spread evenly over the product however far a run comes.
   const spread = (/** @type {number} */ k) => (0.618034 * k) % 1;
   const all = Array.from({ length: parts }, (_, k) => k + 1).sort((a, b) => spread(a) - spread(b));
-  for (const k of values.part === undefined ? all : [Number(index)]) {
-    if (fs.existsSync(fileOf(k))) continue;
-    run(`${k}/${parts}`, cases, fileOf(k));
-    const { passed, failed, seconds } = JSON.parse(fs.readFileSync(fileOf(k), 'utf8'));
-    console.log(`part ${k}/${parts}: ${passed} passed, ${failed.length} failed, ${seconds} s`);
-  }
+  const wanted = values.part === undefined ? all : [Number(index)];
+  const left = wanted.filter((k) => !fs.existsSync(fileOf(k))).values();
+  const runLeft = async () => {
+    for (const k of left) {
+      await run(`${k}/${parts}`, cases, fileOf(k));
+      const { passed, failed, seconds } = JSON.parse(fs.readFileSync(fileOf(k), 'utf8'));
+      console.log(`part ${k}/${parts}: ${passed} passed, ${failed.length} failed, ${seconds} s`);
+    }
+  };
+  // What all parts need, before two of them build it.
+  execFileSync(process.execPath, [path.join(root, 'scripts', 'build.mjs'), 'gpusim', 'kernels_check'], {
+    stdio: 'inherit',
+  });
+  await Promise.all(Array.from({ length: os.availableParallelism() }, runLeft));
 
   const done = all.filter((k) => fs.existsSync(fileOf(k)));
   /** @type {Part[]} */
@@ -105,4 +117,4 @@ function main() {
   return failed === 0 ? 0 : 1;
 }
 
-process.exitCode = main();
+process.exitCode = await main();

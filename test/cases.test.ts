@@ -1,7 +1,7 @@
 /**
  * The table of cases (test/cases.ts) on every engine, against the float64 reference. By default every case
  * runs once on each instruction set, asked for in one of the ways that pair up in the table, and once on a software GPU
- * (test/gpus.ts); `npm run test:matrix` asks instruction sets in all of the ways, and runs each case with each precision on each kind of software GPU.
+ * (test/gpus.ts); `npm run test:matrix` asks instruction sets in all of the ways, and runs each case with each precision on every software GPU.
  */
 import { readFileSync } from 'node:fs';
 import { afterAll, describe, expect, test } from 'vitest';

@@ -1,7 +1,7 @@
 /**
  * GPUs as engines (test/engines.ts): the software device with one compute capability, number of devices and schedule, in a
- * pairwise choice or, with MARGINFC_TEST_CASES=all, in every combination, of which each entry has one for each capability and
- * with MARGINFC_TEST_CASES=product all; and the machine's own, where it has one.
+ * pairwise choice or, with MARGINFC_TEST_CASES=all, in every combination, or with MARGINFC_TEST_CASES=turns of these one of each
+ * capability for each entry, in turns; and the machine's own, where it has one.
  */
 import { join } from 'node:path';
 import { type DeviceName, listEngines, type Precision } from '../src/index.js';
@@ -30,10 +30,10 @@ const everySetting: readonly Setting[] = factors.sm.flatMap((sm) =>
 /** Only GPUs are tested, as the environment has them: `npm run gpu:check`. */
 export const onlyGpus = process.env.MARGINFC_TEST_ENGINES === 'gpu';
 
-const onEverySoftwareGpu = process.env.MARGINFC_TEST_CASES === 'product';
+const onEverySoftwareGpu = process.env.MARGINFC_TEST_CASES === 'all';
 
-/** Whether everything is to be tried in every way. */
-export const everything = process.env.MARGINFC_TEST_CASES === 'all' || onEverySoftwareGpu;
+/** Whether everything is to be tried in every way, but for that software GPUs may take turns. */
+export const everything = onEverySoftwareGpu || process.env.MARGINFC_TEST_CASES === 'turns';
 
 export function softwareGpu({ sm, devices, seed }: Setting): Engine {
   return {
@@ -138,8 +138,8 @@ export interface Assignment<T, P> {
 
 /**
  * Which entry runs on which GPU with which precision. On the machine's own all on all; on software devices each entry once,
- * on the next GPU with its next precision, or with MARGINFC_TEST_CASES=all with each precision on each compute capability, there
- * on the next GPU, or with MARGINFC_TEST_CASES=product also all on all. Ordered by GPU, as each needs a process.
+ * on the next GPU with its next precision, or with MARGINFC_TEST_CASES=turns with each precision on each compute capability, there
+ * on the next GPU, or with MARGINFC_TEST_CASES=all also all on all. Ordered by GPU, as each needs a process.
  */
 export function assign<T, P extends Precision>(
   entries: readonly T[],

@@ -1,11 +1,10 @@
 /** Random problems for fast-check, the engine of this process, and what it means that two results agree. */
 import fc from 'fast-check';
 import * as marginfc from '../src/index.js';
+import { everything } from './gpus.js';
 import { expectWithinLimits, float32Limits, type Measured } from './metrics.js';
 import { arrangementNames, labelingNames, makeProblem, type Problem } from './problems.js';
 import { type ReferenceMargin, type ReferenceOptions, type ReferenceResult, reference } from './reference.js';
-
-const everything = process.env.MARGINFC_TEST_CASES === 'all';
 
 /**
  * How often a property is tried. The default run repeats the same problems; `npm run test:matrix` takes new
