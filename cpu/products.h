@@ -362,6 +362,51 @@ void pair_exponentials(const float* exponentials, int64_t row_stride, int32_t cl
 }
 
 #if defined(__AVX512BF16__)
+// The vectors of a row from its beginning on, and nothing around them. kOnLines: it begins on a line of the cache.
+template <bool kOnLines>
+class RowVectors {
+ public:
+  MARGINFC_INLINE explicit RowVectors(const float* row) : at_(row) {}
+  // One behind which there is another.
+  MARGINFC_INLINE Vector next() {
+    at_ += kLanes;
+    return load(at_ - kLanes);
+  }
+  MARGINFC_INLINE Vector last() { return load(at_); }
+
+ private:
+  const float* at_;
+};
+
+// A load across two lines costs as much as two, and a Float32Array mostly begins 16 bytes into a line: lines are read whole, and
+// two of them permuted.
+template <>
+class RowVectors<false> {
+ public:
+  MARGINFC_INLINE explicit RowVectors(const float* row)
+      : before_(static_cast<uint32_t>(reinterpret_cast<uintptr_t>(row) / sizeof(float) % kLanes)),
+        line_(row - before_),
+        order_(_mm512_add_epi32(_mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15),
+                                _mm512_set1_epi32(static_cast<int32_t>(before_)))),
+        read_(_mm512_maskz_load_ps(static_cast<__mmask16>(0xffffu << before_), line_)) {}
+  MARGINFC_INLINE Vector next() { return take(_mm512_load_ps(line_ += kLanes)); }
+  MARGINFC_INLINE Vector last() {
+    return take(_mm512_maskz_load_ps(static_cast<__mmask16>((1u << before_) - 1), line_ += kLanes));
+  }
+
+ private:
+  MARGINFC_INLINE Vector take(__m512 following) {
+    const __m512 taken = _mm512_permutex2var_ps(read_, order_, following);
+    read_ = following;
+    return reinterpret_cast<Vector>(taken);
+  }
+
+  const uint32_t before_;  // numbers of the first line that are not the row's
+  const float* line_;
+  const __m512i order_;
+  __m512 read_;
+};
+
 // Two class rows that are neighbours in k of the feature gradient, and where their words go: nowhere that are not wanted.
 struct ClassPair {
   const float *even, *odd;
@@ -390,11 +435,11 @@ MARGINFC_INLINE void pair_panel(const ClassPair& rows, int32_t d, int32_t left, 
 }
 
 // All panels of two rows.
-template <bool kPairs, bool kPlainly>
+template <bool kPairs, bool kOnLines>
 MARGINFC_INLINE void pair_panels(const ClassPair& rows, int32_t dim, Vector& even_squares, Vector& odd_squares) {
   const int32_t whole = dim / kPanel * kPanel, left = dim - whole;
   if (whole > 0) {
-    RowVectors<kPlainly> even_row(rows.even), odd_row(rows.odd);
+    RowVectors<kOnLines> even_row(rows.even), odd_row(rows.odd);
     int32_t d = 0;
     for (; d + kPanel < whole; d += kPanel) {
       const Vector even[2] = {even_row.next(), even_row.next()}, odd[2] = {odd_row.next(), odd_row.next()};
@@ -411,7 +456,7 @@ MARGINFC_INLINE void pair_panels(const ClassPair& rows, int32_t dim, Vector& eve
   }
 }
 
-template <bool kPairs, bool kPlainly>
+template <bool kPairs, bool kOnLines>
 bool pair_classes(const float* weights, int32_t classes, int32_t dim, float* product, float* gradient,
                   float* inverse_norm) {
   const int32_t depth = (dim + 1) / 2, width = (dim + kPanel - 1) / kPanel * kPanel;
@@ -429,7 +474,7 @@ bool pair_classes(const float* weights, int32_t classes, int32_t dim, float* pro
       const bool alone = c + n + 1 == classes;
       rows.odd = rows.even + (alone ? 0 : dim);
       rows.odd_words = rows.even_words + (alone ? 0 : depth);
-      pair_panels<kPairs, kPlainly>(rows, dim, squares[n], squares[n + 1]);
+      pair_panels<kPairs, kOnLines>(rows, dim, squares[n], squares[n + 1]);
     }
     if (inverse_norm) ordinary &= inverse_roots(squares, classes - c, inverse_norm + c);
   }
@@ -439,8 +484,10 @@ bool pair_classes(const float* weights, int32_t classes, int32_t dim, float* pro
 // Words [classes, ceil(dim / 2)], and where they are wanted [ceil(classes / 2), width] with zero columns behind dim.
 bool pair_classes(const float* weights, int32_t classes, int32_t dim, float* product, float* gradient,
                   float* inverse_norm) {
-  const auto pair = read_plainly(weights, dim) ? (gradient ? pair_classes<true, true> : pair_classes<false, true>)
-                                               : (gradient ? pair_classes<true, false> : pair_classes<false, false>);
+  const bool on_lines = (reinterpret_cast<uintptr_t>(weights) / sizeof(float) | static_cast<uintptr_t>(dim)) % kLanes ==
+                        0;
+  const auto pair = on_lines ? (gradient ? pair_classes<true, true> : pair_classes<false, true>)
+                             : (gradient ? pair_classes<true, false> : pair_classes<false, false>);
   return pair(weights, classes, dim, product, gradient, inverse_norm);
 }
 #else

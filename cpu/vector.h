@@ -24,62 +24,6 @@ MARGINFC_INLINE Vector load_first(const float* p, int32_t count) {
   return some;
 #endif
 }
-
-// Whether rows one behind the other are best read by loads of whole vectors. A load across two lines costs as much as two, and a
-// Float32Array mostly begins 16 bytes into a line: where two vectors can be permuted at once, such rows are read by lines.
-MARGINFC_INLINE bool read_plainly(const float* rows, int64_t stride) {
-#if defined(__AVX512F__)
-  return (reinterpret_cast<uintptr_t>(rows) / sizeof(float) | static_cast<uintptr_t>(stride)) % kLanes == 0;
-#else
-  return true;
-#endif
-}
-
-// The vectors of a row from its beginning on, and nothing around them.
-template <bool kPlainly>
-class RowVectors {
- public:
-  MARGINFC_INLINE explicit RowVectors(const float* row) : at_(row) {}
-  // One behind which there is another.
-  MARGINFC_INLINE Vector next() {
-    at_ += kLanes;
-    return load(at_ - kLanes);
-  }
-  MARGINFC_INLINE Vector last() { return load(at_); }
-
- private:
-  const float* at_;
-};
-
-#if defined(__AVX512F__)
-template <>
-class RowVectors<false> {
- public:
-  MARGINFC_INLINE explicit RowVectors(const float* row)
-      : before_(static_cast<uint32_t>(reinterpret_cast<uintptr_t>(row) / sizeof(float) % kLanes)),
-        line_(row - before_),
-        order_(_mm512_add_epi32(_mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15),
-                                _mm512_set1_epi32(static_cast<int32_t>(before_)))),
-        read_(_mm512_maskz_load_ps(static_cast<__mmask16>(0xffffu << before_), line_)) {}
-  MARGINFC_INLINE Vector next() { return take(_mm512_load_ps(line_ += kLanes)); }
-  MARGINFC_INLINE Vector last() {
-    return take(_mm512_maskz_load_ps(static_cast<__mmask16>((1u << before_) - 1), line_ += kLanes));
-  }
-
- private:
-  MARGINFC_INLINE Vector take(__m512 following) {
-    const __m512 taken = _mm512_permutex2var_ps(read_, order_, following);
-    read_ = following;
-    return reinterpret_cast<Vector>(taken);
-  }
-
-  const uint32_t before_;  // numbers of the first line that are not the row's
-  const float* line_;
-  const __m512i order_;
-  __m512 read_;
-};
-#endif
-
 MARGINFC_INLINE Integers load(const int32_t* p) { return *reinterpret_cast<const UnalignedIntegers*>(p); }
 MARGINFC_INLINE Vector splat(float x) { return x - Vector{}; }
 MARGINFC_INLINE Integers splat(int32_t x) { return x - Integers{}; }
@@ -175,10 +119,10 @@ constexpr float kRounder = 12582912.0f;
 MARGINFC_INLINE Vector exp2_of_parts(Vector shifted, Vector f) {
   Vector power;
   if constexpr (kPairs) {
-    power = splat(0.009570100344717503f) * f + 0.05591785907745361;
-    power = power * f + 0.240247443318367;
-    power = power * f + 0.6931217908859253;
-    power = power * f + 0.9999992847442627;
+    power = splat(0.009570100344717503f) * f + 0.05591785907745361f;
+    power = power * f + 0.240247443318367f;
+    power = power * f + 0.6931217908859253f;
+    power = power * f + 0.9999992847442627f;
   } else {
     Vector q = splat(0.0013264745939522982f) * f + 0.009671520441770554f;
     q = q * f + 0.05550733953714371f;
