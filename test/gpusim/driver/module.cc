@@ -120,7 +120,7 @@ Result load(Driver& driver, LoadedModule** out, const void* data, const JitLog& 
     place_variables(module.get());
     for (const Kernel& kernel : parsed.kernels) {
       module->functions.push_back(std::make_unique<Function>(module.get(), &kernel));
-      if (!Options::get().lazy) module->functions.back()->program();
+      if (!Options::get().lazy_loading) module->functions.back()->program();
     }
   } catch (const ModuleError& error) {
     undo();

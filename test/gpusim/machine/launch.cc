@@ -58,7 +58,7 @@ Options& Options::storage() {
     o.ptx_path = text("GPUSIM_PTX");
     o.log_path = text("GPUSIM_LOG");
     o.eager = number("GPUSIM_EAGER", 0) != 0;
-    o.lazy = text("CUDA_MODULE_LOADING") != "EAGER";
+    o.lazy_loading = text("CUDA_MODULE_LOADING") != "EAGER";
     return o;
   }());
   return options;

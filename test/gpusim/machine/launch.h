@@ -23,7 +23,7 @@ struct Options {
   std::string ptx_path;
   std::string log_path;
   bool eager = false;
-  bool lazy = true;  // kernels are assembled when they are first needed
+  bool lazy_loading = true;  // kernels are assembled when they are first needed
   static const Options& get() { return storage(); }
   /// For this device's own tests, which run with many settings.
   static Options& storage();

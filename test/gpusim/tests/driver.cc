@@ -335,7 +335,7 @@ void fatbins() {
 /// Without CUDA_MODULE_LOADING=EAGER, which other checks have: what is wrong with a kernel is said when that is needed.
 void lazy_loading() {
   start(90);
-  const With settings([](Options& options) { options.lazy = true; });
+  const With settings([](Options& options) { options.lazy_loading = true; });
   const std::string image = kAddOne + ".visible .entry broken()\n{\nfrobnicate.u32 %r1;\n}\n" +
                             ".visible .entry large()\n{\n.shared .align 4 .b8 own[32768];\nret;\n}\n";
   Kernel1 add(image, "k");

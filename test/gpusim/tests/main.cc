@@ -109,7 +109,7 @@ int main(int count, char** names) {
   // Faults are what many checks want: their messages are compared, not printed.
   Options::storage().log_path = "/dev/null";
   // All that is wrong with a module is wanted when it is loaded.
-  Options::storage().lazy = false;
+  Options::storage().lazy_loading = false;
   struct Part {
     const char* name;
     void (*run)();
