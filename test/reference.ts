@@ -85,6 +85,8 @@ export interface ReferenceResult {
   readonly loss: number;
   /** Sum of the absolute terms of `loss`: what its rounding error is proportional to. */
   readonly lossMagnitude: number;
+  /** d rowLoss / d cosine for all other classes that the row lies along together (|cosine| > 0.9), the largest of all rows. */
+  readonly lossSlopeAlong: number;
   /** [B] */
   readonly rowLoss: Float64Array;
   /** [B] */
@@ -113,6 +115,13 @@ export interface ReferenceResult {
   readonly dFeaturesUnprojected: number;
   /** The same for dWeights. */
   readonly dWeightsUnprojected: number;
+  /**
+   * What dFeatures times |x| moves by, in the largest row, when its logits move by 1, each independently of the others: what is
+   * uncertain where the terms of a row cancel.
+   */
+  readonly dFeaturesMoved: number;
+  /** The same for dWeights, where all rows move a class together: those of one direction round alike. */
+  readonly dWeightsMoved: number;
 }
 
 /** Rows shorter than this are divided by it instead of by their norm. */
@@ -314,10 +323,13 @@ export function reference(problem: ReferenceProblem, options: ReferenceOptions):
   // dWeights as tangents, so that a large F' never meets the vanishing direction it multiplies.
   const dUnitWeights = Array.from(classRows, () => new Float64Array(dim));
   const weightUnprojected = new Float64Array(classRows.length);
+  const weightMoved = new Float64Array(classRows.length);
   let loss = 0;
   let lossMagnitude = 0;
+  let lossSlopeAlong = 0;
   let dBias = 0;
   let dFeaturesUnprojected = 0;
+  let dFeaturesMoved = 0;
   let counted = 0;
   let correct = 0;
   let correctInFive = 0;
@@ -379,8 +391,16 @@ export function reference(problem: ReferenceProblem, options: ReferenceOptions):
     hardestCosine[i] = cosines.reduce((most, other, j) => (j === label ? most : Math.max(most, other)), -2);
 
     const reach = upstream * factor * scale * slope;
+    const along = negatives.filter((_, j) => Math.abs(cosines[j]!) > 0.9);
+    lossSlopeAlong = Math.max(lossSlopeAlong, scale * slope * sumOf(along));
     const dUnitFeature = new Float64Array(dim);
     let unprojected = 0;
+    let movedSquared = 0;
+    const addMoved = (row: number, share: number, steepness: number, cosine: number) => {
+      const moved = Math.abs(reach * share * (1 - share) * steepness) * Math.sqrt(1 - cosine ** 2);
+      weightMoved[row] = weightMoved[row]! + moved;
+      movedSquared += moved ** 2;
+    };
     negatives.forEach((p, j) => {
       if (j === label) return;
       const bend = negative(cosines[j]!, i).slope;
@@ -389,6 +409,7 @@ export function reference(problem: ReferenceProblem, options: ReferenceOptions):
       addScaled(dUnitWeights[row]!, reach * (p - each) * bend, x.unit);
       weightUnprojected[row] = weightUnprojected[row]! + Math.abs(reach * (p + each) * bend);
       unprojected += Math.abs(reach * (p + each) * bend);
+      addMoved(row, p, bend, cosines[j]!);
     });
     // 1 - p_y, less what smoothing takes from the own class and gives to the others.
     const missing = shortfall - each * (classes - 1);
@@ -401,9 +422,11 @@ export function reference(problem: ReferenceProblem, options: ReferenceOptions):
     const ownRow = nearest[label]!;
     addScaled(dWeights.subarray(ownRow * dim, (ownRow + 1) * dim), gamma, throughNormalisation(x.unit, w));
     // A target's direction shrinks with its sine, so its unprojected size is not what rounding follows.
-    const moved = Math.abs(reach) * (shortfall + labelSmoothing);
-    weightUnprojected[ownRow] = weightUnprojected[ownRow]! + moved;
-    dFeaturesUnprojected = Math.max(dFeaturesUnprojected, moved + unprojected);
+    const ownSize = Math.abs(reach) * (shortfall + labelSmoothing);
+    weightUnprojected[ownRow] = weightUnprojected[ownRow]! + ownSize;
+    dFeaturesUnprojected = Math.max(dFeaturesUnprojected, ownSize + unprojected);
+    addMoved(ownRow, shortfall, own.derivative, cosine);
+    dFeaturesMoved = Math.max(dFeaturesMoved, Math.sqrt(movedSquared));
   });
 
   classRows.forEach((w, j) => {
@@ -413,6 +436,7 @@ export function reference(problem: ReferenceProblem, options: ReferenceOptions):
   return {
     loss,
     lossMagnitude,
+    lossSlopeAlong,
     rowLoss,
     logSumExp: lse,
     targetLogit: ownLogit,
@@ -427,5 +451,7 @@ export function reference(problem: ReferenceProblem, options: ReferenceOptions):
     dBias,
     dFeaturesUnprojected,
     dWeightsUnprojected: weightUnprojected.reduce((a, b) => Math.max(a, b), 0),
+    dFeaturesMoved,
+    dWeightsMoved: weightMoved.reduce((a, b) => Math.max(a, b), 0),
   };
 }
