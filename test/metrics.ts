@@ -92,16 +92,24 @@ function alongRounding({ lossSlopeAlong, dFeatures, rowLoss }: ReferenceResult):
   return lossSlopeAlong * 2 ** -24 * Math.sqrt(dFeatures.length / Math.max(1, rowLoss.length));
 }
 
+/** What a gradient of hardly anything but rounding is measured against, and allowed. */
+export interface Slack {
+  /** Stands for max |ref| where that is less. */
+  readonly least: number;
+  /** Taken off the error. */
+  readonly excused: number;
+}
+
 /**
  * Row i of both times max(|row i|, 1e-12), so that rows of every norm count alike; then max |got - ref| over
- * max |ref|, or over `least` where that is more. Where both are 0 the error is absolute. Entries
+ * max |ref|. Where that is 0 the error is absolute. Entries
  * below the smallest normal float32 may be anything that small: outputs have no digits there.
  */
 export function gradientError(
   got: ArrayLike<number>,
   ref: ArrayLike<number>,
   rowNorms: ArrayLike<number>,
-  least = 0,
+  { least, excused }: Slack = { least: 0, excused: 0 },
 ): number {
   expect(got.length).toBe(ref.length);
   const dim = ref.length / rowNorms.length;
@@ -109,19 +117,23 @@ export function gradientError(
   let size = least;
   for (let i = 0; i < ref.length; i++) {
     const norm = Math.max(rowNorms[Math.floor(i / dim)]!, NORM_FLOOR);
-    const excused = Math.abs(ref[i]!) < SMALLEST_NORMAL ? SMALLEST_NORMAL : 0;
-    error = Math.max(error, norm * Math.max(0, Math.abs(got[i]! - ref[i]!) - excused));
+    const denormal = Math.abs(ref[i]!) < SMALLEST_NORMAL ? SMALLEST_NORMAL : 0;
+    error = Math.max(error, norm * Math.max(0, Math.abs(got[i]! - ref[i]!) - denormal));
     size = Math.max(size, norm * Math.abs(ref[i]!));
   }
-  return error / (size || 1);
+  return Math.max(0, error - excused) / (size || 1);
 }
 
 /**
- * What a gradient's error is measured against where hardly anything is left of the gradient: a hundredth of what the tangent projection
- * was given (dim 1, parallel rows: the difference of two nearly equal float32 vectors has no more digits), and a quarter of what a
- * change of each logit by 1 moves (terms of several rows or classes that cancel: gradient limits are the rounding of a logit four times over).
+ * Where hardly anything is left of what the tangent projection was given (dim 1, parallel rows), the difference of two nearly equal
+ * float32 vectors has no more digits: a hundredth of that is the least size, and a unit in its last place is allowed. Where terms of
+ * several rows or classes cancel, a quarter of what a change of each logit by 1 moves is: gradient limits are the rounding of a logit four
+ * times over.
  */
-const leastSize = (unprojected: number, moved: number) => Math.max(unprojected / 100, moved / 4);
+const slackOf = (unprojected: number, moved: number): Slack => ({
+  least: Math.max(unprojected / 100, moved / 4),
+  excused: unprojected * 2 ** -23,
+});
 
 export type Errors = { [Name in keyof Measured]?: number };
 
@@ -139,7 +151,7 @@ export function errorsOf(got: Measured, ref: ReferenceResult): Errors {
         got.dFeatures,
         ref.dFeatures,
         ref.featureNorm,
-        leastSize(ref.dFeaturesUnprojected, ref.dFeaturesMoved),
+        slackOf(ref.dFeaturesUnprojected, ref.dFeaturesMoved),
       ),
     }),
     ...(got.dWeights && {
@@ -147,7 +159,7 @@ export function errorsOf(got: Measured, ref: ReferenceResult): Errors {
         got.dWeights,
         ref.dWeights,
         ref.weightNorm,
-        leastSize(ref.dWeightsUnprojected, ref.dWeightsMoved),
+        slackOf(ref.dWeightsUnprojected, ref.dWeightsMoved),
       ),
     }),
     ...(got.accuracy !== undefined && {
