@@ -83,7 +83,7 @@ export const arcfaceMean: ReferenceOptions = {
 
 export interface ReferenceResult {
   readonly loss: number;
-  /** Sum of the absolute terms of `loss`: what its rounding error is proportional to. */
+  /** Sum of the absolute terms of `loss`, or of their factors where that is more: what its rounding error is proportional to. */
   readonly lossMagnitude: number;
   /** d rowLoss / d cosine for all other classes that the row lies along together (|cosine| > 0.9), the largest of all rows. */
   readonly lossSlopeAlong: number;
@@ -326,6 +326,7 @@ export function reference(problem: ReferenceProblem, options: ReferenceOptions):
   const weightMoved = new Float64Array(classRows.length);
   let loss = 0;
   let lossMagnitude = 0;
+  let lossFactors = 0;
   let lossSlopeAlong = 0;
   let dBias = 0;
   let dFeaturesUnprojected = 0;
@@ -385,6 +386,7 @@ export function reference(problem: ReferenceProblem, options: ReferenceOptions):
     const factor = factors[i]!;
     loss += factor * rowLoss[i]!;
     lossMagnitude += Math.abs(factor * rowLoss[i]!);
+    lossFactors += Math.abs(factor);
     counted += 1;
     if (cosines.every((other) => other <= cosine)) correct += 1;
     if (cosines.filter((other) => other > cosine).length < 5) correctInFive += 1;
@@ -435,7 +437,7 @@ export function reference(problem: ReferenceProblem, options: ReferenceOptions):
 
   return {
     loss,
-    lossMagnitude,
+    lossMagnitude: Math.max(lossMagnitude, lossFactors),
     lossSlopeAlong,
     rowLoss,
     logSumExp: lse,
