@@ -1,4 +1,4 @@
-// The unit tests on the full product of cases, in parts (test/part_runner.ts), one on each core: one to two hours, so what is done is
+// The unit tests on the full product of cases, in parts (test/part_runner.ts), one on each core: an hour and a half on two, so what is done is
 // kept in build/matrix/ and left out when this runs again on the same commit. Ends by printing the sum of all parts that are done.
 //
 //   node scripts/matrix.mjs [--parts N] [--part I/N] [--turns] [--fresh]
