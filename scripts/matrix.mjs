@@ -113,7 +113,7 @@ async function main() {
     results.reduce((total, part) => total + of(part), 0);
   for (const name of results.flatMap(({ failed }) => failed)) console.log(`failed: ${name}`);
   console.log(
-    `${done.length} of ${parts} parts of ${commit}, ${(sum(({ seconds }) => seconds) / 3600).toFixed(1)} hours`,
+    `${done.length} of ${parts} parts of ${commit}, ${(sum(({ seconds }) => seconds) / 3600).toFixed(1)} hours added up`,
   );
   const failed = sum((part) => part.failed.length);
   console.log(`${sum(({ passed }) => passed)} passed, ${failed} failed`);

@@ -93,10 +93,10 @@ function alongRounding({ lossSlopeAlong, dFeatures, rowLoss }: ReferenceResult):
 }
 
 /** What a gradient of hardly anything but rounding is measured against, and allowed. */
-export interface Slack {
+interface Slack {
   /** Stands for max |ref| where that is less. */
   readonly least: number;
-  /** Taken off the error. */
+  /** Taken off the error then. */
   readonly excused: number;
 }
 
@@ -114,19 +114,19 @@ export function gradientError(
   expect(got.length).toBe(ref.length);
   const dim = ref.length / rowNorms.length;
   let error = 0;
-  let size = least;
+  let size = 0;
   for (let i = 0; i < ref.length; i++) {
     const norm = Math.max(rowNorms[Math.floor(i / dim)]!, NORM_FLOOR);
     const denormal = Math.abs(ref[i]!) < SMALLEST_NORMAL ? SMALLEST_NORMAL : 0;
     error = Math.max(error, norm * Math.max(0, Math.abs(got[i]! - ref[i]!) - denormal));
     size = Math.max(size, norm * Math.abs(ref[i]!));
   }
-  return Math.max(0, error - excused) / (size || 1);
+  return size < least ? Math.max(0, error - excused) / least : error / (size || 1);
 }
 
 /**
  * Where hardly anything is left of what the tangent projection was given (dim 1, parallel rows), the difference of two nearly equal
- * float32 vectors has no more digits: a hundredth of that is the least size, and a unit in its last place is allowed. Where terms of
+ * float32 vectors has no more digits: a hundredth of that is the least size, and a unit in its last place is allowed besides. Where terms of
  * several rows or classes cancel, a quarter of what a change of each logit by 1 moves is: gradient limits are the rounding of a logit four
  * times over.
  */
