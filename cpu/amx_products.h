@@ -288,7 +288,7 @@ class ProductsEpilogue {
 };
 
 template <typename Epilogue>
-MARGINFC_INLINE void over_tiles(const NegativesTask& task) {
+MARGINFC_INLINE int32_t over_tiles(const NegativesTask& task) {
   const TileRegisters registers;
   publish_stores();
   const int64_t steps = task.depth / kTile;
@@ -309,24 +309,18 @@ MARGINFC_INLINE void over_tiles(const NegativesTask& task) {
       epilogue.begin(first, count, static_cast<int64_t>(panel) * kPanel);
     }
   epilogue.finish();
+  return task.classes;
 }
 
-void negatives(const NegativesTask& task) {
-  SameExponents::clear(task);
-  over_tiles<NegativesEpilogue<SameExponents>>(task);
+int32_t negatives(const NegativesTask& task) { return over_tiles<NegativesEpilogue<SameExponents>>(task); }
+
+int32_t transformed_negatives(const NegativesTask& task) {
+  return over_tiles<NegativesEpilogue<TransformedExponents>>(task);
 }
 
-void transformed_negatives(const NegativesTask& task) {
-  TransformedExponents::clear(task);
-  over_tiles<NegativesEpilogue<TransformedExponents>>(task);
-}
+int32_t products(const NegativesTask& task) { return over_tiles<ProductsEpilogue>(task); }
 
-void products(const NegativesTask& task) { over_tiles<ProductsEpilogue>(task); }
-
-void binary_negatives(const NegativesTask& task) {
-  BinaryExponents::clear(task);
-  over_tiles<NegativesEpilogue<BinaryExponents>>(task);
-}
+int32_t binary_negatives(const NegativesTask& task) { return over_tiles<NegativesEpilogue<BinaryExponents>>(task); }
 
 template <bool kTall>
 MARGINFC_INLINE void feature_gradient_tile(const FeatureGradientTask& task, int32_t row, int64_t panel) {
@@ -384,7 +378,7 @@ MARGINFC_INLINE void weight_gradient_tiles(const WeightGradientTask& task) {
   }
   add_dots(task, panels - 1, width, dots);
   for (int32_t h = 0; h < task.classes; h += 4)
-    four_sums({dots[h], dots[h + 1], dots[h + 2], dots[h + 3]}, task.dots + h);
+    *reinterpret_cast<UnalignedFour*>(task.dots + h) = four_sums({dots[h], dots[h + 1], dots[h + 2], dots[h + 3]});
 }
 
 void weight_gradient(const WeightGradientTask& task) {

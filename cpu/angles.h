@@ -3,7 +3,7 @@
 void angles(const NegativesTask& task) {
   for (int64_t lane = 0; lane < static_cast<int64_t>(task.panels) * kPanel; lane += kLanes) {
     const Integers label = load(task.labels + lane);
-    Vector total{};
+    Vector total = load(task.sums + lane);
     for (int32_t c = 0; c < task.classes; c++) {
       float* e = task.exponentials + c * task.row_stride + lane;
       const Vector cosine = load(e), negative = -cosine;

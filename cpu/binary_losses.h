@@ -13,11 +13,6 @@ constexpr float kLargestProduct = 0x1p64f;
 
 struct BinaryExponents {
   static constexpr bool kSame = false;
-  MARGINFC_INLINE static void clear(const NegativesTask& task) {
-    clear_lanes(task, task.sums);
-    clear_lanes(task, task.binary.excess);
-    clear_lanes(task, task.binary.slopes);
-  }
 };
 
 // exponents [count] in: products; out: E as of binary_negatives.

@@ -9,6 +9,8 @@
 namespace marginfc {
 namespace {
 
+constexpr size_t kLineBytes = 64;
+
 double norm_of(const float* row, int32_t dim) {
   double total = 0;
   for (int32_t d = 0; d < dim; d++) total += static_cast<double>(row[d]) * row[d];
@@ -31,10 +33,10 @@ bool ClassBlock::allocate(BufferPool& pool, const Kernels& kernels, Precision op
   if (storage != Precision::float32 && !wide_.allocate(pool, rows)) return false;
   if (operands == Precision::float32) return true;
   if (!kernels.pairs) return rounded_.allocate(pool, rows);
-  const size_t width = (static_cast<size_t>(dim) + panel_ - 1) / panel_ * panel_;
+  width_ = (int64_t{dim} + panel_ - 1) / panel_ * panel_;
   depth_ = operand_words(kernels, dim);
-  return rounded_.allocate(pool, static_cast<size_t>(most_classes) * depth_) &&
-         interleaved_.allocate(pool, (static_cast<size_t>(most_classes) + 1) / 2 * width);
+  return rounded_.allocate(pool, static_cast<size_t>(most_classes) * depth_ + kLineBytes / (2 * sizeof(float))) &&
+         interleaved_.allocate(pool, (static_cast<size_t>(most_classes) + 1) / 2 * width_);
 }
 
 const void* ClassBlock::gather(const void* weights, const int32_t* indexes, int32_t classes) {
@@ -45,72 +47,91 @@ const void* ClassBlock::gather(const void* weights, const int32_t* indexes, int3
   return to;
 }
 
-int64_t ClassBlock::load(const void* weights, int64_t first, int32_t classes, bool for_gradient) {
+void ClassBlock::begin(const void* weights, int64_t first, int32_t classes, bool for_gradient) {
   first_ = first;
-  classes_ = classes;
+  classes_ = ordinary_ = classes;
+  for_gradient_ = for_gradient;
+  made_ = false;
   rows_ = static_cast<const float*>(weights);
   if (storage_ != Precision::float32) {
     kernels_->widen(static_cast<const uint16_t*>(weights), int64_t{classes} * dim_, storage_ == Precision::float16,
                     wide_.data());
     rows_ = wide_.data();
   }
-  float* pairs = for_gradient ? interleaved_.data() : nullptr;
-  bool ordinary;
-  if (paired())
-    ordinary = kernels_->pair_classes(rows_, classes, dim_, rounded_.data(), pairs, inverse_norm_.data());
-  else
-    ordinary = kernels_->inverse_norms(rows_, dim_, classes, dim_, inverse_norm_.data());
-  copied_ = operands_ == Precision::float16 || !ordinary;
+  words_ = rounded_.data();
+  // As far from the beginning of a line of the cache as the numbers they are made of.
+  if (paired() && made_in_parts()) words_ += reinterpret_cast<uintptr_t>(rows_) % kLineBytes / (2 * sizeof(float));
+  operand_ = gradient_operand_ = operands_ == Precision::float32 ? rows_ : words_;
+  operand_stride_ = gradient_stride_ = dim_;
+  if (!paired()) return;
+  operand_stride_ = depth_;
+  gradient_operand_ = interleaved_.data();
+  gradient_stride_ = width_;
+}
+
+UnmadeOperands ClassBlock::unmade() {
+  if (made_) return {};
+  return {rows_, dim_, words_, for_gradient_ ? interleaved_.data() : nullptr, inverse_norm_.data()};
+}
+
+int32_t ClassBlock::read_ahead() const {
+  return made_in_parts() && storage_ == Precision::float32 ? std::min(kernels_->tile_classes, classes_) : classes_;
+}
+
+int32_t ClassBlock::make() {
+  const UnmadeOperands to = unmade();
+  if (operands_ == Precision::float16) return 0;
+  const bool ordinary = paired()
+                            ? kernels_->pair_classes(rows_, classes_, dim_, to.product, to.gradient, to.inverse_norm)
+                            : kernels_->inverse_norms(rows_, classes_, dim_, to.inverse_norm);
+  return ordinary ? classes_ : 0;
+}
+
+int64_t ClassBlock::finish(int32_t done) {
+  ordinary_ = done;
+  made_ = true;
   int64_t bad = -1;
-  if (copied_) {
-    normalise(rows_);
-    for (int32_t c = classes - 1; c >= 0; c--)
-      if (!std::isfinite(true_inverse_norm_[c])) bad = first + c;
-    if (paired()) kernels_->pair_classes(rows_, classes, dim_, rounded_.data(), pairs, nullptr);
+  if (done < classes_) {
+    normalise(done);
+    for (int32_t c = classes_ - 1; c >= done; c--)
+      if (!std::isfinite(true_inverse_norm_[c])) bad = first_ + c;
+    if (operands_ == Precision::float32) operand_ = gradient_operand_ = rows_;
+    if (paired())
+      kernels_->pair_classes(row(done), classes_ - done, dim_, words_ + done * operand_stride_,
+                             for_gradient_ ? interleaved_.data() + done / 2 * gradient_stride_ : nullptr, nullptr);
   }
-  make_operands();
-  if (for_gradient && has_tails()) kernels_->copy_tails(gradient_operand_, classes, dim_, tails_.data());
+  if (operands_ != Precision::float32 && !paired())
+    kernels_->round(rows_, int64_t{classes_} * dim_, operands_ == Precision::float16, words_);
+  if (for_gradient_ && has_tails()) kernels_->copy_tails(gradient_operand_, classes_, dim_, tails_.data());
   return bad;
 }
 
 void ClassBlock::load_ordinary(const void* weights, int64_t first, int32_t classes, const float* inverse_norm) {
   first_ = first;
-  classes_ = classes;
+  classes_ = ordinary_ = classes;
+  made_ = true;
   rows_ = static_cast<const float*>(weights);
-  copied_ = false;
   std::memcpy(inverse_norm_.data(), inverse_norm, classes * sizeof(float));
 }
 
-void ClassBlock::normalise(const float* weights) {
-  for (int32_t c = 0; c < classes_; c++) {
-    const float* row = weights + static_cast<int64_t>(c) * dim_;
-    const double norm = norm_of(row, dim_);
+void ClassBlock::normalise(int32_t from) {
+  float* copy = copy_.data();
+  std::memcpy(copy, rows_, static_cast<size_t>(from) * dim_ * sizeof(float));
+  for (int32_t c = from; c < classes_; c++) {
+    const float* given = row(c);
+    const double norm = norm_of(given, dim_);
     has_direction_[c] = !(norm < kNormFloor);
     // An infinite norm must not look like a finite inverse of 0.
     true_inverse_norm_[c] = std::isfinite(norm) ? 1 / std::max(norm, kNormFloor) : std::nan("");
-    float* unit = copy_.data() + static_cast<int64_t>(c) * dim_;
-    for (int32_t d = 0; d < dim_; d++) unit[d] = static_cast<float>(row[d] * true_inverse_norm_[c]);
+    float* unit = copy + static_cast<int64_t>(c) * dim_;
+    for (int32_t d = 0; d < dim_; d++) unit[d] = static_cast<float>(given[d] * true_inverse_norm_[c]);
     inverse_norm_.data()[c] = 1;
   }
-  rows_ = copy_.data();
-}
-
-void ClassBlock::make_operands() {
-  operand_ = gradient_operand_ = rows_;
-  operand_stride_ = gradient_stride_ = dim_;
-  if (operands_ == Precision::float32) return;
-  operand_ = gradient_operand_ = rounded_.data();
-  if (paired()) {
-    operand_stride_ = depth_;
-    gradient_operand_ = interleaved_.data();
-    gradient_stride_ = (int64_t{dim_} + panel_ - 1) / panel_ * panel_;
-    return;
-  }
-  kernels_->round(rows_, int64_t{classes_} * dim_, operands_ == Precision::float16, rounded_.data());
+  rows_ = copy;
 }
 
 void ClassBlock::tangent(int32_t c, float dot, float* beta, float* inverse) const {
-  if (copied_) {
+  if (is_unit(c)) {
     *beta = has_direction_[c] ? dot : 0.0f;
     *inverse = static_cast<float>(true_inverse_norm_[c]);
   } else {

@@ -20,24 +20,37 @@ class ClassBlock {
   [[nodiscard]] bool allocate(BufferPool& pool, const Kernels& kernels, Precision operands, Precision storage,
                               int32_t most_classes, int32_t dim, bool gathers);
 
-  // Copies the rows `indexes` [classes] of an array of the storage type, for load() or load_ordinary(): they lie one
+  // Copies the rows `indexes` [classes] of an array of the storage type, for begin() or load_ordinary(): they lie one
   // behind the other, and in the cache.
   const void* gather(const void* weights, const int32_t* indexes, int32_t classes);
 
-  // Rows `weights` [classes, dim] of the storage type, from shard index `first` on. Returns the index of the first row
-  // that holds a NaN or infinity, or -1.
+  // Rows `weights` [classes, dim] of the storage type, from shard index `first` on, without operands yet.
   //
-  // Rows of ordinary length are used as they are and inverse_norm() carries 1 / |w|. A row so short or so long
-  // that exp(z) / |w| might leave float32's range makes the whole block a normalised copy with inverse_norm() 1;
-  // float16 operands, whose range is short, always are such copies.
+  // Rows of ordinary length are used as they are and inverse_norm() carries 1 / |w|. From the first on that is so short or so
+  // long that exp(z) / |w| might leave float32's range, or from some class before it, they are a normalised copy with
+  // inverse_norm() 1; with float16 operands, whose range is short, all are.
   //
   // Without `for_gradient` gradient_operand() need not be there.
-  int64_t load(const void* weights, int64_t first, int32_t classes, bool for_gradient);
-  // The same rows again for a gradient alone, after load() found them ordinary(): no operands, and the inverse_norm() of
-  // then, [classes].
+  void begin(const void* weights, int64_t first, int32_t classes, bool for_gradient);
+  // Whether a product can make operands on its way; else make() has to.
+  bool made_in_parts() const {
+    return (operands_ == Precision::float32 || paired()) && has_short_rows(*kernels_, dim_);
+  }
+  // What the first product of the block is to make: no rows once all is made.
+  UnmadeOperands unmade();
+  // Classes between the one that is multiplied and the one whose row is read, at most.
+  int32_t read_ahead() const;
+  // Makes the operands at once, but for rows of no ordinary length: the number of classes before those.
+  int32_t make();
+  // After the first product, or make(), which got as far as class `done`: the rest are a normalised copy, with operands. Returns
+  // the index of the first row that holds a NaN or infinity, or -1.
+  int64_t finish(int32_t done);
+  // The same rows again for a gradient alone, after they were used as_stored(): no operands, and the inverse_norm() of then, [classes].
   void load_ordinary(const void* weights, int64_t first, int32_t classes, const float* inverse_norm);
-  // Whether the rows are used as they are stored.
-  bool ordinary() const { return !copied_ && storage_ == Precision::float32; }
+  // What finish() was told.
+  int32_t ordinary() const { return ordinary_; }
+  // Whether all rows are used as they are stored.
+  bool as_stored() const { return ordinary_ == classes_ && storage_ == Precision::float32; }
 
   int64_t first() const { return first_; }
   int32_t classes() const { return classes_; }
@@ -57,42 +70,46 @@ class ClassBlock {
   // and `dot` is sum . row(c).
   void tangent(int32_t c, float dot, float* beta, float* inverse) const;
   // 1 / max(|w|, 1e-12) of a row as it is stored.
-  double true_inverse(int32_t c) const { return copied_ ? true_inverse_norm_[c] : inverse_norm_.data()[c]; }
+  double true_inverse(int32_t c) const { return is_unit(c) ? true_inverse_norm_[c] : inverse_norm_.data()[c]; }
   // What E was divided by: turns a sum over E into one over exp(z).
-  double mass_scale(int32_t c) const { return copied_ ? 1.0 : 1.0 / inverse_norm_.data()[c]; }
+  double mass_scale(int32_t c) const { return 1.0 / inverse_norm_.data()[c]; }
   // False for rows too short to have a direction: w / 1e-12 is not projected.
-  bool has_direction(int32_t c) const { return !copied_ || has_direction_[c]; }
+  bool has_direction(int32_t c) const { return !is_unit(c) || has_direction_[c]; }
 
  private:
   // Whether operands are words of two bfloat16.
   bool paired() const { return operands_ == Precision::bfloat16 && kernels_->pairs; }
   // Whether the feature gradient's operand has columns behind its last full panel.
   bool has_tails() const { return !paired() && dim_ % panel_ != 0; }
-  void normalise(const float* weights);
-  void make_operands();
+  // Whether row(c) is normalised.
+  bool is_unit(int32_t c) const { return c >= ordinary_; }
+  void normalise(int32_t from);
 
   const Kernels* kernels_ = nullptr;
   Precision operands_ = Precision::float32;
   Precision storage_ = Precision::float32;
   int32_t dim_ = 0;
   int panel_ = 0;
-  int64_t depth_ = 0;  // of paired operands, in words
+  int64_t depth_ = 0, width_ = 0;  // of paired operands, in words
   int64_t first_ = 0;
   int32_t classes_ = 0;
-  bool copied_ = false;
+  bool for_gradient_ = false;
+  bool made_ = false;
+  int32_t ordinary_ = 0;
   const float* rows_ = nullptr;
+  float* words_ = nullptr;  // in rounded_
   const float* operand_ = nullptr;
   int64_t operand_stride_ = 0;
   const float* gradient_operand_ = nullptr;
   int64_t gradient_stride_ = 0;
-  PooledBuffer gathered_;      // [most_classes, dim] of the storage type
-  PooledBuffer wide_;          // [most_classes, dim]; rows of 16-bit storage in float32
-  PooledBuffer copy_;          // [most_classes, dim]; unit rows
-  PooledBuffer rounded_;       // 16-bit operands: [most_classes, dim] rounded, or the words of the first product
+  PooledBuffer gathered_;  // [most_classes, dim] of the storage type
+  PooledBuffer wide_;      // [most_classes, dim]; rows of 16-bit storage in float32
+  PooledBuffer copy_;      // [most_classes, dim]; the rows where some are unit rows
+  PooledBuffer rounded_;  // 16-bit operands: [most_classes, dim] rounded, or words of the first product and half a line
   PooledBuffer interleaved_;   // paired operands: the words of the feature gradient
   PooledBuffer tails_;         // [most_classes, panel]
   PooledBuffer inverse_norm_;  // [most_classes]
-  // Of a copy's rows:
+  // Of unit rows:
   double true_inverse_norm_[kMostBlockClasses];
   bool has_direction_[kMostBlockClasses];
 };

@@ -16,14 +16,9 @@ MARGINFC_INLINE bool counts_above(const NegativesTask& task, int64_t lane, Vecto
   return __builtin_expect(task.above && any_above(largest, load(task.threshold + lane)), 0);
 }
 
-MARGINFC_INLINE void clear_lanes(const NegativesTask& task, float* sums) {
-  for (int64_t i = 0; i < static_cast<int64_t>(task.panels) * kPanel; i++) sums[i] = 0;
-}
-
 // What a row's exponents become: nothing else,
 struct SameExponents {
   static constexpr bool kSame = true;
-  MARGINFC_INLINE static void clear(const NegativesTask& task) { clear_lanes(task, task.sums); }
   MARGINFC_INLINE SameExponents(const NegativesTask&, int64_t) {}
   MARGINFC_INLINE Vector value(Vector exponent) const { return exponent; }
   MARGINFC_INLINE Vector gradient(Vector, Vector e) const { return e; }
@@ -36,12 +31,6 @@ struct SameExponents {
 class TransformedExponents {
  public:
   static constexpr bool kSame = false;
-  MARGINFC_INLINE static void clear(const NegativesTask& task) {
-    clear_lanes(task, task.sums);
-    if (!task.transform.hard_sum) return;
-    clear_lanes(task, task.transform.hard_sum);
-    clear_lanes(task, task.transform.hard_count);
-  }
   MARGINFC_INLINE TransformedExponents(const NegativesTask& task, int64_t lane)
       : transform_(task.transform),
         threshold_(load(task.transform.threshold + lane)),

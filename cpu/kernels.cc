@@ -37,7 +37,14 @@ constexpr bool kTransposesPairs = true;  // E for the feature gradient is made o
 // 112 rows of 512 floats and the features of a row block share a second-level cache of 1 MiB; so do half as many rows of E
 // and dW, and a panel of the weighted features of 1024 rows.
 constexpr int kStep = 1, kBlockClasses = 112 / kHeight * kHeight, kWeightTiles = 56 / kHeight;
+
 constexpr bool kTransposesPairs = false;
+#endif
+
+#if defined(__AVX512F__) && !defined(__AMX_BF16__)
+constexpr int kShortRow = 128;
+#else
+constexpr int kShortRow = 0;
 #endif
 
 #define MARGINFC_INLINE inline __attribute__((always_inline))
@@ -46,14 +53,19 @@ constexpr bool kTransposesPairs = false;
 // These need what is above.
 #include "cpu/epilogues.h"
 #include "cpu/exact_rows.h"
-#include "cpu/norms.h"
+#include "cpu/row_pointers.h"
 #include "cpu/stochastic_rounding.h"
 #include "cpu/unfused_passes.h"
+// After row_pointers.h, and norms.h after it.
+#include "cpu/short_rows.h"
+// Before the products.
+#include "cpu/norms.h"
 // After the epilogues.
 #include "cpu/binary_losses.h"
 #if defined(__AMX_BF16__)
 #include "cpu/amx_products.h"
 #else
+#include "cpu/class_operands.h"
 #include "cpu/products.h"
 #endif
 #include "cpu/sub_centers.h"
@@ -106,12 +118,6 @@ MARGINFC_INLINE Vector get(const float* p, Vector) { return load(p); }
 MARGINFC_INLINE float get(const float* p, float) { return *p; }
 MARGINFC_INLINE void put(float* p, Vector v) { store(p, v); }
 MARGINFC_INLINE void put(float* p, float v) { *p = v; }
-MARGINFC_INLINE float square_root(float x) { return __builtin_sqrtf(x); }
-MARGINFC_INLINE Vector square_root(Vector x) {
-  Vector root;
-  for (int l = 0; l < kLanes; l++) root[l] = __builtin_sqrtf(x[l]);
-  return root;
-}
 
 // Of a copy of the row that stores cannot change, so that its numbers stay in registers.
 template <typename Lane>
@@ -208,6 +214,7 @@ constexpr Kernels kTable = {
     kHeight,
     kWeightTiles* kHeight,
     kBlockClasses,
+    kShortRow,
     widen,
     round,
     narrow,

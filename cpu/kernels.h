@@ -43,8 +43,7 @@ struct ExponentTransform {
   const float* threshold;          // [panels * panel], log2 units
   // [panels * panel]: raised to the block's largest transformed exponent over negatives; null when not asked for.
   float* largest;
-  // [panels * panel]: the block's sum and number of exponents over negatives above the threshold are written here; null when
-  // not asked for.
+  // [panels * panel]: sum and number of exponents over negatives above the threshold are added here; null when not asked for.
   float* hard_sum;
   float* hard_count;
 };
@@ -59,10 +58,19 @@ struct BinaryElements {
   float constant;
   float slope_factor;
   float slope_constant;
-  // [panels * panel], the block's over negatives are written here: the part of the losses in log2 units that `sums` has not, and
-  // the sum of sigmoids.
+  // [panels * panel], over negatives are added here: the part of the losses in log2 units that `sums` has not, and the sum of
+  // sigmoids.
   float* excess;
   float* slopes;
+};
+
+// Class rows that operands are to be made of.
+struct UnmadeOperands {
+  const float* rows;  // [classes, dim]
+  int32_t dim;
+  // As of pair_classes and inverse_norms.
+  float *product, *gradient;
+  float* inverse_norm;
 };
 
 struct NegativesTask {
@@ -72,10 +80,13 @@ struct NegativesTask {
   const float* weights;
   int64_t stride;
   int32_t depth;
-  // Class rows that come after these, `next_row_bytes` each, to be fetched on the way; null for none.
+  // What `weights` and `inverse_norm` are made of on the way, tile by tile; no rows where they are made already. Of short rows only.
+  UnmadeOperands unmade;
+  // Class rows to be fetched with the same rows of `weights`, `next_row_bytes` each; null for none.
   const void* next_weights;
   int64_t next_row_bytes;
   int32_t classes;
+  int32_t begin;  // classes before this one are left out
   int32_t rows;
   int32_t panels;  // of rows
   // [classes], multiplies a class's products: log2 of exp(s * cos) = product * inverse_norm.
@@ -93,7 +104,7 @@ struct NegativesTask {
   bool round;
   // With pairs also E for the feature gradient, at most kRowBlock rows; nullable, and null without `exponentials`.
   float* paired;
-  // [panels * panel]: the block's sums over classes of exp2(exponent - offset) are written here.
+  // [panels * panel]: sums over classes of exp2(exponent - offset) are added here.
   float* sums;
   // [panels * panel]: raised to the block's largest exponent over negatives; null when not asked for.
   float* hardest;
@@ -176,6 +187,7 @@ struct Kernels {
   // these are too many for the second-level cache.
   int weight_classes;
   int block_classes;  // most classes of a block: their operands stay in the second-level cache
+  int short_row;      // columns of rows whose operands products can make on the way; see has_short_rows()
 
   // 16-bit floats, bfloat16 or float16, to float32; and float32 rounded to the nearest of them.
   void (*widen)(const uint16_t* from, int64_t count, bool float16, float* to);
@@ -202,20 +214,22 @@ struct Kernels {
   // masses[c] = sum over rows of kappa[i] * |E[c, i]|; E as NegativesTask leaves it, row_stride in elements.
   void (*masses)(const float* exponentials, int64_t row_stride, int32_t classes, int32_t rows, const float* kappa,
                  float* masses);
-  // inverse_norm[c] = 1 / |class row c|. False if the square of a norm is not between kShortestSquare and
+  // inverse_norm[c] = 1 / |class row c| of rows [classes, dim]. False if the square of a norm is not between kShortestSquare and
   // kLongestSquare, a NaN included.
-  bool (*inverse_norms)(const float* weights, int64_t stride, int32_t classes, int32_t dim, float* inverse_norm);
-  void (*negatives)(const NegativesTask& task);
+  bool (*inverse_norms)(const float* weights, int32_t classes, int32_t dim, float* inverse_norm);
+  // Returns `classes`, or if a norm is not ordinary as of inverse_norms(), a class before it: that one and those behind are left
+  // out then, with operands unmade.
+  int32_t (*negatives)(const NegativesTask& task);
   // The same with `transform`: E = exp2(G(exponent) - offset) * G'(exponent) * inverse_norm, sums without the two factors.
-  void (*transformed_negatives)(const NegativesTask& task);
+  int32_t (*transformed_negatives)(const NegativesTask& task);
   // The same with `binary`: E = sigmoid(z) * dz/dx * inverse_norm, `sums` the product over negatives of 1 + 2^-|z|, less 1, and
-  // without the powers of 2 that `excess` has. No offset.
-  void (*binary_negatives)(const NegativesTask& task);
+  // without the powers of 2 that `excess` has; it goes on with what is there. No offset.
+  int32_t (*binary_negatives)(const NegativesTask& task);
   // The same loop without exp: cosines of all classes times the features' scale go to `exponentials`, in float32 always, own
   // class included; sums and labels are not used.
-  void (*products)(const NegativesTask& task);
+  int32_t (*products)(const NegativesTask& task);
   // After `products` of unscaled features: E becomes inverse_norm / sin(theta) instead of the cosine, 0 for a row's own class, and
-  // `sums` the block's sums of theta over the others.
+  // the block's sums of theta over the others are added to `sums`.
   void (*angles)(const NegativesTask& task);
   void (*feature_gradient)(const FeatureGradientTask& task);
   // to[i] += from[i]
@@ -245,6 +259,11 @@ struct Kernels {
 inline int64_t operand_words(const Kernels& kernels, int64_t elements) {
   const int64_t words = kernels.pairs ? (elements + 1) / 2 : elements;
   return (words + kernels.step - 1) / kernels.step * kernels.step;
+}
+
+// Whether products can make operands of such rows: those of two tiles are in the first-level cache together.
+inline bool has_short_rows(const Kernels& kernels, int32_t dim) {
+  return dim <= kernels.short_row && dim % kernels.panel == 0;
 }
 
 // Each in builds for its architecture only; see cpu/dispatch.cc.

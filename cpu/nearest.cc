@@ -41,13 +41,14 @@ Status CpuPass::nearest(int64_t k, int32_t* classes, float* cosines) try {
   engine_.pool().run(chunks_, [&](int64_t chunk, int thread) {
     Scratch& scratch = scratch_[thread];
     for (int64_t b = blocks_ * chunk / chunks_; b < blocks_ * (chunk + 1) / chunks_ && !cancelled(); b++) {
-      const int32_t count = load_block(b, products_alone, false, scratch.block);
+      const int32_t count = begin_block(b, products_alone, scratch.block);
       const int64_t start = scratch.block.first();
       for (int64_t row = 0; row < rows_; row += kRowBlock) {
         const int64_t rows = std::min(kRowBlock, rows_ - row);
         const int64_t stride = std::min(kRowBlock, lanes);
         const float* products = scratch.exponentials.data();
-        kernels_.products(product_task(scratch.block, row, rows, scratch.exponentials.data(), stride));
+        NegativesTask task = product_task(scratch.block, row, rows, scratch.exponentials.data(), stride);
+        multiply(kernels_.products, task, scratch.block);
         for (int32_t c = 0; c < count; c += sub_centers_)
           for (int64_t i = 0; i < rows; i++) {
             float cosine = products[c * stride + i];

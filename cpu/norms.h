@@ -23,8 +23,8 @@ MARGINFC_INLINE Vector squares(const float* row, int32_t dim) {
 
 // 1 / |w| of the first `count` of four class rows, of which lane sums of squares are known. False as inverse_norms().
 MARGINFC_INLINE bool inverse_roots(const Vector (&squares)[4], int32_t count, float* inverse_norm) {
-  float sums[4], inverse[4];
-  four_sums(squares, sums);
+  const Four sums = four_sums(squares);
+  float inverse[4];
   // Together: a root and a division of vectors.
   for (int n = 0; n < 4; n++) inverse[n] = 1.0f / __builtin_sqrtf(sums[n]);
   bool ordinary = true;
@@ -35,12 +35,13 @@ MARGINFC_INLINE bool inverse_roots(const Vector (&squares)[4], int32_t count, fl
   return ordinary;
 }
 
-bool inverse_norms(const float* weights, int64_t stride, int32_t classes, int32_t dim, float* inverse_norm) {
+bool inverse_norms(const float* weights, int32_t classes, int32_t dim, float* inverse_norm) {
+  if (is_short(dim)) return read_short_rows<false>(weights, classes, dim, nullptr, inverse_norm);
   bool ordinary = true;
   for (int32_t c = 0; c < classes; c += 4) {
     Vector parts[4] = {};
     const int32_t count = classes - c < 4 ? classes - c : 4;
-    for (int32_t n = 0; n < count; n++) parts[n] = squares(weights + (c + n) * stride, dim);
+    for (int32_t n = 0; n < count; n++) parts[n] = squares(weights + static_cast<int64_t>(c + n) * dim, dim);
     ordinary &= inverse_roots(parts, count, inverse_norm + c);
   }
   return ordinary;

@@ -60,9 +60,8 @@ double peak_read(CpuEngine& engine, double seconds) {
   std::fill_n(from.data(), kArray, 1.0f);  // untouched pages all map the same zeros
   const Kernels& kernels = engine.kernels();
   std::vector<float> norms(kRows);
-  return best_pass(engine, seconds, sizeof(float) * static_cast<double>(kArray), [&](int64_t row, int) {
-    kernels.inverse_norms(from.data() + row * kRow, kRow, 1, kRow, &norms[row]);
-  });
+  return best_pass(engine, seconds, sizeof(float) * static_cast<double>(kArray),
+                   [&](int64_t row, int) { kernels.inverse_norms(from.data() + row * kRow, 1, kRow, &norms[row]); });
 }
 
 double peak_copy(CpuEngine& engine, double seconds) {

@@ -10,7 +10,6 @@ MARGINFC_INLINE int64_t product_lanes(const NegativesTask& task) {
 
 template <typename Exponents>
 void reduce_sub_centers(const NegativesTask& task) {
-  Exponents::clear(task);
   const int32_t centers = task.sub_centers, classes = task.classes / centers;
   float ones[kHeight];
   for (float& one : ones) one = 1;
@@ -54,19 +53,18 @@ void reduce_sub_centers(const NegativesTask& task) {
 }
 
 template <typename Exponents>
-void sub_center_negatives(const NegativesTask& task) {
+int32_t sub_center_negatives(const NegativesTask& task) {
   NegativesTask to_memory = task;
   to_memory.exponentials = task.products;
   to_memory.row_stride = task.product_stride;
-  products(to_memory);
+  // A class may have rows on both sides of where that ends.
+  if (products(to_memory) < task.classes) return 0;
   reduce_sub_centers<Exponents>(task);
+  return task.classes;
 }
 
 // Of classes of one row or of several.
-template <typename Exponents, void (*kOfOneRow)(const NegativesTask&)>
-void of_any_rows(const NegativesTask& task) {
-  if (task.sub_centers == 1)
-    kOfOneRow(task);
-  else
-    sub_center_negatives<Exponents>(task);
+template <typename Exponents, int32_t (*kOfOneRow)(const NegativesTask&)>
+int32_t of_any_rows(const NegativesTask& task) {
+  return task.sub_centers == 1 ? kOfOneRow(task) : sub_center_negatives<Exponents>(task);
 }

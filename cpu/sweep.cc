@@ -53,25 +53,47 @@ const void* CpuPass::rows_at(int64_t place, int32_t count, ClassBlock& block) co
   return samples() ? block.gather(shard_.row(0), sampled_.data() + place, count) : shard_.row(place);
 }
 
-int32_t CpuPass::load_block(int64_t b, const Sweep& sweep, bool first_visit, ClassBlock& block) {
+int32_t CpuPass::begin_block(int64_t b, const Sweep& sweep, ClassBlock& block) {
   const int64_t start = b * block_classes_;
   const auto count = static_cast<int32_t>(std::min<int64_t>(block_classes_, classes_ - start));
+  const void* rows = rows_at(start, count, block);
   // A sweep that multiplies no class rows needs neither norms nor operands, if the first sweep found nothing special.
-  if (!sweep.recompute && !sweep.features && ordinary_[b]) {
-    block.load_ordinary(rows_at(start, count, block), start, count, inverse_norms_.data() + start);
+  if (!sweep.recompute && !sweep.features && kinds_[b].as_stored) {
+    block.load_ordinary(rows, start, count, inverse_norms_.data() + start);
     return count;
   }
-  const int64_t bad = block.load(rows_at(start, count, block), start, count, sweep.features);
-  if (first_visit) {
-    ordinary_[b] = block.ordinary();
-    if (inverse_norms_) std::memcpy(inverse_norms_.data() + start, block.inverse_norm(), count * sizeof(float));
-  }
-  if (bad >= 0) {
-    int64_t seen = bad_class_.load(std::memory_order_relaxed);
-    while (bad < seen && !bad_class_.compare_exchange_weak(seen, bad, std::memory_order_relaxed)) {
-    }
-  }
+  block.begin(rows, start, count, sweep.features);
+  if (sweep.recompute && block.made_in_parts()) return count;
+  const int32_t made = block.make();
+  // A kept E has the norms of classes that were used as they are.
+  finish_block(sweep.recompute ? made : kinds_[b].ordinary, block);
   return count;
+}
+
+void CpuPass::finish_block(int32_t done, ClassBlock& block) {
+  const int64_t bad = block.finish(done);
+  if (bad < 0) return;
+  int64_t seen = bad_class_.load(std::memory_order_relaxed);
+  while (bad < seen && !bad_class_.compare_exchange_weak(seen, bad, std::memory_order_relaxed)) {
+  }
+}
+
+void CpuPass::note_kind(int64_t b, const ClassBlock& block) {
+  kinds_[b] = {block.ordinary(), block.as_stored()};
+  if (inverse_norms_)
+    std::memcpy(inverse_norms_.data() + block.first(), block.inverse_norm(), block.classes() * sizeof(float));
+}
+
+void CpuPass::multiply(int32_t (*kernel)(const NegativesTask&), NegativesTask& task, ClassBlock& block) {
+  task.unmade = block.unmade();
+  const int32_t done = kernel(task);
+  if (!task.unmade.rows) return;
+  finish_block(done, block);
+  if (done == task.classes) return;
+  task.unmade = {};
+  task.weights = block.product_operand();
+  task.begin = done;
+  kernel(task);
 }
 
 NegativesTask CpuPass::product_task(const ClassBlock& block, int64_t row, int64_t rows, float* exponentials,
@@ -82,6 +104,7 @@ NegativesTask CpuPass::product_task(const ClassBlock& block, int64_t row, int64_
   task.stride = block.product_stride();
   task.depth = static_cast<int32_t>(depth_);
   task.classes = block.classes();
+  task.begin = 0;
   task.rows = static_cast<int32_t>(rows);
   task.panels = static_cast<int32_t>(groups(rows, kernels_.panel));
   task.inverse_norm = block.inverse_norm();
@@ -92,6 +115,7 @@ NegativesTask CpuPass::product_task(const ClassBlock& block, int64_t row, int64_
   task.row_stride = stride;
   task.round = batch_.operands == Precision::bfloat16;
   task.paired = nullptr;
+  task.unmade = {};
   task.next_weights = nullptr;
   task.next_row_bytes = 0;
   task.sums = nullptr;
@@ -115,9 +139,8 @@ void CpuPass::sweep_blocks(const Sweep& sweep, int64_t first, int64_t last, int6
   bool add = false;
   for (int64_t b = first; b < last; b++) {
     if (sweep.cancellable && cancelled()) return;
-    const int32_t count = load_block(b, sweep, sweep.sums && row_start == 0, block);
-    const int64_t start = block.first();
-    if (sweep.unit_sum && row_start == 0) add_unit_rows(block, chunk);
+    const int32_t count = begin_block(b, sweep, block);
+    const int64_t start = block.first(), ahead = start + block.read_ahead();
 
     // E of this block: in the kept array, for the whole batch in scratch, or for one row block in scratch.
     const bool whole = kept_ || sweep.weights;
@@ -130,11 +153,12 @@ void CpuPass::sweep_blocks(const Sweep& sweep, int64_t first, int64_t last, int6
         const bool read = whole || sweep.features || batch_.angles;
         NegativesTask task = product_task(block, row, rows, read ? e : nullptr, stride);
         if (kernels_.pairs && sweep.features) task.paired = scratch.paired.data();
-        if (row == row_start && b + 1 < blocks_ && !samples()) {
-          task.next_weights = shard_.row(start + count);
+        if (row == row_start && ahead < classes_ && !samples()) {
+          task.next_weights = shard_.row(ahead);
           task.next_row_bytes = dim_ * static_cast<int64_t>(byte_size(shard_.storage()));
         }
         task.sums = scratch.sums.data();
+        std::fill_n(task.sums, kRowBlock, 0.0f);
         task.products = scratch.products.data();
         task.hardest = sweep.hardest ? hardest_.data() + chunk * lanes + row : nullptr;
         if (sweep.above) {
@@ -148,13 +172,15 @@ void CpuPass::sweep_blocks(const Sweep& sweep, int64_t first, int64_t last, int6
         }
         task.binary.excess = scratch.more.data();
         task.binary.slopes = scratch.more.data() + kRowBlock;
+        if (sweep.hard || binary_) std::fill_n(scratch.more.data(), 2 * kRowBlock, 0.0f);
         if (batch_.angles) {
-          kernels_.products(task);
+          multiply(kernels_.products, task, block);
           kernels_.angles(task);
         } else {
-          (binary_       ? kernels_.binary_negatives
-           : transforms_ ? kernels_.transformed_negatives
-                         : kernels_.negatives)(task);
+          multiply(binary_       ? kernels_.binary_negatives
+                   : transforms_ ? kernels_.transformed_negatives
+                                 : kernels_.negatives,
+                   task, block);
         }
         if (sweep.binary)
           add_binary_sums(scratch, chunk, row, rows);
@@ -184,6 +210,8 @@ void CpuPass::sweep_blocks(const Sweep& sweep, int64_t first, int64_t last, int6
       }
     }
     add = true;
+    if (sweep.sums && row_start == 0) note_kind(b, block);
+    if (sweep.unit_sum && row_start == 0) add_unit_rows(block, chunk);
     if (sweep.features && settled_ && (b - first + 1) % kBlocksPerSettle == 0 && b + 1 < last) {
       settle(chunk, row_start, row_end);
       add = false;

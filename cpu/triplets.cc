@@ -99,9 +99,10 @@ Status CpuPass::triplets(const TripletRule& rule, const int32_t* labels, const s
     Scratch& scratch = scratch_[thread];
     Mining& mining = minings[thread];
     for (int64_t b = 0; b < blocks_; b++) {
-      load_block(b, products_alone, false, scratch.block);
-      kernels_.products(
-          product_task(scratch.block, row, rows, mining.cosines.data() + scratch.block.first() * stride, stride));
+      begin_block(b, products_alone, scratch.block);
+      NegativesTask task = product_task(scratch.block, row, rows,
+                                        mining.cosines.data() + scratch.block.first() * stride, stride);
+      multiply(kernels_.products, task, scratch.block);
     }
     for (int64_t a = row; a < row + rows; a++) {
       if (!plan.has(a)) continue;

@@ -7,6 +7,8 @@ typedef float UnalignedVector __attribute__((vector_size(kLanes * 4), aligned(4)
 typedef int32_t Integers __attribute__((vector_size(kLanes * 4)));
 typedef uint32_t Words __attribute__((vector_size(kLanes * 4)));
 typedef int32_t UnalignedIntegers __attribute__((vector_size(kLanes * 4), aligned(4), may_alias));
+typedef float Four __attribute__((vector_size(16)));
+typedef float UnalignedFour __attribute__((vector_size(16), aligned(4), may_alias));
 
 MARGINFC_INLINE Vector load(const float* p) { return *reinterpret_cast<const UnalignedVector*>(p); }
 MARGINFC_INLINE void store(float* p, Vector v) { *reinterpret_cast<UnalignedVector*>(p) = v; }
@@ -27,6 +29,22 @@ MARGINFC_INLINE Vector load_first(const float* p, int32_t count) {
 MARGINFC_INLINE Integers load(const int32_t* p) { return *reinterpret_cast<const UnalignedIntegers*>(p); }
 MARGINFC_INLINE Vector splat(float x) { return x - Vector{}; }
 MARGINFC_INLINE Integers splat(int32_t x) { return x - Integers{}; }
+
+// The first `count` lanes.
+MARGINFC_INLINE void store_first(float* p, Vector v, int32_t count) {
+#if defined(__AVX512F__)
+  _mm512_mask_storeu_ps(p, static_cast<__mmask16>((1u << count) - 1), reinterpret_cast<__m512>(v));
+#else
+  for (int l = 0; l < kLanes && l < count; l++) p[l] = v[l];
+#endif
+}
+
+MARGINFC_INLINE float square_root(float x) { return __builtin_sqrtf(x); }
+MARGINFC_INLINE Vector square_root(Vector x) {
+  Vector root;
+  for (int l = 0; l < kLanes; l++) root[l] = __builtin_sqrtf(x[l]);
+  return root;
+}
 
 MARGINFC_INLINE Vector absolute(Vector x) {
   return reinterpret_cast<Vector>(reinterpret_cast<Integers>(x) & 0x7fffffff);
@@ -77,19 +95,33 @@ MARGINFC_INLINE bool any_within(Integers values, int32_t start, int32_t count) {
 #endif
 }
 
+// Whether the first `count` lanes of a comparison are true.
+MARGINFC_INLINE bool all_first(Integers truth, int32_t count) {
+#if defined(__AVX512F__)
+  const uint32_t bits = _mm512_movepi32_mask(reinterpret_cast<__m512i>(truth));
+#elif defined(__AVX__)
+  const auto bits = static_cast<uint32_t>(_mm256_movemask_ps(reinterpret_cast<__m256>(truth)));
+#elif defined(__SSE2__)
+  const auto bits = static_cast<uint32_t>(_mm_movemask_ps(reinterpret_cast<__m128>(truth)));
+#else
+  uint32_t bits = 0;
+  for (int l = 0; l < kLanes; l++) bits |= (truth[l] & 1u) << l;
+#endif
+  return (~bits & ((1u << count) - 1)) == 0;
+}
+
 // Through memory, four lanes at a time: shuffles for every width need constants that compilers spell differently.
 MARGINFC_INLINE float sum(Vector v) {
-  typedef float Quarter __attribute__((vector_size(16), aligned(4), may_alias));
   float lanes[kLanes];
   store(lanes, v);
-  Quarter total = *reinterpret_cast<const Quarter*>(lanes);
+  Four total = *reinterpret_cast<const UnalignedFour*>(lanes);
 #pragma GCC unroll 4
-  for (int l = 4; l < kLanes; l += 4) total += *reinterpret_cast<const Quarter*>(lanes + l);
+  for (int l = 4; l < kLanes; l += 4) total += *reinterpret_cast<const UnalignedFour*>(lanes + l);
   return (total[0] + total[1]) + (total[2] + total[3]);
 }
 
-// sums[n] = sum of the lanes of v[n].
-MARGINFC_INLINE void four_sums(const Vector (&v)[4], float* sums) {
+// [n] = sum of the lanes of v[n].
+MARGINFC_INLINE Four four_sums(const Vector (&v)[4]) {
 #if defined(__AVX512F__)
   const auto pair = [](Vector a, Vector b) {  // [a0 + a2, b0 + b2, a1 + a3, b1 + b3] of each quarter
     const auto x = reinterpret_cast<__m512>(a), y = reinterpret_cast<__m512>(b);
@@ -99,17 +131,63 @@ MARGINFC_INLINE void four_sums(const Vector (&v)[4], float* sums) {
   const __m512 quarters = _mm512_add_ps(reinterpret_cast<__m512>(_mm512_unpacklo_pd(low, high)),
                                         reinterpret_cast<__m512>(_mm512_unpackhi_pd(low, high)));
   const __m256 halves = _mm256_add_ps(_mm512_castps512_ps256(quarters), _mm512_extractf32x8_ps(quarters, 1));
-  _mm_storeu_ps(sums, _mm_add_ps(_mm256_castps256_ps128(halves), _mm256_extractf128_ps(halves, 1)));
+  return reinterpret_cast<Four>(_mm_add_ps(_mm256_castps256_ps128(halves), _mm256_extractf128_ps(halves, 1)));
 #elif defined(__AVX__)
   const auto pair = [](Vector a, Vector b) {
     return _mm256_hadd_ps(reinterpret_cast<__m256>(a), reinterpret_cast<__m256>(b));
   };
   const __m256 halves = _mm256_hadd_ps(pair(v[0], v[1]), pair(v[2], v[3]));
-  _mm_storeu_ps(sums, _mm_add_ps(_mm256_castps256_ps128(halves), _mm256_extractf128_ps(halves, 1)));
+  return reinterpret_cast<Four>(_mm_add_ps(_mm256_castps256_ps128(halves), _mm256_extractf128_ps(halves, 1)));
 #else
-  for (int n = 0; n < 4; n++) sums[n] = sum(v[n]);
+  return Four{sum(v[0]), sum(v[1]), sum(v[2]), sum(v[3])};
 #endif
 }
+
+// Lane n: sum of the lanes of v[n].
+MARGINFC_INLINE Vector lane_sums(const Vector (&v)[kLanes]) {
+#if defined(__AVX512F__)
+  const auto pair = [](Vector a, Vector b) {  // [a0 + a2, b0 + b2, a1 + a3, b1 + b3] of each quarter
+    const auto x = reinterpret_cast<__m512>(a), y = reinterpret_cast<__m512>(b);
+    return reinterpret_cast<__m512d>(_mm512_add_ps(_mm512_unpacklo_ps(x, y), _mm512_unpackhi_ps(x, y)));
+  };
+  const auto four = [&](int n) {  // of v[n] to v[n + 3], in each quarter
+    const __m512d low = pair(v[n], v[n + 1]), high = pair(v[n + 2], v[n + 3]);
+    return _mm512_add_ps(reinterpret_cast<__m512>(_mm512_unpacklo_pd(low, high)),
+                         reinterpret_cast<__m512>(_mm512_unpackhi_pd(low, high)));
+  };
+  const auto eight = [&](int n) {  // in each half: two quarters of four(n), then two of four(n + 4)
+    const __m512 first = four(n), second = four(n + 4);
+    return _mm512_add_ps(_mm512_shuffle_f32x4(first, second, 0x44), _mm512_shuffle_f32x4(first, second, 0xee));
+  };
+  const __m512 low = eight(0), high = eight(8);
+  return reinterpret_cast<Vector>(
+      _mm512_add_ps(_mm512_shuffle_f32x4(low, high, 0x88), _mm512_shuffle_f32x4(low, high, 0xdd)));
+#else
+  Vector sums;
+  for (int n = 0; n < kLanes; n += 4) {
+    const Four four = four_sums({v[n], v[n + 1], v[n + 2], v[n + 3]});
+    for (int l = 0; l < 4; l++) sums[n + l] = four[l];
+  }
+  return sums;
+#endif
+}
+
+#if defined(__AVX512F__)
+// The lanes behind the first `count`, fewer than all, with zeros for these, which are not read.
+MARGINFC_INLINE Vector load_behind(const float* p, int32_t count) {
+  return reinterpret_cast<Vector>(_mm512_maskz_loadu_ps(static_cast<__mmask16>(0xffffu << count), p));
+}
+MARGINFC_INLINE Vector behind(Vector v, int32_t count) {
+  return reinterpret_cast<Vector>(
+      _mm512_maskz_mov_ps(static_cast<__mmask16>(0xffffu << count), reinterpret_cast<__m512>(v)));
+}
+// Lane i: v[(i + by) % kLanes].
+MARGINFC_INLINE Vector turned(Vector v, int32_t by) {
+  const __m512i lanes = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+  return reinterpret_cast<Vector>(
+      _mm512_permutexvar_ps(_mm512_add_epi32(lanes, _mm512_set1_epi32(by)), reinterpret_cast<__m512>(v)));
+}
+#endif
 
 // Adding 1.5 * 2^23 rounds to an integer and leaves it in the low bits, from where a shift moves it into the exponent.
 constexpr float kRounder = 12582912.0f;
@@ -175,7 +253,12 @@ typedef __m512bh Halves;
 MARGINFC_INLINE Halves to_halves(Vector low, Vector high) {
   return _mm512_cvtne2ps_pbh(reinterpret_cast<__m512>(high), reinterpret_cast<__m512>(low));
 }
-MARGINFC_INLINE void store_all(uint32_t* p, Halves h) { _mm512_storeu_si512(p, reinterpret_cast<__m512i>(h)); }
+MARGINFC_INLINE void store_halves(void* p, Halves h) { _mm512_storeu_si512(p, reinterpret_cast<__m512i>(h)); }
+// Words first .. last - 1.
+MARGINFC_INLINE void store_halves(void* p, Halves h, int32_t first, int32_t last) {
+  const auto written = static_cast<__mmask16>(((1u << last) - 1) & (0xffffu << first));
+  _mm512_mask_storeu_epi32(p, written, reinterpret_cast<__m512i>(h));
+}
 MARGINFC_INLINE void store_low(uint16_t* p, Halves h) {
   _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm512_castsi512_si256(reinterpret_cast<__m512i>(h)));
 }
@@ -209,6 +292,8 @@ MARGINFC_INLINE void multiply_add(Vector x, Vector b, Vector& sum) { sum += x * 
 // Without pairs, for code that is never reached.
 struct Halves {};
 MARGINFC_INLINE Halves to_halves(Vector, Vector) { return {}; }
+MARGINFC_INLINE void store_halves(void*, Halves) {}
+MARGINFC_INLINE void store_halves(void*, Halves, int32_t, int32_t) {}
 MARGINFC_INLINE void store_low(uint16_t*, Halves) {}
 MARGINFC_INLINE void store_high(uint16_t*, Halves) {}
 MARGINFC_INLINE Vector load_halves(const uint16_t*) { return Vector{}; }

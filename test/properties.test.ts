@@ -43,6 +43,29 @@ describe.each(engines)('engine $name', (engine) => {
     await fc.assert(property, runs);
   });
 
+  test('agrees with the reference where a few classes have norms near the ends of float32', async () => {
+    const lengths = fc.array(
+      fc.record({ place: fc.nat(), length: fc.constantFrom(0, 1e-38, 1e-20, 1e-11, 1e-5, 1e5, 1e25) }),
+      { minLength: 1, maxLength: 3 },
+    );
+    const workspace = fc.constantFrom('keep' as const, 'recompute' as const);
+    const property = fc.asyncProperty(given, lengths, workspace, async (input, lengths, workspace) => {
+      const { problem, options } = input;
+      const { dim } = problem;
+      const classes = problem.weights.length / dim;
+      const weights = problem.weights.slice();
+      for (const { place, length } of lengths) {
+        const row = weights.subarray((place % classes) * dim, ((place % classes) + 1) * dim);
+        const norm = Math.hypot(...row) || 1;
+        row.set(row.map((value) => (value / norm) * length));
+      }
+      const stretched = { ...problem, weights };
+      const { result } = await evaluate(engine, stretched, options, { ...plain, workspace });
+      expectWithinLimits(result, reference(stretched, options), float32Limits(options.scale));
+    });
+    await fc.assert(property, runs);
+  });
+
   test('gives the same bits when called twice and with any number of threads', async () => {
     const property = fc.asyncProperty(given, fc.constantFrom(1, 3), async ({ problem, options }, shards) => {
       for (const workspace of ['keep', 'recompute'] as const) {

@@ -40,7 +40,11 @@ export const given: fc.Arbitrary<Given> = fc
   .record({
     size: fc.record({
       rows: fc.integer({ min: 1, max: 70 }),
-      dim: fc.integer({ min: 2, max: 130 }),
+      // Also what fills vectors of every width.
+      dim: fc.oneof(
+        { weight: 3, arbitrary: fc.integer({ min: 2, max: 130 }) },
+        { weight: 1, arbitrary: fc.constantFrom(32, 64, 96, 128) },
+      ),
       classes: fc.integer({ min: 1, max: 300 }),
     }),
     arrangement: fc.constantFrom(...arrangementNames),
