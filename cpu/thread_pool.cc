@@ -36,12 +36,8 @@ int default_thread_count() {
 ThreadPool::ThreadPool(int threads) : threads_(std::max(1, threads)), parts_(threads_) {}
 
 ThreadPool::~ThreadPool() {
-  {
-    std::lock_guard<std::mutex> lock(mutex_);
-    stopping_ = true;
-    round_.fetch_add(1);
-  }
-  wake_.notify_all();
+  stopping_ = true;
+  begin_round();
   for (std::thread& worker : workers_) worker.join();
 }
 
@@ -98,19 +94,25 @@ void ThreadPool::worker(int thread) {
     }
     if (round_.load(std::memory_order_acquire) == seen) {
       std::unique_lock<std::mutex> lock(mutex_);
-      wake_.wait(lock, [&] { return round_.load(std::memory_order_acquire) != seen; });
+      sleepers_++;
+      wake_.wait(lock, [&] { return round_ != seen; });
+      sleepers_--;
     }
     seen = round_.load(std::memory_order_acquire);
-    {
-      std::lock_guard<std::mutex> lock(mutex_);
-      if (stopping_) return;
-    }
+    if (stopping_) return;
     work(thread);
-    if (active_.fetch_sub(1, std::memory_order_acq_rel) == 1) {
-      std::lock_guard<std::mutex> lock(mutex_);  // the waiter is either before its check or asleep
+    if (--active_ == 0 && caller_sleeps_) {
+      std::lock_guard<std::mutex> lock(mutex_);  // the caller is either before its check or asleep
       done_.notify_one();
     }
   }
+}
+
+void ThreadPool::begin_round() {
+  round_++;
+  if (sleepers_ == 0) return;
+  std::lock_guard<std::mutex> lock(mutex_);  // a sleeper is either before its check or asleep
+  wake_.notify_all();
 }
 
 void ThreadPool::run(int64_t count, const std::function<void(int64_t, int)>& task) {
@@ -129,16 +131,14 @@ void ThreadPool::run(int64_t count, const std::function<void(int64_t, int)>& tas
   }
   task_ = &task;
   active_.store(active, std::memory_order_relaxed);
-  {
-    std::lock_guard<std::mutex> lock(mutex_);
-    round_.fetch_add(1, std::memory_order_release);
-  }
-  wake_.notify_all();
+  begin_round();
   work(0);
   for (int spins = 0; active_.load(std::memory_order_acquire) != 0 && spins < kSpins; spins++) pause();
   if (active_.load(std::memory_order_acquire) != 0) {
     std::unique_lock<std::mutex> lock(mutex_);
-    done_.wait(lock, [&] { return active_.load(std::memory_order_acquire) == 0; });
+    caller_sleeps_ = true;
+    done_.wait(lock, [&] { return active_ == 0; });
+    caller_sleeps_ = false;
   }
 }
 

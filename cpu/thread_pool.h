@@ -35,6 +35,7 @@ class ThreadPool {
   };
 
   void start();
+  void begin_round();
   void worker(int thread);
   void work(int thread);
   static bool take_front(Part& part, int64_t* index);
@@ -50,7 +51,11 @@ class ThreadPool {
   const std::function<void(int64_t, int)>* task_ = nullptr;
   std::atomic<uint64_t> round_{0};
   std::atomic<int> active_{0};
-  bool stopping_ = false;
+  // Who sleeps, so that nobody takes the mutex to wake nobody. All of these are in one order with round_ and active_: whoever goes to
+  // sleep says so first and looks at those again.
+  std::atomic<int> sleepers_{0};
+  std::atomic<bool> caller_sleeps_{false};
+  std::atomic<bool> stopping_{false};
 };
 
 // Cores this process may use, or MARGINFC_THREADS.

@@ -57,27 +57,23 @@ Status Evaluation::targets() try {
   if (!passes_.empty()) return {};
   targets_.assign(batch_.rows, {});
   std::vector<std::unique_ptr<ShardPass>> passes(shards_.size());
-  // Shards that run at the same time must not write the same rows; each row has one owner.
-  std::vector<std::vector<Target>> parts(shards_.size(), std::vector<Target>(batch_.rows));
+  // Shards that run at the same time must not write the same rows; each row has one owner. The first one's are all rows' norms.
+  std::vector<std::vector<Target>> others(shards_.size());
+  for (size_t r = 1; r < shards_.size(); r++) others[r].resize(batch_.rows);
   std::vector<double> prepared(shards_.size());
   const Clock::time_point start = Clock::now();
   MARGINFC_TRY(run_each(workers_, [&](size_t r) {
     const Clock::time_point begin = Clock::now();
     MARGINFC_TRY(shards_[r]->begin(batch_, &passes[r]));
     prepared[r] = since(begin);
-    return passes[r]->targets(parts[r].data());
+    return passes[r]->targets(r == 0 ? targets_.data() : others[r].data());
   }));
   for (const double seconds : prepared) seconds_.prepare = std::max(seconds_.prepare, seconds);
   seconds_.targets = since(start) - seconds_.prepare;
-  for (size_t r = 0; r < shards_.size(); r++) {
+  for (size_t r = 1; r < shards_.size(); r++) {
     const ClassRange range = shards_[r]->range();
-    for (int64_t i = 0; i < batch_.rows; i++) {
-      const int32_t label = batch_.labels[i];
-      if (label >= range.start && label < range.end)
-        targets_[i] = parts[r][i];
-      else if (r == 0)
-        targets_[i].feature_norm = parts[r][i].feature_norm;
-    }
+    for (int64_t i = 0; i < batch_.rows; i++)
+      if (const int32_t label = batch_.labels[i]; label >= range.start && label < range.end) targets_[i] = others[r][i];
   }
   passes_ = std::move(passes);
   return {};
