@@ -336,7 +336,7 @@ describe('the program', () => {
       loadAverage: atLeast0,
     });
     expect(loss).toBe('arcface');
-    expect(settings).toEqual({ samples: 3, sampleSeconds: 0.02, seconds: 5 });
+    expect(settings).toEqual({ warmUpSeconds: 0.02, samples: 3, sampleSeconds: 0.02, seconds: 5 });
     expect(runs).toHaveLength(1);
     const { rows, ...run } = runs[0]!;
     expect(run).toEqual({

@@ -93,8 +93,8 @@ function readOptions(): Options | undefined {
     precisions,
     only: values.only,
     settings: values.quick
-      ? { samples: 3, sampleSeconds: 0.02, seconds: 5 }
-      : { samples: 7, sampleSeconds: 0.1, seconds: 150 },
+      ? { warmUpSeconds: 0.02, samples: 3, sampleSeconds: 0.02, seconds: 5 }
+      : { warmUpSeconds: 1.5, samples: 7, sampleSeconds: 0.1, seconds: 150 },
     targets: values.targets,
     json: values.json,
   };

@@ -84,6 +84,7 @@ export async function measure({ size, loss, precisions, settings, only }: Job): 
 
   const entries: Entry[] = [];
   for (const [i, contestant] of contestants.entries()) {
+    await warmUp(contestant, settings.warmUpSeconds);
     const calls = await callsPerSample(contestant, storedSize(size, loss), settings.sampleSeconds);
     entries.push({
       contest: contests[i] as Contest,
@@ -142,6 +143,15 @@ function compare(problem: Problem, formula: Formula, contestants: readonly Conte
     expected.classRows.map(({ classRow }) => Math.floor(classRow / formula.subCenters)),
   );
   return { checks, checked: { rows: expected.rows.length, classes: classes.size } };
+}
+
+/** Until functions that are called as often as in training are compiled, which other threads of the process do meanwhile. */
+async function warmUp(contestant: Contestant, seconds: number): Promise<void> {
+  const end = performance.now() + seconds * 1e3;
+  do {
+    contestant.call();
+    await collect(contestant);
+  } while (performance.now() < end);
 }
 
 /** How many calls a repetition takes to last long enough, by the fastest of some. */

@@ -88,6 +88,8 @@ export interface Report {
   /** By its name of lossNamed(). */
   readonly loss: string;
   readonly settings: {
+    /** Of calls of each row before any is measured. */
+    readonly warmUpSeconds: number;
     /** Undisturbed repetitions wanted of each row. */
     readonly samples: number;
     /** Length of a repetition, at least. */
