@@ -4,6 +4,9 @@
 // How the broadcast operand lies: a[h, k] = a[h * ld + k] or a[k * ld + h].
 enum class Layout { rows, columns };
 
+// Caches, as __builtin_prefetch has them.
+constexpr int kFirstLevel = 3, kSecondLevel = 2;
+
 // Memory that will be needed soon.
 struct Ahead {
   const char* line;
@@ -17,9 +20,9 @@ MARGINFC_INLINE Ahead nothing_ahead(const float* hot) { return {reinterpret_cast
 
 // acc[h][v] = sum over k of a[h, k] * b[k * ldb + v * kLanes ...]. The loops over h are unrolled whole: an
 // accumulator that is indexed at run time would live in memory.
-// On the way `ahead` is brought into the cache, a line with each k: spread like this it costs nothing, in a burst
+// On the way `ahead` is brought into kCache, a line with each k: spread like this it costs nothing, in a burst
 // it would stall the loads that are needed now. V is 1 in a last panel that is no more than half full.
-template <int H, int V, Layout kLayout>
+template <int H, int V, Layout kLayout, int kCache = kSecondLevel>
 MARGINFC_INLINE void multiply(const float* a, int64_t lda, const float* b, int64_t ldb, int64_t k, Ahead ahead,
                               Vector (&acc)[H][V]) {
 #pragma GCC unroll 16
@@ -30,7 +33,7 @@ MARGINFC_INLINE void multiply(const float* a, int64_t lda, const float* b, int64
   RowPointers<kLayout == Layout::rows ? H : 1, const char> words(a, stride);
   for (int64_t i = 0; i < k; i++) {
     const Vector b0 = load(b), b1 = V == 2 ? load(b + kLanes) : b0;
-    __builtin_prefetch(ahead.line, 0, 2);
+    __builtin_prefetch(ahead.line, 0, kCache);
     ahead.line += ahead.step;
     words.hide();
 #pragma GCC unroll 16
@@ -213,10 +216,14 @@ struct FeatureGradientTile {
   }
 };
 
-// What a panel of columns of dW fetches, a line for each step: the panels of a tile fetch what its results go to, then the next
-// classes' E, then their rows.
+// What a panel of columns of dW fetches, a line for each step: the last panels of a tile its class rows, for the dots with them
+// and for what follows; the others what its results go to, then the next classes' E, then their rows.
 MARGINFC_INLINE Ahead fetched_beside(const WeightGradientTask& task, int32_t first, int32_t height, int32_t panel) {
-  int64_t at = static_cast<int64_t>(panel) * task.depth * 64;
+  const int64_t panel_bytes = int64_t{task.depth} * 64, rows_bytes = height * int64_t{task.dim} * 4;
+  const int64_t panels = (task.dim + kPanel - 1) / kPanel, own = rows_bytes - (panels - panel) * panel_bytes;
+  if (own > -panel_bytes && rows_bytes < panels * panel_bytes)
+    return fetch_ahead(task.weights + first * task.stride, own > 0 ? own : 0);
+  int64_t at = panel * panel_bytes;
   const auto fetch = [&](const void* from, int64_t row_bytes, Ahead* ahead) {
     if (!from) return false;
     if (at < height * row_bytes) {
@@ -241,9 +248,9 @@ struct WeightGradientTile {
     const float* exponentials = task.exponentials + first * task.row_stride;
     const Ahead ahead = fetched_beside(task, first, H, panel);
     Vector acc[H][V];
-    multiply<H, V, Layout::rows>(exponentials, task.row_stride,
-                                 task.features + static_cast<int64_t>(panel) * task.depth * kPanel, kPanel, task.depth,
-                                 ahead, acc);
+    multiply<H, V, Layout::rows, kFirstLevel>(exponentials, task.row_stride,
+                                              task.features + static_cast<int64_t>(panel) * task.depth * kPanel, kPanel,
+                                              task.depth, ahead, acc);
     const int64_t width = (static_cast<int64_t>(task.dim) + kPanel - 1) / kPanel * kPanel;
     float* out = task.gradient + first * width + static_cast<int64_t>(panel) * kPanel;
 #pragma GCC unroll 16
