@@ -42,7 +42,7 @@ class ClassBlock {
   int32_t read_ahead() const;
   // Makes the operands at once, but for rows of no ordinary length: the number of classes before those.
   int32_t make();
-  // After the first product, or make(), which got as far as class `done`: the rest are a normalised copy, with operands. Returns
+  // After the first product, or make(), which got as far as class `done`, an even one or the last: the rest are a normalised copy, with operands. Returns
   // the index of the first row that holds a NaN or infinity, or -1.
   int64_t finish(int32_t done);
   // The same rows again for a gradient alone, after they were used as_stored(): no operands, and the inverse_norm() of then, [classes].

@@ -37,10 +37,11 @@ constexpr bool kTransposesPairs = true;  // E for the feature gradient is made o
 // 112 rows of 512 floats and the features of a row block share a second-level cache of 1 MiB; so do half as many rows of E
 // and dW, and a panel of the weighted features of 1024 rows.
 constexpr int kStep = 1, kBlockClasses = 112 / kHeight * kHeight, kWeightTiles = 56 / kHeight;
-
 constexpr bool kTransposesPairs = false;
 #endif
 
+// Rows of two tiles (14 KiB) and the features of 64 rows share a first-level cache of 48 KiB; a loop that makes operands of a tile is
+// there for AVX-512.
 #if defined(__AVX512F__) && !defined(__AMX_BF16__)
 constexpr int kShortRow = 128;
 #else

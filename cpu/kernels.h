@@ -192,7 +192,7 @@ struct Kernels {
   // 16-bit floats, bfloat16 or float16, to float32; and float32 rounded to the nearest of them.
   void (*widen)(const uint16_t* from, int64_t count, bool float16, float* to);
   void (*round)(const float* from, int64_t count, bool float16, float* to);
-  // float32 as the nearest bfloat16; and as one of the two around it, so that the mean is the float32: see
+  // float32 as the nearest bfloat16, which may go over the numbers from the first on; and as one of the two around it, so that the mean is the float32: see
   // cpu/stochastic_rounding.h.
   void (*narrow)(const float* from, int64_t count, uint16_t* to);
   void (*round_stochastically)(const float* from, int32_t first, int32_t count, const RoundingDraw& draw, uint16_t* to);

@@ -4,6 +4,41 @@
 MARGINFC_INLINE bool is_short(int32_t dim) { return dim <= kShortRow && dim % kPanel == 0; }
 
 #if defined(__AVX512F__) && !defined(__AMX_BF16__)
+// Lane n: sum of the lanes of v[n].
+MARGINFC_INLINE Vector lane_sums(const Vector (&v)[kLanes]) {
+  const auto pair = [](Vector a, Vector b) {  // [a0 + a2, b0 + b2, a1 + a3, b1 + b3] of each quarter
+    const auto x = reinterpret_cast<__m512>(a), y = reinterpret_cast<__m512>(b);
+    return reinterpret_cast<__m512d>(_mm512_add_ps(_mm512_unpacklo_ps(x, y), _mm512_unpackhi_ps(x, y)));
+  };
+  const auto four = [&](int n) {  // of v[n] to v[n + 3], in each quarter
+    const __m512d low = pair(v[n], v[n + 1]), high = pair(v[n + 2], v[n + 3]);
+    return _mm512_add_ps(reinterpret_cast<__m512>(_mm512_unpacklo_pd(low, high)),
+                         reinterpret_cast<__m512>(_mm512_unpackhi_pd(low, high)));
+  };
+  const auto eight = [&](int n) {  // in each half: two quarters of four(n), then two of four(n + 4)
+    const __m512 first = four(n), second = four(n + 4);
+    return _mm512_add_ps(_mm512_shuffle_f32x4(first, second, 0x44), _mm512_shuffle_f32x4(first, second, 0xee));
+  };
+  const __m512 low = eight(0), high = eight(8);
+  return reinterpret_cast<Vector>(
+      _mm512_add_ps(_mm512_shuffle_f32x4(low, high, 0x88), _mm512_shuffle_f32x4(low, high, 0xdd)));
+}
+
+// The lanes behind the first `count`, fewer than all, with zeros for these, which are not read.
+MARGINFC_INLINE Vector load_behind(const float* p, int32_t count) {
+  return reinterpret_cast<Vector>(_mm512_maskz_loadu_ps(static_cast<__mmask16>(0xffffu << count), p));
+}
+MARGINFC_INLINE Vector behind(Vector v, int32_t count) {
+  return reinterpret_cast<Vector>(
+      _mm512_maskz_mov_ps(static_cast<__mmask16>(0xffffu << count), reinterpret_cast<__m512>(v)));
+}
+// Lane i: v[(i + by) % kLanes].
+MARGINFC_INLINE Vector turned(Vector v, int32_t by) {
+  const __m512i lanes = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+  return reinterpret_cast<Vector>(
+      _mm512_permutexvar_ps(_mm512_add_epi32(lanes, _mm512_set1_epi32(by)), reinterpret_cast<__m512>(v)));
+}
+
 MARGINFC_INLINE void add_squares(Vector low, Vector high, Vector& sums) {
   sums += low * low;
   sums += high * high;
@@ -56,9 +91,11 @@ MARGINFC_INLINE void read_lines(const float* rows, int32_t dim, float* words, Ve
 
 // 1 / |w| of the first `count` of kLanes rows, of which lane sums of squares are known. False as inverse_norms().
 MARGINFC_INLINE bool many_inverse_roots(const Vector (&squares)[kLanes], int32_t count, float* inverse_norm) {
-  const Vector sums = lane_sums(squares);
-  store_first(inverse_norm, 1.0f / square_root(sums), count);
-  return all_first((sums >= splat(kShortestSquare)) & (sums <= splat(kLongestSquare)), count);
+  const Vector sums = lane_sums(squares), inverse = 1.0f / square_root(sums);
+  const auto asked = static_cast<__mmask16>((1u << count) - 1);
+  _mm512_mask_storeu_ps(inverse_norm, asked, reinterpret_cast<__m512>(inverse));
+  const auto ordinary = (sums >= splat(kShortestSquare)) & (sums <= splat(kLongestSquare));
+  return (_mm512_movepi32_mask(reinterpret_cast<__m512i>(ordinary)) & asked) == asked;
 }
 
 // As pair_classes, without words inverse_norms.

@@ -30,15 +30,6 @@ MARGINFC_INLINE Integers load(const int32_t* p) { return *reinterpret_cast<const
 MARGINFC_INLINE Vector splat(float x) { return x - Vector{}; }
 MARGINFC_INLINE Integers splat(int32_t x) { return x - Integers{}; }
 
-// The first `count` lanes.
-MARGINFC_INLINE void store_first(float* p, Vector v, int32_t count) {
-#if defined(__AVX512F__)
-  _mm512_mask_storeu_ps(p, static_cast<__mmask16>((1u << count) - 1), reinterpret_cast<__m512>(v));
-#else
-  for (int l = 0; l < kLanes && l < count; l++) p[l] = v[l];
-#endif
-}
-
 MARGINFC_INLINE float square_root(float x) { return __builtin_sqrtf(x); }
 MARGINFC_INLINE Vector square_root(Vector x) {
   Vector root;
@@ -95,21 +86,6 @@ MARGINFC_INLINE bool any_within(Integers values, int32_t start, int32_t count) {
 #endif
 }
 
-// Whether the first `count` lanes of a comparison are true.
-MARGINFC_INLINE bool all_first(Integers truth, int32_t count) {
-#if defined(__AVX512F__)
-  const uint32_t bits = _mm512_movepi32_mask(reinterpret_cast<__m512i>(truth));
-#elif defined(__AVX__)
-  const auto bits = static_cast<uint32_t>(_mm256_movemask_ps(reinterpret_cast<__m256>(truth)));
-#elif defined(__SSE2__)
-  const auto bits = static_cast<uint32_t>(_mm_movemask_ps(reinterpret_cast<__m128>(truth)));
-#else
-  uint32_t bits = 0;
-  for (int l = 0; l < kLanes; l++) bits |= (truth[l] & 1u) << l;
-#endif
-  return (~bits & ((1u << count) - 1)) == 0;
-}
-
 // Through memory, four lanes at a time: shuffles for every width need constants that compilers spell differently.
 MARGINFC_INLINE float sum(Vector v) {
   float lanes[kLanes];
@@ -142,52 +118,6 @@ MARGINFC_INLINE Four four_sums(const Vector (&v)[4]) {
   return Four{sum(v[0]), sum(v[1]), sum(v[2]), sum(v[3])};
 #endif
 }
-
-// Lane n: sum of the lanes of v[n].
-MARGINFC_INLINE Vector lane_sums(const Vector (&v)[kLanes]) {
-#if defined(__AVX512F__)
-  const auto pair = [](Vector a, Vector b) {  // [a0 + a2, b0 + b2, a1 + a3, b1 + b3] of each quarter
-    const auto x = reinterpret_cast<__m512>(a), y = reinterpret_cast<__m512>(b);
-    return reinterpret_cast<__m512d>(_mm512_add_ps(_mm512_unpacklo_ps(x, y), _mm512_unpackhi_ps(x, y)));
-  };
-  const auto four = [&](int n) {  // of v[n] to v[n + 3], in each quarter
-    const __m512d low = pair(v[n], v[n + 1]), high = pair(v[n + 2], v[n + 3]);
-    return _mm512_add_ps(reinterpret_cast<__m512>(_mm512_unpacklo_pd(low, high)),
-                         reinterpret_cast<__m512>(_mm512_unpackhi_pd(low, high)));
-  };
-  const auto eight = [&](int n) {  // in each half: two quarters of four(n), then two of four(n + 4)
-    const __m512 first = four(n), second = four(n + 4);
-    return _mm512_add_ps(_mm512_shuffle_f32x4(first, second, 0x44), _mm512_shuffle_f32x4(first, second, 0xee));
-  };
-  const __m512 low = eight(0), high = eight(8);
-  return reinterpret_cast<Vector>(
-      _mm512_add_ps(_mm512_shuffle_f32x4(low, high, 0x88), _mm512_shuffle_f32x4(low, high, 0xdd)));
-#else
-  Vector sums;
-  for (int n = 0; n < kLanes; n += 4) {
-    const Four four = four_sums({v[n], v[n + 1], v[n + 2], v[n + 3]});
-    for (int l = 0; l < 4; l++) sums[n + l] = four[l];
-  }
-  return sums;
-#endif
-}
-
-#if defined(__AVX512F__)
-// The lanes behind the first `count`, fewer than all, with zeros for these, which are not read.
-MARGINFC_INLINE Vector load_behind(const float* p, int32_t count) {
-  return reinterpret_cast<Vector>(_mm512_maskz_loadu_ps(static_cast<__mmask16>(0xffffu << count), p));
-}
-MARGINFC_INLINE Vector behind(Vector v, int32_t count) {
-  return reinterpret_cast<Vector>(
-      _mm512_maskz_mov_ps(static_cast<__mmask16>(0xffffu << count), reinterpret_cast<__m512>(v)));
-}
-// Lane i: v[(i + by) % kLanes].
-MARGINFC_INLINE Vector turned(Vector v, int32_t by) {
-  const __m512i lanes = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
-  return reinterpret_cast<Vector>(
-      _mm512_permutexvar_ps(_mm512_add_epi32(lanes, _mm512_set1_epi32(by)), reinterpret_cast<__m512>(v)));
-}
-#endif
 
 // Adding 1.5 * 2^23 rounds to an integer and leaves it in the low bits, from where a shift moves it into the exponent.
 constexpr float kRounder = 12582912.0f;
