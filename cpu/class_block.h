@@ -114,4 +114,16 @@ class ClassBlock {
   bool has_direction_[kMostBlockClasses];
 };
 
+inline void ClassBlock::tangent(int32_t c, float dot, float* beta, float* inverse) const {
+  if (is_unit(c)) {
+    *beta = has_direction_[c] ? dot : 0.0f;
+    *inverse = static_cast<float>(true_inverse_norm_[c]);
+  } else {
+    // E carried 1 / |w| already: dW = sum - (sum . wh) wh, and the dot was taken with w.
+    const float inverse_norm = inverse_norm_.data()[c];
+    *beta = dot * inverse_norm * inverse_norm;
+    *inverse = 1;
+  }
+}
+
 }  // namespace marginfc

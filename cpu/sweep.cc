@@ -269,6 +269,11 @@ void CpuPass::weight_tiles(const Sweep& sweep, Scratch& scratch, const float* ex
       std::lower_bound(owners_.begin(), owners_.end(), block.first(),
                        [](const Owner& candidate, int64_t wanted) { return candidate.index < wanted; }) -
       owners_.begin());
+  const bool terms_for_all = !uniform_.empty() || sweep.sink.added;
+  const bool clips = sweep.sink.kind == WeightSink::Kind::update && !sweep.sink.clip.none();
+  GradientRow row;
+  row.unscale = static_cast<float>(unscale_);
+  row.dim = dim_;
   for (int32_t c = 0; c < block.classes();) {
     const auto tiles = static_cast<int32_t>(groups(block.classes() - c, height));
     const auto count = static_cast<int32_t>(groups(block.classes() - c, tiles));
@@ -298,21 +303,21 @@ void CpuPass::weight_tiles(const Sweep& sweep, Scratch& scratch, const float* ex
       kernels_.weight_gradient(task);
     }
     for (int32_t h = 0; h < count; h++, c++) {
-      GradientRow row;
-      row.raw = scratch.gradient.data() + h * width_;
+      row.raw = task.gradient + h * width_;
       // Of a class left out, the row that projects nothing need not be fetched.
-      row.unit = skipped ? row.raw : block.row(c);
+      row.unit = skipped ? row.raw : task.weights + h * task.stride;
       block.tangent(c, task.dots[h], &row.beta, &row.inverse);
-      row.unscale = static_cast<float>(unscale_);
-      row.dim = dim_;
       const int64_t place = block.first() + c;
-      while (owner < owners_.size() && owners_[owner].index < place) owner++;
-      const bool owned = owner < owners_.size() && owners_[owner].index == place;
-      const float* added = sweep.sink.added ? sweep.sink.added + index_of(place) * dim_ : nullptr;
-      const bool has_terms = owned || !uniform_.empty() || added;
-      if (has_terms) target_terms(scratch, c, owner, added, terms);
+      bool has_terms = false;
+      if (any_owned || terms_for_all) {
+        while (owner < owners_.size() && owners_[owner].index < place) owner++;
+        const bool owned = owner < owners_.size() && owners_[owner].index == place;
+        has_terms = owned || terms_for_all;
+        const float* added = sweep.sink.added ? sweep.sink.added + index_of(place) * dim_ : nullptr;
+        if (has_terms) target_terms(scratch, c, owner, added, terms);
+      }
       row.target = has_terms ? terms : nullptr;
-      if (sweep.sink.kind == WeightSink::Kind::update && !sweep.sink.clip.none()) {
+      if (clips) {
         const double factor = sweep.sink.clip.factor(kernels_.gradient_square(row));
         row.inverse = static_cast<float>(row.inverse * factor);
         if (has_terms)
