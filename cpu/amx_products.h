@@ -378,7 +378,7 @@ MARGINFC_INLINE void weight_gradient_tiles(const WeightGradientTask& task) {
   }
   add_dots(task, panels - 1, width, dots);
   for (int32_t h = 0; h < task.classes; h += 4)
-    *reinterpret_cast<UnalignedFour*>(task.dots + h) = four_sums({dots[h], dots[h + 1], dots[h + 2], dots[h + 3]});
+    four_sums({dots[h], dots[h + 1], dots[h + 2], dots[h + 3]}, task.dots + h);
 }
 
 void weight_gradient(const WeightGradientTask& task) {

@@ -33,24 +33,21 @@ class ClassBlock {
   // Without `for_gradient` gradient_operand() need not be there.
   void begin(const void* weights, int64_t first, int32_t classes, bool for_gradient);
   // Whether a product can make operands on its way; else make() has to.
-  bool made_in_parts() const {
-    return (operands_ == Precision::float32 || paired()) && has_short_rows(*kernels_, dim_);
-  }
+  bool made_in_parts() const { return (operands_ == Precision::float32 || paired()) && kernels_->is_short(dim_); }
   // What the first product of the block is to make: no rows once all is made.
   UnmadeOperands unmade();
   // Classes between the one that is multiplied and the one whose row is read, at most.
   int32_t read_ahead() const;
   // Makes the operands at once, but for rows of no ordinary length: the number of classes before those.
   int32_t make();
-  // After the first product, or make(), which got as far as class `done`, an even one or the last: the rest are a normalised copy, with operands. Returns
-  // the index of the first row that holds a NaN or infinity, or -1.
+  // After the first product, or make(), which got as far as class `done`, an even one or the last: the rest are a normalised copy,
+  // with operands. Returns the index of the first row that holds a NaN or infinity, or -1.
   int64_t finish(int32_t done);
-  // The same rows again for a gradient alone, after they were used as_stored(): no operands, and the inverse_norm() of then, [classes].
+  // The same rows again for a gradient alone, stored in float32 and all ordinary() before: no operands, and the inverse_norm() of
+  // then, [classes].
   void load_ordinary(const void* weights, int64_t first, int32_t classes, const float* inverse_norm);
-  // What finish() was told.
+  // Classes that are used as they are, the first ones: what finish() was told.
   int32_t ordinary() const { return ordinary_; }
-  // Whether all rows are used as they are stored.
-  bool as_stored() const { return ordinary_ == classes_ && storage_ == Precision::float32; }
 
   int64_t first() const { return first_; }
   int32_t classes() const { return classes_; }

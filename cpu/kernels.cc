@@ -40,8 +40,8 @@ constexpr int kStep = 1, kBlockClasses = 112 / kHeight * kHeight, kWeightTiles =
 constexpr bool kTransposesPairs = false;
 #endif
 
-// Rows of two tiles (14 KiB) and the features of 64 rows share a first-level cache of 48 KiB; a loop that makes operands of a tile is
-// there for AVX-512.
+// Rows of two tiles (14 KiB) and the features of 64 rows share a first-level cache of 48 KiB; the loop that makes operands of a
+// tile is there for AVX-512.
 #if defined(__AVX512F__) && !defined(__AMX_BF16__)
 constexpr int kShortRow = 128;
 #else
@@ -215,7 +215,7 @@ constexpr Kernels kTable = {
     kHeight,
     kWeightTiles* kHeight,
     kBlockClasses,
-    kShortRow,
+    is_short,
     widen,
     round,
     narrow,

@@ -80,7 +80,7 @@ struct NegativesTask {
   const float* weights;
   int64_t stride;
   int32_t depth;
-  // What `weights` and `inverse_norm` are made of on the way, tile by tile; no rows where they are made already. Of short rows only.
+  // What `weights` and `inverse_norm` are made of on the way, tile by tile, only if is_short(); no rows where they are made already.
   UnmadeOperands unmade;
   // Class rows to be fetched with the same rows of `weights`, `next_row_bytes` each; null for none.
   const void* next_weights;
@@ -187,13 +187,15 @@ struct Kernels {
   // these are too many for the second-level cache.
   int weight_classes;
   int block_classes;  // most classes of a block: their operands stay in the second-level cache
-  int short_row;      // columns of rows whose operands products can make on the way; see has_short_rows()
 
+  // Whether products can make the operands of rows of so many columns on the way: those of two tiles are in the first-level cache
+  // together.
+  bool (*is_short)(int32_t dim);
   // 16-bit floats, bfloat16 or float16, to float32; and float32 rounded to the nearest of them.
   void (*widen)(const uint16_t* from, int64_t count, bool float16, float* to);
   void (*round)(const float* from, int64_t count, bool float16, float* to);
-  // float32 as the nearest bfloat16, which may go over the numbers from the first on; and as one of the two around it, so that the mean is the float32: see
-  // cpu/stochastic_rounding.h.
+  // float32 as the nearest bfloat16, `to` may be where `from` is; and as one of the two around it, so that the mean is the
+  // float32: see cpu/stochastic_rounding.h.
   void (*narrow)(const float* from, int64_t count, uint16_t* to);
   void (*round_stochastically)(const float* from, int32_t first, int32_t count, const RoundingDraw& draw, uint16_t* to);
   // Of one row in float64: a . b, |a_scale * a - b_scale * b|, scale * from, and to += a_scale * a + b_scale * b.
@@ -259,11 +261,6 @@ struct Kernels {
 inline int64_t operand_words(const Kernels& kernels, int64_t elements) {
   const int64_t words = kernels.pairs ? (elements + 1) / 2 : elements;
   return (words + kernels.step - 1) / kernels.step * kernels.step;
-}
-
-// Whether products can make operands of such rows: those of two tiles are in the first-level cache together.
-inline bool has_short_rows(const Kernels& kernels, int32_t dim) {
-  return dim <= kernels.short_row && dim % kernels.panel == 0;
 }
 
 // Each in builds for its architecture only; see cpu/dispatch.cc.

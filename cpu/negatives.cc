@@ -21,7 +21,7 @@ Status CpuPass::negatives(const GradientPlan& plan, const Negatives& result) {
     return Status::no_workspace();
   if (batch_.workspace == Workspace::keep && !inverse_norms_.allocate(engine_.buffers(), classes_))
     return Status::no_workspace();
-  kinds_.assign(blocks_, {});
+  ordinary_.assign(blocks_, 0);
   bad_class_ = INT64_MAX;
   transforms_ = result.transform != nullptr;
   if (transforms_) MARGINFC_TRY(set_transform(*result.transform));

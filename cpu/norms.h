@@ -23,8 +23,8 @@ MARGINFC_INLINE Vector squares(const float* row, int32_t dim) {
 
 // 1 / |w| of the first `count` of four class rows, of which lane sums of squares are known. False as inverse_norms().
 MARGINFC_INLINE bool inverse_roots(const Vector (&squares)[4], int32_t count, float* inverse_norm) {
-  const Four sums = four_sums(squares);
-  float inverse[4];
+  float sums[4], inverse[4];
+  four_sums(squares, sums);
   // Together: a root and a division of vectors.
   for (int n = 0; n < 4; n++) inverse[n] = 1.0f / __builtin_sqrtf(sums[n]);
   bool ordinary = true;

@@ -84,11 +84,6 @@ class CpuPass final : public ShardPass {
     std::vector<double> row;         // [dim]
     std::vector<double> rows;        // [width / panel, kBatchRowsPerTask, panel]
   };
-  // How a block's rows were used: as ClassBlock's functions of these names.
-  struct BlockKind {
-    int32_t ordinary;
-    bool as_stored;
-  };
   struct RowNorm {
     double norm;
     double inverse;      // 1 / max(|x|, 1e-12)
@@ -140,8 +135,8 @@ class CpuPass final : public ShardPass {
   int32_t begin_block(int64_t b, const Sweep& sweep, ClassBlock& block);
   // Once the operands of classes before `done` are made.
   void finish_block(int32_t done, ClassBlock& block);
-  // For the sweeps after the first.
-  void note_kind(int64_t b, const ClassBlock& block);
+  // Norms, and how many classes are ordinary(), for the sweeps after the first.
+  void note_norms(int64_t b, const ClassBlock& block);
   // A product of all of the block's classes.
   void multiply(int32_t (*kernel)(const NegativesTask&), NegativesTask& task, ClassBlock& block);
   NegativesTask product_task(const ClassBlock& block, int64_t row, int64_t rows, float* exponentials,
@@ -216,14 +211,14 @@ class CpuPass final : public ShardPass {
   PooledBuffer thresholds_;         // [chunks, panels * panel], log2 units; only for Negatives::above
   PooledBuffer above_;              // [chunks, panels * panel], counts; likewise
   std::vector<double>
-      unit_sums_;                 // [chunks, dim], after phase 2 in [0] the sum of them; only for Negatives::cosine_sum
-  std::vector<BlockKind> kinds_;  // [blocks]
-  PooledBuffer inverse_norms_;    // [classes], of ordinary blocks' rows; only when E is kept
-  std::vector<double> sums_;      // [chunks, panels * panel]
-  std::vector<Scratch> scratch_;  // [threads]
-  std::vector<double> gamma_;     // [rows], while gradients() runs
-  std::vector<double> uniform_;   // [dim], while gradients() runs: sum over rows of uniform * xh; empty where it is 0
-  std::vector<double> squares_;   // [blocks], likewise: of the gradient; only when that is measured
+      unit_sums_;  // [chunks, dim], after phase 2 in [0] the sum of them; only for Negatives::cosine_sum
+  std::vector<int32_t> ordinary_;  // [blocks], ClassBlock::ordinary()
+  PooledBuffer inverse_norms_;     // [classes], of ordinary blocks' rows; only when E is kept
+  std::vector<double> sums_;       // [chunks, panels * panel]
+  std::vector<Scratch> scratch_;   // [threads]
+  std::vector<double> gamma_;      // [rows], while gradients() runs
+  std::vector<double> uniform_;    // [dim], while gradients() runs: sum over rows of uniform * xh; empty where it is 0
+  std::vector<double> squares_;    // [blocks], likewise: of the gradient; only when that is measured
   std::vector<float> absolute_kappa_;  // [rows], while gradients() runs; only when classes may be skipped
   std::vector<double> skipped_;        // [blocks], likewise: mass left out
   std::vector<int64_t> owner_of_;      // [rows], index into owners_ or -1, while gradients() runs

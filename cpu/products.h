@@ -285,7 +285,7 @@ struct ClassDots {
       for (int32_t left = task.dim - start; left > 0; start += kLanes, left -= kLanes)
         for (int n = 0; n < 4; n++) dots[n] += load(rows[n] + start) * load_first(weights[n] + start, left);
       for (int n = 0; n < 4; n++) dots[n] += second[n];
-      *reinterpret_cast<UnalignedFour*>(task.dots + h) = four_sums(dots);
+      four_sums(dots, task.dots + h);
     }
   }
 };

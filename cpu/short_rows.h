@@ -1,22 +1,14 @@
 // Norms and words of class rows that are short enough for those of a tile, and of the next, to stay in the first-level cache: a
 // product makes them of its tile, whose rows it then has there. Included by cpu/kernels.cc only, inside its anonymous namespace.
 
-MARGINFC_INLINE bool is_short(int32_t dim) { return dim <= kShortRow && dim % kPanel == 0; }
+bool is_short(int32_t dim) { return dim <= kShortRow && dim % kPanel == 0; }
 
 #if defined(__AVX512F__) && !defined(__AMX_BF16__)
 // Lane n: sum of the lanes of v[n].
 MARGINFC_INLINE Vector lane_sums(const Vector (&v)[kLanes]) {
-  const auto pair = [](Vector a, Vector b) {  // [a0 + a2, b0 + b2, a1 + a3, b1 + b3] of each quarter
-    const auto x = reinterpret_cast<__m512>(a), y = reinterpret_cast<__m512>(b);
-    return reinterpret_cast<__m512d>(_mm512_add_ps(_mm512_unpacklo_ps(x, y), _mm512_unpackhi_ps(x, y)));
-  };
-  const auto four = [&](int n) {  // of v[n] to v[n + 3], in each quarter
-    const __m512d low = pair(v[n], v[n + 1]), high = pair(v[n + 2], v[n + 3]);
-    return _mm512_add_ps(reinterpret_cast<__m512>(_mm512_unpacklo_pd(low, high)),
-                         reinterpret_cast<__m512>(_mm512_unpackhi_pd(low, high)));
-  };
-  const auto eight = [&](int n) {  // in each half: two quarters of four(n), then two of four(n + 4)
-    const __m512 first = four(n), second = four(n + 4);
+  const auto eight = [&](int n) {  // in each half: two quarters' sums of v[n] to v[n + 3], then of v[n + 4] to v[n + 7]
+    const __m512 first = quarter_sums(v[n], v[n + 1], v[n + 2], v[n + 3]);
+    const __m512 second = quarter_sums(v[n + 4], v[n + 5], v[n + 6], v[n + 7]);
     return _mm512_add_ps(_mm512_shuffle_f32x4(first, second, 0x44), _mm512_shuffle_f32x4(first, second, 0xee));
   };
   const __m512 low = eight(0), high = eight(8);

@@ -58,7 +58,8 @@ int32_t CpuPass::begin_block(int64_t b, const Sweep& sweep, ClassBlock& block) {
   const auto count = static_cast<int32_t>(std::min<int64_t>(block_classes_, classes_ - start));
   const void* rows = rows_at(start, count, block);
   // A sweep that multiplies no class rows needs neither norms nor operands, if the first sweep found nothing special.
-  if (!sweep.recompute && !sweep.features && kinds_[b].as_stored) {
+  const bool multiplies = sweep.recompute || sweep.features;
+  if (!multiplies && ordinary_[b] == count && shard_.storage() == Precision::float32) {
     block.load_ordinary(rows, start, count, inverse_norms_.data() + start);
     return count;
   }
@@ -66,7 +67,7 @@ int32_t CpuPass::begin_block(int64_t b, const Sweep& sweep, ClassBlock& block) {
   if (sweep.recompute && block.made_in_parts()) return count;
   const int32_t made = block.make();
   // A kept E has the norms of classes that were used as they are.
-  finish_block(sweep.recompute ? made : kinds_[b].ordinary, block);
+  finish_block(sweep.recompute ? made : ordinary_[b], block);
   return count;
 }
 
@@ -78,8 +79,8 @@ void CpuPass::finish_block(int32_t done, ClassBlock& block) {
   }
 }
 
-void CpuPass::note_kind(int64_t b, const ClassBlock& block) {
-  kinds_[b] = {block.ordinary(), block.as_stored()};
+void CpuPass::note_norms(int64_t b, const ClassBlock& block) {
+  ordinary_[b] = block.ordinary();
   if (inverse_norms_)
     std::memcpy(inverse_norms_.data() + block.first(), block.inverse_norm(), block.classes() * sizeof(float));
 }
@@ -115,7 +116,6 @@ NegativesTask CpuPass::product_task(const ClassBlock& block, int64_t row, int64_
   task.row_stride = stride;
   task.round = batch_.operands == Precision::bfloat16;
   task.paired = nullptr;
-  task.unmade = {};
   task.next_weights = nullptr;
   task.next_row_bytes = 0;
   task.sums = nullptr;
@@ -210,7 +210,7 @@ void CpuPass::sweep_blocks(const Sweep& sweep, int64_t first, int64_t last, int6
       }
     }
     add = true;
-    if (sweep.sums && row_start == 0) note_kind(b, block);
+    if (sweep.sums && row_start == 0) note_norms(b, block);
     if (sweep.unit_sum && row_start == 0) add_unit_rows(block, chunk);
     if (sweep.features && settled_ && (b - first + 1) % kBlocksPerSettle == 0 && b + 1 < last) {
       settle(chunk, row_start, row_end);

@@ -7,8 +7,6 @@ typedef float UnalignedVector __attribute__((vector_size(kLanes * 4), aligned(4)
 typedef int32_t Integers __attribute__((vector_size(kLanes * 4)));
 typedef uint32_t Words __attribute__((vector_size(kLanes * 4)));
 typedef int32_t UnalignedIntegers __attribute__((vector_size(kLanes * 4), aligned(4), may_alias));
-typedef float Four __attribute__((vector_size(16)));
-typedef float UnalignedFour __attribute__((vector_size(16), aligned(4), may_alias));
 
 MARGINFC_INLINE Vector load(const float* p) { return *reinterpret_cast<const UnalignedVector*>(p); }
 MARGINFC_INLINE void store(float* p, Vector v) { *reinterpret_cast<UnalignedVector*>(p) = v; }
@@ -88,34 +86,42 @@ MARGINFC_INLINE bool any_within(Integers values, int32_t start, int32_t count) {
 
 // Through memory, four lanes at a time: shuffles for every width need constants that compilers spell differently.
 MARGINFC_INLINE float sum(Vector v) {
+  typedef float Quarter __attribute__((vector_size(16), aligned(4), may_alias));
   float lanes[kLanes];
   store(lanes, v);
-  Four total = *reinterpret_cast<const UnalignedFour*>(lanes);
+  Quarter total = *reinterpret_cast<const Quarter*>(lanes);
 #pragma GCC unroll 4
-  for (int l = 4; l < kLanes; l += 4) total += *reinterpret_cast<const UnalignedFour*>(lanes + l);
+  for (int l = 4; l < kLanes; l += 4) total += *reinterpret_cast<const Quarter*>(lanes + l);
   return (total[0] + total[1]) + (total[2] + total[3]);
 }
 
-// [n] = sum of the lanes of v[n].
-MARGINFC_INLINE Four four_sums(const Vector (&v)[4]) {
 #if defined(__AVX512F__)
+// Each quarter: the sums of a's, b's, c's and d's lanes there.
+MARGINFC_INLINE __m512 quarter_sums(Vector a, Vector b, Vector c, Vector d) {
   const auto pair = [](Vector a, Vector b) {  // [a0 + a2, b0 + b2, a1 + a3, b1 + b3] of each quarter
     const auto x = reinterpret_cast<__m512>(a), y = reinterpret_cast<__m512>(b);
     return reinterpret_cast<__m512d>(_mm512_add_ps(_mm512_unpacklo_ps(x, y), _mm512_unpackhi_ps(x, y)));
   };
-  const __m512d low = pair(v[0], v[1]), high = pair(v[2], v[3]);
-  const __m512 quarters = _mm512_add_ps(reinterpret_cast<__m512>(_mm512_unpacklo_pd(low, high)),
-                                        reinterpret_cast<__m512>(_mm512_unpackhi_pd(low, high)));
+  const __m512d low = pair(a, b), high = pair(c, d);
+  return _mm512_add_ps(reinterpret_cast<__m512>(_mm512_unpacklo_pd(low, high)),
+                       reinterpret_cast<__m512>(_mm512_unpackhi_pd(low, high)));
+}
+#endif
+
+// sums[n] = sum of the lanes of v[n].
+MARGINFC_INLINE void four_sums(const Vector (&v)[4], float* sums) {
+#if defined(__AVX512F__)
+  const __m512 quarters = quarter_sums(v[0], v[1], v[2], v[3]);
   const __m256 halves = _mm256_add_ps(_mm512_castps512_ps256(quarters), _mm512_extractf32x8_ps(quarters, 1));
-  return reinterpret_cast<Four>(_mm_add_ps(_mm256_castps256_ps128(halves), _mm256_extractf128_ps(halves, 1)));
+  _mm_storeu_ps(sums, _mm_add_ps(_mm256_castps256_ps128(halves), _mm256_extractf128_ps(halves, 1)));
 #elif defined(__AVX__)
   const auto pair = [](Vector a, Vector b) {
     return _mm256_hadd_ps(reinterpret_cast<__m256>(a), reinterpret_cast<__m256>(b));
   };
   const __m256 halves = _mm256_hadd_ps(pair(v[0], v[1]), pair(v[2], v[3]));
-  return reinterpret_cast<Four>(_mm_add_ps(_mm256_castps256_ps128(halves), _mm256_extractf128_ps(halves, 1)));
+  _mm_storeu_ps(sums, _mm_add_ps(_mm256_castps256_ps128(halves), _mm256_extractf128_ps(halves, 1)));
 #else
-  return Four{sum(v[0]), sum(v[1]), sum(v[2]), sum(v[3])};
+  for (int n = 0; n < 4; n++) sums[n] = sum(v[n]);
 #endif
 }
 
